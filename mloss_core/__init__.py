@@ -1,0 +1,67 @@
+"""M-Loss: where fine-tuned models disagree, and merging that looks there first.
+
+The five-minute path: types -> mloss -> trim -> methods/mloss_guided -> run.
+"""
+
+from .calibration import draw_batch, load_batch
+from .checkpoint import Checkpoint, save
+from .errors import InputError, MlossError
+from .evaluate import Evaluator, mean_accuracy, paired_difference
+from .family import ModelFamily
+from .methods import METHODS, Method
+from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block
+from .run import run
+from .store import RunRecord, list_runs, load_run, save_run
+from .types import (
+    Accuracy,
+    BlockMerged,
+    BlockScored,
+    CalibrationBatch,
+    Event,
+    Finished,
+    MergeRecipe,
+    NodeScores,
+    TaskEvaluated,
+)
+from .version import __version__
+from .vit import Tower
+from .zoo import Family, families, load
+
+__all__ = [
+    "ACTIVATIONS",
+    "METHODS",
+    "Accuracy",
+    "BlockMerged",
+    "BlockScored",
+    "CalibrationBatch",
+    "Checkpoint",
+    "Evaluator",
+    "Event",
+    "Family",
+    "Finished",
+    "InputError",
+    "MergeRecipe",
+    "Method",
+    "MlossError",
+    "ModelFamily",
+    "NodeScores",
+    "RunRecord",
+    "TaskEvaluated",
+    "Tower",
+    "__version__",
+    "draw_batch",
+    "families",
+    "keep_rates",
+    "layer_mloss",
+    "list_runs",
+    "load",
+    "load_batch",
+    "load_run",
+    "mean_accuracy",
+    "node_mloss",
+    "paired_difference",
+    "run",
+    "save",
+    "save_run",
+    "score_block",
+]

@@ -1,0 +1,173 @@
+"""The command line: families, score, merge, evaluate.
+
+Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from . import arguments, device, store, zoo
+from .calibration import load_batch
+from .checkpoint import Checkpoint, check_output, save
+from .errors import MlossError
+from .evaluate import Evaluator, mean_accuracy
+from .methods import METHODS
+from .run import run
+from .types import BlockMerged, BlockScored, Event, Finished, NodeScores, TaskEvaluated
+from .vit import Tower
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit status. A mistake is one line on stderr."""
+    try:
+        args = arguments.build_parser().parse_args(argv)
+        COMMANDS[args.command](args)
+    except MlossError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("error: interrupted; nothing was written", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()  # whoever read our output has gone: nobody to tell
+        return 1
+    return 0
+
+
+def list_families(args: argparse.Namespace) -> None:
+    """Every family, its sources and the settings its makers recommend."""
+    for name in zoo.families():
+        family = zoo.load(name)
+        row = {
+            "family": name,
+            "folder": str(family.folder),
+            "blocks": family.model.blocks,
+            "nodes": family.model.nodes,
+            "activation": family.model.activation,
+            "sources": family.sources,
+            "tasks": family.tasks,
+            "recommended": family.about.get("recommended", {}),
+        }
+        if args.json:
+            print(json.dumps(row))
+        else:
+            print("\n".join(f"{key:12} {_plain(value)}" for key, value in row.items()), "\n")
+
+
+def score(args: argparse.Namespace) -> None:
+    """Writes one tensor `block.<l>` of node scores a block."""
+    args.method = "m-ties"
+    scores, metadata = [], {}
+    for event in _events(args):
+        if isinstance(event, BlockScored):
+            scores.append(event.scores)
+        elif isinstance(event, Finished):
+            metadata = event.metadata
+    _write(args, store.score_tensors(scores), metadata)
+    if not args.json:
+        _table(("block", "mean M-Loss", "95 % interval", "layer (Eq. 3)"), _score_rows(scores))
+
+
+def merge(args: argparse.Namespace) -> None:
+    """Writes the merged image tower."""
+    if args.method in METHODS and METHODS[args.method].rule is None:
+        problem = "leaves several models, nothing to write"
+        raise arguments.BadValue("--method", args.method, problem, "choose a merging method")
+    finished = next(event for event in _events(args) if isinstance(event, Finished))
+    assert finished.weights is not None
+    _write(args, finished.weights, finished.metadata)
+    if not args.json:
+        print(f"merged {args.method} on {finished.device} in {finished.seconds:.2f} s -> {args.out}")
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Prints the accuracy of an image tower on each task, with count and 95 % interval."""
+    family = zoo.load(args.family)
+    tasks = arguments.parse_tasks(args.tasks, family)
+    place = device.choose(args.device)
+    if args.model == "base":
+        checkpoint = family.base()
+    else:
+        checkpoint = Checkpoint.open(arguments.Path(args.model), "--model")
+        checkpoint.audit(family.model.shapes())
+    evaluator = Evaluator(family, place)
+    tower = Tower(family.model, checkpoint.read(family.model.shapes(), place))
+    hits, rows = {}, []
+    for task in tqdm(tasks, disable=args.json, leave=False):
+        start = time.perf_counter()
+        event = evaluator.judged("model", task, evaluator.features("", lambda: tower, task), start)
+        hits[task] = event.hits
+        low, high = event.accuracy.interval()
+        count = f"{event.accuracy.correct}/{event.accuracy.total}"
+        rows.append((task, f"{event.accuracy.rate:.1%}", f"{low:.1%} - {high:.1%}", count))
+        if args.json:
+            print(json.dumps(store.event_json(event)), flush=True)
+    mean, low, high = mean_accuracy(hits)
+    if args.json:
+        print(json.dumps({"event": "Average", "mean": mean, "low": low, "high": high}))
+    else:
+        rows.append(("average", f"{mean:.1%}", f"{low:.1%} - {high:.1%}", f"{len(tasks)} tasks"))
+        _table(("task", "accuracy", "95 % interval", "correct"), rows)
+
+
+def _events(args: argparse.Namespace) -> Iterator[Event]:
+    """The run's events, printed as JSON lines or as a progress bar."""
+    check_output(args.out)
+    arguments.parse_dtype(args.dtype)
+    family = zoo.load(args.family)
+    recipe = arguments.recipe_of(args, family)
+    batch = load_batch(args.calibration, family.model) if args.calibration else None
+    with tqdm(total=family.model.blocks, unit="block", disable=args.json, leave=False) as bar:
+        for event in run(recipe, family, device=args.device, calibration=batch):
+            if args.json:
+                print(json.dumps(store.event_json(event)), flush=True)
+            elif isinstance(event, BlockMerged):
+                bar.update()
+            yield event
+
+
+def _write(args: argparse.Namespace, tensors: dict[str, Tensor], metadata: dict) -> None:
+    dtype = arguments.parse_dtype(args.dtype)
+    cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    for name, tensor in cast.items():
+        if not torch.isfinite(tensor).all():
+            problem = f"cannot hold {name}, whose values are too large"
+            raise arguments.BadValue("--dtype", args.dtype, problem, "use fp32 or bf16")
+    save(args.out, cast, {**metadata, "dtype": args.dtype})
+
+
+def _score_rows(scores: Sequence[NodeScores]) -> Iterator[tuple[str, ...]]:
+    for s in scores:
+        mean, low, high = s.mean_interval()
+        yield str(s.block), f"{mean:.5f}", f"{low:.5f} - {high:.5f}", f"{s.layer:.4f}"
+
+
+def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> None:
+    lines = [heads, *rows]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
+    for line in lines:
+        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+
+
+def _plain(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
+    "families": list_families,
+    "score": score,
+    "merge": merge,
+    "evaluate": evaluate,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""The command line's arguments: what they are, and how their text becomes values."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import NoReturn
+
+import torch
+
+from .errors import BadValue, InputError, UnknownName
+from .family import ModelFamily
+from .types import MergeRecipe
+from .zoo import Family
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse, but one line a mistake, raised as InputError."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raises InputError with argparse's words and where to find help."""
+        raise InputError("command line", "", message, f"see {self.prog} --help")
+
+
+def build_parser() -> Parser:
+    """The parser of `python -m mloss_core`."""
+    parser = Parser(prog="python -m mloss_core", description="Score, merge and evaluate models.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    families = commands.add_parser("families", help="list the families found")
+    score = commands.add_parser("score", help="M-Loss of every node along an M-TIES merge")
+    merge = commands.add_parser("merge", help="merge sources into one image tower")
+    evaluate = commands.add_parser("evaluate", help="accuracy of an image tower")
+    for command in (families, score, merge, evaluate):
+        command.add_argument("--json", action="store_true", help="print JSON lines")
+    for command in (score, merge, evaluate):
+        command.add_argument("--family", default="demo", help="name of the family (demo)")
+        command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
+    for command in (score, merge):
+        _recipe_arguments(command)
+    merge.add_argument("--method", default="m-ties", help="a merging method (m-ties)")
+    evaluate.add_argument("--model", required=True, help="a .safetensors image tower, or base")
+    evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
+    return parser
+
+
+def _recipe_arguments(command: argparse.ArgumentParser) -> None:
+    """Arguments that score and merge share."""
+    default = MergeRecipe(family="demo", method="m-ties", sources=("a", "b"))
+    for name, meaning in (
+        ("keep", "base keep rate k, a share in (0, 1]"),
+        ("variation", "pruning variation e, a share in [0, k]"),
+        ("scaling", "lambda, the factor on the merged task vector"),
+        ("samples", "calibration images drawn"),
+        ("seed", "of the draw, and of random masks"),
+    ):
+        value = getattr(default, name)
+        help_text = f"{meaning} ({value:g})"
+        command.add_argument(f"--{name}", type=type(value), default=value, help=help_text)
+    command.add_argument("--sources", default="all", help="names with commas (all)")
+    command.add_argument("--weights", help="merging weights with commas (1/q each)")
+    command.add_argument("--blocks", default="all", help="node-wise blocks: all, none, 0,8-10")
+    command.add_argument("--calibration", type=Path, help="use exactly the images of this .npz")
+    command.add_argument("--dtype", default="fp32", help="of what is written: fp32, fp16, bf16")
+    command.add_argument("--out", type=Path, required=True, help="the .safetensors to write")
+
+
+def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
+    """The recipe that the arguments ask for; raises InputError."""
+    sources = family.sources if args.sources == "all" else tuple(args.sources.split(","))
+    return MergeRecipe(
+        family=family.name,
+        method=getattr(args, "method", "m-ties"),
+        sources=sources,
+        weights=parse_weights(args.weights) if args.weights is not None else None,
+        keep=args.keep,
+        variation=args.variation,
+        scaling=args.scaling,
+        blocks=parse_blocks(args.blocks, family.model),
+        samples=args.samples,
+        seed=args.seed,
+    )
+
+
+def parse_blocks(text: str, model: ModelFamily) -> tuple[int, ...] | None:
+    """ "all" (None), "none", or numbers and ranges such as "0,8-10"; raises BadValue."""
+    if text == "all":
+        return None
+    if text == "none":
+        return ()
+    chosen: set[int] = set()
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise BadValue("--blocks", text, f"has a part {part!r}", "write all, none or 0,8-10")
+        low, high = int(first), int(last if dash else first)
+        if high < low:
+            raise BadValue("--blocks", text, f"has the reversed range {part}", "put the lower first")
+        if high >= model.blocks:
+            problem = f"names block {high}"
+            raise BadValue("--blocks", text, problem, f"blocks are 0 to {model.blocks - 1}")
+        chosen.update(range(low, high + 1))
+    return tuple(sorted(chosen))
+
+
+def parse_weights(text: str) -> tuple[float, ...]:
+    """Numbers with commas; raises BadValue."""
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise BadValue("--weights", text, "is not numbers with commas", "write 0.5,0.5") from error
+
+
+def parse_dtype(text: str) -> torch.dtype:
+    """The dtype of that name; raises UnknownName."""
+    if text not in DTYPES:
+        raise UnknownName("--dtype", text, DTYPES)
+    return DTYPES[text]
+
+
+def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
+    """All tasks, or those named with commas; raises UnknownName."""
+    if text == "all":
+        return family.tasks
+    for name in text.split(","):
+        if name not in family.tasks:
+            raise UnknownName("--tasks", name, ("all", *family.tasks))
+    return tuple(dict.fromkeys(text.split(",")))

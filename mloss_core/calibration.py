@@ -1,0 +1,72 @@
+"""The unlabeled images that M-Loss is measured on: drawing and preprocessing."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from .errors import BadFile, BadValue
+from .family import ModelFamily
+from .tasks import check_images, read_npz
+from .types import CalibrationBatch
+
+
+def batch_of(images: UInt8[np.ndarray, "n h w 3"]) -> CalibrationBatch:
+    """A batch of exactly these images, in their order."""
+    images = np.ascontiguousarray(images)
+    header = repr(images.shape).encode()
+    return CalibrationBatch(
+        images=images, sha256=hashlib.sha256(header + images.tobytes()).hexdigest()
+    )
+
+
+def load_batch(path: Path, family: ModelFamily) -> CalibrationBatch:
+    """Exactly the images of an .npz (array `images`), in their order; raises BadFile."""
+    images = read_npz(path, "--calibration", ("images",))["images"]
+    check_images(images, "--calibration", path)
+    side = family.image_size
+    if images.shape[1:3] != (side, side):
+        problem = f"has images of {images.shape[1]} x {images.shape[2]} pixels"
+        raise BadFile("--calibration", path, problem, f"resize them to {side} x {side}")
+    return batch_of(images)
+
+
+def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> CalibrationBatch:
+    """Draws images evenly over the sources' tasks from the pool's `images` and `tasks`.
+
+    Tasks take turns, each in an order of its own, so that a smaller draw of the same seed is
+    the beginning of a larger one.
+
+    Raises:
+        BadValue: more samples than the pool holds for these tasks, or fewer than one.
+    """
+    arrays = read_npz(pool, "calibration pool", ("images", "tasks"))
+    check_images(arrays["images"], "calibration pool", pool)
+    if samples < 1:
+        raise BadValue("--samples", samples, "is below 1", "give at least 1 image")
+    turns = []
+    for name in sorted(sources):
+        own = np.flatnonzero(arrays["tasks"] == name)
+        order = np.random.default_rng([seed, *name.encode()]).permutation(own)
+        turns += [(turn, name, index) for turn, index in enumerate(order)]
+    if samples > len(turns):
+        problem = f"is more than the {len(turns)} images of the pool for these sources"
+        raise BadValue("--samples", samples, problem, "lower it, or give --calibration FILE.npz")
+    chosen = [index for _, _, index in sorted(turns)[:samples]]
+    return batch_of(arrays["images"][chosen])
+
+
+def preprocess(
+    images: UInt8[np.ndarray, "n h w 3"], family: ModelFamily, device: torch.device
+) -> Float[Tensor, "n 3 h w"]:
+    """The family's own preprocessing: to 0..1, minus mean, over std, channels first."""
+    pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
+    mean = torch.tensor(family.mean, device=device)[:, None, None]
+    std = torch.tensor(family.std, device=device)[:, None, None]
+    return (pixels - mean) / std

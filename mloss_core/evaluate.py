@@ -1,0 +1,142 @@
+"""Accuracy of anything that embeds images, always with its count, and paired comparisons."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from .calibration import preprocess
+from .tasks import Task
+from .types import Z95, MergedModel, TaskEvaluated
+from .vit import Tower
+from .zoo import Family
+
+
+def hits(
+    features: Float[Tensor, "n d"], head: Float[Tensor, "c d"], labels: Int64[np.ndarray, " n"]
+) -> Bool[np.ndarray, " n"]:
+    """Whether the class of the highest cosine similarity is the right one, image by image."""
+    similarity = F.normalize(features, dim=-1) @ F.normalize(head, dim=-1).T
+    return similarity.argmax(1).cpu().numpy() == labels
+
+
+def test_order(task: Task) -> Int64[np.ndarray, " n"]:
+    """A fixed random order of the test images: the first n of it stand for the whole."""
+    return np.random.default_rng(0).permutation(len(task.images))
+
+
+class Evaluator:
+    """Evaluates models on a family's tasks; keeps test images and features in memory.
+
+    Features are kept under a key that names the model's content, in the order of `test_order`,
+    and only extended when more images are asked for: nothing is embedded twice, whoever asks.
+    For one thread at a time.
+    """
+
+    def __init__(self, family: Family, device: torch.device):
+        self.family, self.device = family, device
+        self.heads = family.heads(device)
+        self._tasks: dict[str, Task] = {}
+        self._features: dict[tuple[str, str], Tensor] = {}
+
+    def task(self, name: str) -> Task:
+        """The task's test images in `test_order`, read once."""
+        if name not in self._tasks:
+            task = self.family.task(name)
+            order = test_order(task)
+            shuffled = {"images": task.images[order], "labels": task.labels[order]}
+            self._tasks[name] = dataclasses.replace(task, **shuffled)
+        return self._tasks[name]
+
+    def pixels(self, name: str, start: int, stop: int | None) -> Float[Tensor, "n 3 h w"]:
+        """Preprocessed test images of a task, from start to stop."""
+        return preprocess(self.task(name).images[start:stop], self.family.model, self.device)
+
+    def features(
+        self, key: str, model: Callable[[], MergedModel], name: str, images: int | None = None
+    ) -> Float[Tensor, "n d"]:
+        """Features of a task's first images, computed as far as they are not known.
+
+        Args:
+            key: names the model's content, e.g. a hash.
+            model: builds it; called only if something is to be computed.
+            images: how many; None means all.
+        """
+        known = self._features.get((key, name))
+        have = 0 if known is None else len(known)
+        want = len(self.task(name).images) if images is None else images
+        if have < want:
+            more = model().features(self.pixels(name, have, images), name)
+            known = self._features[key, name] = more if known is None else torch.cat([known, more])
+        assert known is not None
+        return known[:want]
+
+    def of_file(self, source: str | None, name: str, images: int | None = None) -> Tensor:
+        """Features through a source's file (None: the base)."""
+        checkpoint = self.family.source(source) if source else self.family.base()
+        shapes = self.family.model.shapes()
+        return self.features(
+            checkpoint.sha256,
+            lambda: Tower(self.family.model, checkpoint.read(shapes, self.device)),
+            name,
+            images,
+        )
+
+    def reference(
+        self,
+        label: str,
+        name: str,
+        sources: Sequence[str],
+        alpha: Sequence[float],
+        images: int | None = None,
+    ) -> TaskEvaluated:
+        """The base, the task's own source ("own") or the ensemble on a task's first images."""
+        start = time.perf_counter()
+        if label == "ensembling":
+            parts = zip(alpha, sources, strict=True)
+            features = torch.stack([w * self.of_file(s, name, images) for w, s in parts]).sum(0)
+        else:
+            features = self.of_file(name if label == "own" else None, name, images)
+        return self.judged(label, name, features, start)
+
+    def judged(
+        self,
+        label: str,
+        name: str,
+        features: Float[Tensor, "n d"],
+        start: float,
+        block: int | None = None,
+    ) -> TaskEvaluated:
+        """The event for features of a task's first images, begun at `start`."""
+        labels = self.task(name).labels[: len(features)]
+        right = hits(features, self.heads[name], labels)
+        seconds = time.perf_counter() - start
+        return TaskEvaluated(model=label, task=name, block=block, hits=right, seconds=seconds)
+
+
+def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
+    """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
+    means = [float(h.mean()) for h in rates.values()]
+    return _with_interval(means, [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)])
+
+
+def paired_difference(
+    ours: Mapping[str, Bool[np.ndarray, " n"]], theirs: Mapping[str, Bool[np.ndarray, " n"]]
+) -> tuple[float, float, float]:
+    """Mean over the tasks of the accuracy difference on the same images, with its 95 % interval."""
+    gaps = [ours[t].astype(float) - theirs[t] for t in ours]
+    return _with_interval([float(g.mean()) for g in gaps], [float(g.var()) / len(g) for g in gaps])
+
+
+def _with_interval(means: Sequence[float], variances: Sequence[float]) -> tuple[float, float, float]:
+    mean = math.fsum(means) / len(means)
+    half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
+    return mean, mean - half, mean + half

@@ -1,0 +1,113 @@
+"""Algorithm 1 of M-Loss in one sweep over the blocks, and every other merge as a case of it."""
+
+from __future__ import annotations
+
+import time
+from collections import ChainMap
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..checkpoint import Checkpoint
+from ..family import ModelFamily, c_fc
+from ..mloss import keep_rates, score_block
+from ..types import BlockMerged, BlockScored, MergeRecipe
+from ..vit import Tower, chunks
+from . import METHODS
+
+Weights = dict[str, Tensor]
+
+
+def sweep(
+    family: ModelFamily,
+    base: Weights,
+    sources: Sequence[Checkpoint],
+    recipe: MergeRecipe,
+    images: Float[Tensor, "n 3 h w"] | None,
+    merged: Weights,
+) -> Iterator[BlockScored | BlockMerged]:
+    """Merges block by block, yielding what is done; without node-wise blocks this is plain TIES
+    (or whatever the recipe's method is).
+
+    The calibration images' residual stream is carried through the merged blocks, so that no
+    block is ever computed twice (Algorithm 1, lines 24-26).
+
+    Args:
+        base: the base's weights on the device.
+        sources: read from their files a block at a time.
+        images: preprocessed calibration batch; None where the method needs none.
+        merged: filled as the sweep goes; with the base beyond, it is the partial model.
+    """
+    tower = Tower(family, ChainMap(merged, base))
+    chosen = node_wise_blocks(recipe, family)
+    start = time.perf_counter()
+    merged |= _merge(base, [s.read(family.outer_names(), _device(base)) for s in sources], recipe)
+    stream = tower.embed(images) if chosen and images is not None else None
+    for block in range(family.blocks):
+        theirs = [s.read(family.block_names(block), _device(base)) for s in sources]
+        fc, rates, inputs = c_fc(block), None, None
+        layers = [(t[fc + ".weight"], t[fc + ".bias"]) for t in theirs]
+        nodes = [{fc + ".weight": t.pop(fc + ".weight")} for t in theirs]
+        merged |= _merge(base, theirs, recipe)
+        if stream is not None and block in chosen:
+            stream = _over(stream, lambda x, b=block: tower.attend(b, x))
+            inputs = tower.mlp_input(block, stream)
+            scores = score_block(block, inputs, layers, family.activation, recipe.alpha)
+            rates = keep_rates(scores.node, recipe.keep, recipe.variation)
+            yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
+            start = time.perf_counter()
+        merged |= _merge(base, nodes, recipe, rates)
+        if stream is not None:
+            stream = _carry(tower, block, stream, inputs) if block < max(chosen) else None
+        plain = recipe.keep if "keep" in METHODS[recipe.method].reads else 1.0
+        kept = plain if rates is None else float(np.mean(rates))
+        yield BlockMerged(block=block, kept=kept, seconds=time.perf_counter() - start)
+        start = time.perf_counter()
+
+
+def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...]:
+    """The blocks that the recipe trims row by row; none unless its method does that."""
+    if not METHODS[recipe.method].node_wise:
+        return ()
+    return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
+
+
+def _merge(
+    base: Weights,
+    theirs: Sequence[Weights],
+    recipe: MergeRecipe,
+    rates: Float[np.ndarray, " rows"] | None = None,
+) -> Weights:
+    """Merges each tensor that the sources hold: base plus the method's rule of task vectors."""
+    rule = METHODS[recipe.method].rule
+    assert rule is not None, "ensembling leaves nothing to merge"
+    merged = {}
+    for name in theirs[0]:
+        origin = base[name]
+        alpha = torch.tensor(recipe.alpha, dtype=origin.dtype, device=origin.device)
+        vectors = torch.stack([t[name] for t in theirs]).sub_(origin)
+        merged[name] = origin + rule(vectors, alpha, recipe, name, rates)
+    return merged
+
+
+def _carry(tower: Tower, block: int, stream: Tensor, inputs: Tensor | None) -> Tensor:
+    """The stream after the merged block; from its mlp input where that is known already."""
+    if inputs is None:
+        return _over(stream, lambda x: tower.block(block, x))
+    both = zip(_pieces(tower, stream), _pieces(tower, inputs), strict=True)
+    return torch.cat([tower.mlp(block, x, u) for x, u in both])
+
+
+def _pieces(tower: Tower, x: Tensor) -> Iterator[Tensor]:
+    return chunks(x, tower.family.tokens)
+
+
+def _over(x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
+    return torch.cat([step(piece) for piece in chunks(x, x.shape[1])])
+
+
+def _device(weights: Weights) -> torch.device:
+    return next(iter(weights.values())).device

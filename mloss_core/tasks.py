@@ -1,0 +1,73 @@
+"""Labelled images of a task, read from an .npz without unpickling."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from .errors import BadFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """A classification task: test images only; validation images are in another record.
+
+    Args:
+        kind: "source" (a source was fine-tuned on it) or "out-of-domain".
+        images, labels: labels are row numbers of the task's head.
+        classes: class names in label order.
+    """
+
+    name: str
+    title: str
+    kind: str
+    images: UInt8[np.ndarray, "n h w 3"]
+    labels: Int64[np.ndarray, " n"]
+    classes: tuple[str, ...]
+
+
+def load_task(path: Path, name: str, title: str, kind: str, split: str = "test") -> Task:
+    """Reads one split ("test" or "val") of tasks/<task>.npz; raises BadFile."""
+    prefix = {"test": "", "val": "val_"}[split]
+    arrays = read_npz(path, f"task {name}", (prefix + "images", prefix + "labels", "classes"))
+    images, labels = arrays[prefix + "images"], arrays[prefix + "labels"]
+    classes = tuple(str(c) for c in arrays["classes"])
+    check_images(images, f"task {name}", path)
+    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
+        problem = f"has labels of shape {labels.shape} for {len(images)} images"
+        raise BadFile(f"task {name}", path, problem, "give one integer label an image")
+    if labels.min() < 0 or labels.max() >= len(classes):
+        problem = f"has label {labels.max()} for {len(classes)} classes"
+        raise BadFile(f"task {name}", path, problem, "labels are 0 to classes - 1")
+    labels = labels.astype(np.int64)
+    return Task(name=name, title=title, kind=kind, images=images, labels=labels, classes=classes)
+
+
+def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, np.ndarray]:
+    """The arrays of those keys; raises BadFile when missing, pickled, truncated or no .npz."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [key for key in keys if key not in file.files]
+            if missing:
+                problem = f"has no array {missing[0]!r} but {', '.join(file.files)[:80]}"
+                raise BadFile(argument, path, problem, f"it needs {', '.join(keys)}")
+            return {key: file[key] for key in keys}
+    except FileNotFoundError as error:
+        raise BadFile(argument, path, "does not exist", "check the path") from error
+    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+        problem = f"cannot be read as .npz ({error})"
+        raise BadFile(argument, path, problem, "write it with numpy.savez, without objects") from error
+
+
+def check_images(images: np.ndarray, argument: str, path: Path) -> None:
+    """Raises BadFile unless images are uint8, N x H x W x 3 and at least one."""
+    if images.ndim != 4 or images.shape[-1] != 3 or images.dtype != np.uint8:
+        problem = f"has images of shape {images.shape} and dtype {images.dtype}"
+        raise BadFile(argument, path, problem, "give uint8, N x H x W x 3")
+    if 0 in images.shape:
+        raise BadFile(argument, path, "holds no images", "give at least one")

@@ -1,0 +1,225 @@
+"""The records that pass between the library, the command line and the app.
+
+All are frozen and keyword-only; arrays in them are NumPy and must not be written to.
+Blocks and nodes count from 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, UInt8
+from torch import Tensor
+
+from .errors import BadValue
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, kw_only=True)
+class MergeRecipe:
+    """What decides a merge's bytes, besides the models and the calibration images.
+
+    Args:
+        family: name of the model family.
+        method: key of `mloss_core.METHODS`.
+        sources: names of the sources, at least two, each once.
+        weights: merging weights alpha, one a source, summing to 1; None means 1/q each.
+        keep: base keep rate k, a share in (0, 1].
+        variation: pruning variation e, a share in [0, k].
+        scaling: lambda, the factor on the merged task vector.
+        blocks: blocks that get node-wise treatment; None means all.
+        samples: calibration images drawn from the family's pool.
+        seed: of the draw and of random masks.
+    """
+
+    family: str
+    method: str
+    sources: tuple[str, ...]
+    weights: tuple[float, ...] | None = None
+    keep: float = 0.2
+    variation: float = 0.1
+    scaling: float = 1.0
+    blocks: tuple[int, ...] | None = None
+    samples: int = 128
+    seed: int = 42
+
+    def __post_init__(self) -> None:
+        check_sources(self.sources)
+        if self.weights is not None:
+            check_weights(self.weights, len(self.sources))
+        check_rates(self.keep, self.variation)
+        if not math.isfinite(self.scaling):
+            raise BadValue("--scaling", self.scaling, "is not a finite number", "give e.g. 1.0")
+        if self.samples < 1:
+            raise BadValue("--samples", self.samples, "is below 1", "give at least 1 image")
+        if not 0 <= self.seed < 2**63:
+            raise BadValue("--seed", self.seed, "is out of range", "give 0 to 2^63 - 1")
+
+    @property
+    def alpha(self) -> tuple[float, ...]:
+        """The merging weights, 1/q each unless given."""
+        return self.weights or (1 / len(self.sources),) * len(self.sources)
+
+
+def check_sources(sources: Sequence[str]) -> None:
+    """Raises BadValue unless there are at least two sources, each named once."""
+    for name in sources:
+        if sources.count(name) > 1:
+            raise BadValue("--sources", name, "is named twice", "name each source once")
+    if len(sources) < 2:
+        remedy = "merging needs at least two sources"
+        raise BadValue("--sources", ",".join(sources), "is too few", remedy)
+
+
+def check_weights(weights: Sequence[float], sources: int) -> None:
+    """Raises BadValue unless there is one weight a source, none negative, summing to 1."""
+    shown = ",".join(f"{w:g}" for w in weights)
+    if len(weights) != sources:
+        problem = f"has {len(weights)} weights for {sources} sources"
+        raise BadValue("--weights", shown, problem, "give one weight a source")
+    if not all(math.isfinite(w) and w >= 0 for w in weights):
+        raise BadValue("--weights", shown, "has a negative or non-finite weight", "use 0 to 1")
+    if abs(math.fsum(weights) - 1) > 1e-6:
+        total = f"sums to {math.fsum(weights):g}"
+        raise BadValue("--weights", shown, total, "give weights that sum to 1")
+
+
+def check_rates(keep: float, variation: float) -> None:
+    """Raises BadValue unless 0 < keep <= 1 and 0 <= variation <= keep."""
+    if not 0 < keep <= 1:
+        raise BadValue("--keep", keep, "is outside (0, 1]", "give a share such as 0.2")
+    if not 0 <= variation <= keep:
+        problem = f"is outside [0, keep] = [0, {keep:g}]"
+        raise BadValue("--variation", variation, problem, "lower it, or raise --keep")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationBatch:
+    """The unlabeled images that M-Loss is measured on, uint8, N x H x W x 3."""
+
+    images: UInt8[np.ndarray, "n h w 3"]
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class NodeScores:
+    """M-Loss of one block on the calibration batch.
+
+    Args:
+        node: Eq. 4 a node, mean over tokens and images.
+        node_normalised: Eq. 7 a node, likewise.
+        layer: Eq. 3, mean over tokens and images.
+        layer_normalised: Eq. 6, likewise.
+        per_image: mean of Eq. 4 over the nodes and tokens of each image.
+    """
+
+    block: int
+    node: Float[np.ndarray, " nodes"]
+    node_normalised: Float[np.ndarray, " nodes"]
+    layer: float
+    layer_normalised: float
+    per_image: Float[np.ndarray, " images"]
+
+    def mean_interval(self) -> tuple[float, float, float]:
+        """Mean node M-Loss of the block and its 95 % interval over calibration images."""
+        mean = float(self.per_image.mean())
+        if len(self.per_image) < 2:
+            return mean, math.nan, math.nan
+        half = Z95 * float(self.per_image.std(ddof=1)) / math.sqrt(len(self.per_image))
+        return mean, mean - half, mean + half
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accuracy:
+    """Correct answers out of total; never a bare float."""
+
+    correct: int
+    total: int
+
+    @property
+    def rate(self) -> float:
+        """Share of correct answers, in [0, 1]."""
+        return self.correct / self.total
+
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % score interval of the rate (Wilson 1927)."""
+        n, p, z = self.total, self.rate, Z95
+        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
+        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return max(0.0, centre - half), min(1.0, centre + half)
+
+
+class MergedModel(Protocol):
+    """Anything that embeds images for a task: shared weights, or an ensemble."""
+
+    def features(self, images: Float[Tensor, "n 3 h w"], task: str) -> Float[Tensor, "n d"]:
+        """Image embeddings, not normalised."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockScored:
+    """M-Loss of a block is known; `rates` are the keep rates it leads to, one a node."""
+
+    scores: NodeScores
+    rates: Float[np.ndarray, " nodes"]
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMerged:
+    """All tensors of the block are merged; `kept` is the share of c_fc.weight entries kept."""
+
+    block: int
+    kept: float
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskEvaluated:
+    """A model was evaluated on a task.
+
+    Args:
+        model: "merged", "base", "own" (the task's own source), "ties" or "ensembling".
+        task: name of the task.
+        block: last merged block of a partial model (base beyond); None for a whole model.
+        hits: for each image whether the answer was correct.
+    """
+
+    model: str
+    task: str
+    block: int | None
+    hits: Bool[np.ndarray, " n"]
+    seconds: float
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Correct and total of these images."""
+        return Accuracy(correct=int(self.hits.sum()), total=len(self.hits))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """The run is complete.
+
+    Args:
+        weights: the merged image tower by open_clip's names (fp32, on the CPU); None for
+            methods that leave no single model.
+        metadata: recipe, source hashes and version, as stored in a merged file.
+        seconds: wall time of merging alone, evaluation not counted.
+        device: where the tensors were.
+    """
+
+    weights: dict[str, torch.Tensor] | None
+    metadata: dict[str, object] = field(default_factory=dict)
+    seconds: float
+    device: str
+
+
+Event = BlockScored | BlockMerged | TaskEvaluated | Finished

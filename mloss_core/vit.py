@@ -1,0 +1,101 @@
+"""CLIP's image tower on a plain state dict: embed -> blocks -> head.
+
+Written on tensors rather than on open_clip's modules (whose names and results are the law,
+see tests/test_vit.py) for three reasons: a partly merged model is just another mapping of
+names to tensors, the residual stream can be carried on block by block, and the app starts
+without importing open_clip, which takes seconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .family import ModelFamily
+from .mloss import activation
+
+ROWS = 1 << 13  # tokens a forward pass takes at a time: about what a cache likes
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An image tower: an architecture and its weights by open_clip's names."""
+
+    family: ModelFamily
+    weights: Mapping[str, Tensor]
+
+    def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n tokens width"]:
+        """Patches and class token with positions, after ln_pre."""
+        x = F.conv2d(images, self.weights["visual.conv1.weight"], stride=self.family.patch_size)
+        x = x.flatten(2).transpose(1, 2)  # n, patches, width
+        first = self.weights["visual.class_embedding"].expand(len(x), 1, -1)
+        x = torch.cat([first, x], dim=1) + self.weights["visual.positional_embedding"]
+        return self._norm(x, "visual.ln_pre")
+
+    def attend(
+        self, block: int, x: Float[Tensor, "n tokens width"], class_only: bool = False
+    ) -> Float[Tensor, "n queries width"]:
+        """The stream after the block's attention; only the class token's if class_only."""
+        prefix = f"visual.transformer.resblocks.{block}."
+        qkv = self._linear(self._norm(x, prefix + "ln_1"), prefix + "attn.in_proj_", "")
+        # n, tokens, 3 * width -> 3, n, heads, tokens, width / heads
+        qkv = qkv.unflatten(2, (3, self.family.heads, -1)).permute(2, 0, 3, 1, 4)
+        query = qkv[0, :, :, :1] if class_only else qkv[0]
+        mixed = F.scaled_dot_product_attention(query, qkv[1], qkv[2])
+        mixed = mixed.transpose(1, 2).flatten(2)
+        kept = x[:, :1] if class_only else x
+        return kept + self._linear(mixed, prefix + "attn.out_proj")
+
+    def mlp_input(self, block: int, x: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
+        """What the block's c_fc sees: ln_2 of the stream after attention."""
+        return self._norm(x, f"visual.transformer.resblocks.{block}.ln_2")
+
+    def mlp(
+        self, block: int, x: Float[Tensor, "n t width"], inputs: Float[Tensor, "n t width"]
+    ) -> Float[Tensor, "n t width"]:
+        """The stream after the block, from the stream after attention and its mlp_input."""
+        prefix = f"visual.transformer.resblocks.{block}.mlp."
+        sigma = activation(self.family.activation)
+        hidden = sigma(self._linear(inputs, prefix + "c_fc"))
+        return x + self._linear(hidden, prefix + "c_proj")
+
+    def block(
+        self, block: int, x: Float[Tensor, "n tokens width"], class_only: bool = False
+    ) -> Float[Tensor, "n t width"]:
+        """One residual block."""
+        x = self.attend(block, x, class_only)
+        return self.mlp(block, x, self.mlp_input(block, x))
+
+    def head(
+        self, x: Float[Tensor, "n tokens width"], first_block: int = 0
+    ) -> Float[Tensor, "n embed"]:
+        """Image embeddings from the stream that enters first_block; not normalised.
+
+        In the last block only the class token goes on: nothing else reaches the projection.
+        """
+        last = self.family.blocks - 1
+        for block in range(first_block, last + 1):
+            x = self.block(block, x, class_only=block == last)
+        return self._norm(x[:, 0], "visual.ln_post") @ self.weights["visual.proj"]
+
+    def features(self, images: Float[Tensor, "n 3 h w"], task: str = "") -> Float[Tensor, "n embed"]:
+        """Image embeddings, not normalised; the same for every task."""
+        parts = [self.head(self.embed(chunk)) for chunk in chunks(images, self.family.tokens)]
+        return torch.cat(parts)
+
+    def _norm(self, x: Tensor, name: str) -> Tensor:
+        weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
+        return F.layer_norm(x, weight.shape, weight, bias, eps=1e-5)
+
+    def _linear(self, x: Tensor, name: str, dot: str = ".") -> Tensor:
+        return F.linear(x, self.weights[f"{name}{dot}weight"], self.weights[f"{name}{dot}bias"])
+
+
+def chunks(x: Float[Tensor, "n *rest"], tokens: int) -> Iterator[Float[Tensor, "c *rest"]]:
+    """Whole images in pieces of about ROWS tokens."""
+    return iter(x.split(max(1, ROWS // tokens)))
