@@ -3,6 +3,13 @@
 The five-minute path: types -> mloss -> trim -> methods/mloss_guided -> run.
 """
 
+import os
+
+# Before torch is imported: threads that spin at barriers starve each other when something else
+# (a browser beside the app) wants a core; measured on two busy cores, merges took 10 times longer.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+from .analysis import Geometry, geometry
 from .calibration import draw_batch, load_batch
 from .checkpoint import Checkpoint, save
 from .errors import InputError, MlossError
@@ -39,6 +46,7 @@ __all__ = [
     "Event",
     "Family",
     "Finished",
+    "Geometry",
     "InputError",
     "MergeRecipe",
     "Method",
@@ -51,6 +59,7 @@ __all__ = [
     "__version__",
     "draw_batch",
     "families",
+    "geometry",
     "keep_rates",
     "layer_mloss",
     "list_runs",

@@ -22,7 +22,7 @@ from .errors import MlossError
 from .evaluate import Evaluator, mean_accuracy
 from .methods import METHODS
 from .run import run
-from .types import BlockMerged, BlockScored, Event, Finished, NodeScores, TaskEvaluated
+from .types import BlockMerged, BlockScored, Event, Finished, NodeScores
 from .vit import Tower
 
 
@@ -86,7 +86,9 @@ def merge(args: argparse.Namespace) -> None:
     assert finished.weights is not None
     _write(args, finished.weights, finished.metadata)
     if not args.json:
-        print(f"merged {args.method} on {finished.device} in {finished.seconds:.2f} s -> {args.out}")
+        print(
+            f"merged {args.method} on {finished.device} in {finished.seconds:.2f} s -> {args.out}"
+        )
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -99,8 +101,9 @@ def evaluate(args: argparse.Namespace) -> None:
     else:
         checkpoint = Checkpoint.open(arguments.Path(args.model), "--model")
         checkpoint.audit(family.model.shapes())
+        checkpoint.check_finite()
     evaluator = Evaluator(family, place)
-    tower = Tower(family.model, checkpoint.read(family.model.shapes(), place))
+    tower = Tower(family.model, checkpoint.load(place))
     hits, rows = {}, []
     for task in tqdm(tasks, disable=args.json, leave=False):
         start = time.perf_counter()
@@ -155,7 +158,9 @@ def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequen
     lines = [heads, *rows]
     widths = [max(len(line[i]) for line in lines) for i in range(len(heads))]
     for line in lines:
-        print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
+        print(
+            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        )
 
 
 def _plain(value: object) -> str:

@@ -96,7 +96,9 @@ def parse_blocks(text: str, model: ModelFamily) -> tuple[int, ...] | None:
             raise BadValue("--blocks", text, f"has a part {part!r}", "write all, none or 0,8-10")
         low, high = int(first), int(last if dash else first)
         if high < low:
-            raise BadValue("--blocks", text, f"has the reversed range {part}", "put the lower first")
+            raise BadValue(
+                "--blocks", text, f"has the reversed range {part}", "put the lower first"
+            )
         if high >= model.blocks:
             problem = f"names block {high}"
             raise BadValue("--blocks", text, problem, f"blocks are 0 to {model.blocks - 1}")

@@ -85,21 +85,26 @@ class Checkpoint:
                 problem = f"{key} has dtype {self.dtypes[key]}, the base {dtypes[key]}"
                 raise BadTensor(self.name, self.path.name, problem, "convert one of the two")
 
-    def read(self, names: Iterable[str], device: torch.device) -> dict[str, Tensor]:
-        """The named tensors in fp32 on the device; raises BadTensor on NaN or infinity."""
-        tensors = {}
+    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+        """The named tensors as they are stored, on the CPU; raises BadFile."""
         try:
             with safe_open(self.path, framework="pt") as file:
-                for name in names:
-                    tensors[name] = file.get_tensor(name).to(device, torch.float32)
+                return {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
-            raise BadFile(self.name, self.path, f"cannot be read ({error})", "fetch it again") from error
-        for name, tensor in tensors.items():
-            # A sum is NaN or infinite if any entry is: one pass, no temporary.
-            if not torch.isfinite(tensor.sum()) and not torch.isfinite(tensor).all():
-                problem = f"{name} holds NaN or infinity"
-                raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
-        return tensors
+            problem = f"cannot be read ({error})"
+            raise BadFile(self.name, self.path, problem, "fetch it again") from error
+
+    def load(self, device: torch.device) -> dict[str, Tensor]:
+        """All tensors in fp32 on the device."""
+        return {k: t.to(device, torch.float32) for k, t in self.read(self.shapes).items()}
+
+    def check_finite(self) -> None:
+        """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
+        stat = self.path.stat()
+        name = _first_not_finite(self.path, stat.st_size, stat.st_mtime_ns)
+        if name is not None:
+            problem = f"{name} holds NaN or infinity"
+            raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
 
     @property
     def sha256(self) -> str:
@@ -114,12 +119,20 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.lru_cache(maxsize=256)
+def _first_not_finite(path: Path, size: int, mtime_ns: int) -> str | None:
+    with safe_open(path, framework="pt") as file:
+        return next((k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()), None)
+
+
 def check_output(path: Path) -> None:
     """Raises BadFile if the output exists or its folder doesn't."""
     if path.exists() or path.is_symlink():
         raise BadFile("--out", path, "exists and is never overwritten", "name another file")
     if not path.parent.is_dir():
-        raise BadFile("--out", path, "is in a folder that does not exist", "create the folder first")
+        raise BadFile(
+            "--out", path, "is in a folder that does not exist", "create the folder first"
+        )
     if not os.access(path.parent, os.W_OK):
         raise BadFile("--out", path, "is in a folder that cannot be written to", "name another")
 
@@ -138,6 +151,8 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, objec
         save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
         os.link(aside, path)  # unlike a rename, never replaces a file that came in between
     except (OSError, SafetensorError) as error:
-        raise BadFile("--out", path, f"cannot be written ({error})", "free space or go elsewhere") from error
+        raise BadFile(
+            "--out", path, f"cannot be written ({error})", "free space or go elsewhere"
+        ) from error
     finally:
         aside.unlink(missing_ok=True)

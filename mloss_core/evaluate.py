@@ -82,13 +82,8 @@ class Evaluator:
     def of_file(self, source: str | None, name: str, images: int | None = None) -> Tensor:
         """Features through a source's file (None: the base)."""
         checkpoint = self.family.source(source) if source else self.family.base()
-        shapes = self.family.model.shapes()
-        return self.features(
-            checkpoint.sha256,
-            lambda: Tower(self.family.model, checkpoint.read(shapes, self.device)),
-            name,
-            images,
-        )
+        build = lambda: Tower(self.family.model, checkpoint.load(self.device))  # noqa: E731
+        return self.features(checkpoint.sha256, build, name, images)
 
     def reference(
         self,
@@ -125,7 +120,9 @@ class Evaluator:
 def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
     """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
     means = [float(h.mean()) for h in rates.values()]
-    return _with_interval(means, [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)])
+    return _with_interval(
+        means, [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)]
+    )
 
 
 def paired_difference(
@@ -136,7 +133,9 @@ def paired_difference(
     return _with_interval([float(g.mean()) for g in gaps], [float(g.var()) / len(g) for g in gaps])
 
 
-def _with_interval(means: Sequence[float], variances: Sequence[float]) -> tuple[float, float, float]:
+def _with_interval(
+    means: Sequence[float], variances: Sequence[float]
+) -> tuple[float, float, float]:
     mean = math.fsum(means) / len(means)
     half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
     return mean, mean - half, mean + half

@@ -23,6 +23,7 @@ from .methods import METHODS
 from .methods.mloss_guided import Weights, node_wise_blocks, sweep
 from .types import (
     BlockMerged,
+    BlockScored,
     CalibrationBatch,
     Event,
     Finished,
@@ -153,7 +154,7 @@ def _merge(
     """The sweep, with the partial model evaluated after each block if there is an evaluator."""
     if METHODS[recipe.method].rule is None:
         return
-    base = family.base().read(family.model.shapes(), device)
+    base = family.base().load(device)
     sources = [family.source(name) for name in recipe.sources]
     images = preprocess(calibration.images, family.model, device) if calibration else None
     tower = Tower(family.model, ChainMap(merged, base))

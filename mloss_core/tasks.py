@@ -61,7 +61,9 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
         raise BadFile(argument, path, "does not exist", "check the path") from error
     except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
         problem = f"cannot be read as .npz ({error})"
-        raise BadFile(argument, path, problem, "write it with numpy.savez, without objects") from error
+        raise BadFile(
+            argument, path, problem, "write it with numpy.savez, without objects"
+        ) from error
 
 
 def check_images(images: np.ndarray, argument: str, path: Path) -> None:

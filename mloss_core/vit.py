@@ -83,7 +83,9 @@ class Tower:
             x = self.block(block, x, class_only=block == last)
         return self._norm(x[:, 0], "visual.ln_post") @ self.weights["visual.proj"]
 
-    def features(self, images: Float[Tensor, "n 3 h w"], task: str = "") -> Float[Tensor, "n embed"]:
+    def features(
+        self, images: Float[Tensor, "n 3 h w"], task: str = ""
+    ) -> Float[Tensor, "n embed"]:
         """Image embeddings, not normalised; the same for every task."""
         parts = [self.head(self.embed(chunk)) for chunk in chunks(images, self.family.tokens)]
         return torch.cat(parts)

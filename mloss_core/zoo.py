@@ -70,6 +70,7 @@ class Family:
         """The base model's image tower, audited."""
         base = Checkpoint.open(self.folder / "base.safetensors", f"base of family {self.name}")
         base.audit(self.model.shapes())
+        base.check_finite()
         return base
 
     def source(self, name: str) -> Checkpoint:
@@ -79,6 +80,7 @@ class Family:
         path = self.folder / "sources" / f"{name}.safetensors"
         source = Checkpoint.open(path, f"source {name}")
         source.audit(self.model.shapes(), self.base().dtypes)
+        source.check_finite()
         return source
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
@@ -88,7 +90,10 @@ class Family:
         if missing:
             remedy = "give one tensor a task"
             raise BadTensor(heads.name, heads.path.name, f"lacks {missing[0]}", remedy)
-        return heads.read(self.tasks, device)
+        heads.check_finite()
+        return {
+            task: head.to(device, torch.float32) for task, head in heads.read(self.tasks).items()
+        }
 
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""

@@ -37,7 +37,10 @@ def write_family(folder: Path, seed: int = 0, dtype: torch.dtype = torch.float16
     (folder / "sources").mkdir(parents=True)
     (folder / "tasks").mkdir()
     visual = open_clip_model(seed=seed).visual
-    base = {f"visual.{k}": v.detach() + 0.05 * torch.randn(v.shape) for k, v in visual.state_dict().items()}
+    base = {
+        f"visual.{k}": v.detach() + 0.05 * torch.randn(v.shape)
+        for k, v in visual.state_dict().items()
+    }
     save_file({k: v.to(dtype) for k, v in base.items()}, folder / "base.safetensors")
     heads = {}
     for task in TASKS:

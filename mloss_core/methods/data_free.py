@@ -14,12 +14,16 @@ Alpha = Float[Tensor, " sources"]
 Merged = Float[Tensor, "*shape"]
 
 
-def simple_average(vectors: Stacked, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
+def simple_average(
+    vectors: Stacked, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
+) -> Merged:
     """sum alpha_i t_i (Section 2.1)."""
     return (alpha @ vectors.flatten(1)).view(vectors.shape[1:])
 
 
-def task_arithmetic(vectors: Stacked, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
+def task_arithmetic(
+    vectors: Stacked, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
+) -> Merged:
     """lambda sum alpha_i t_i, the M-Loss paper's convention (Section 2.1): alpha_i is 1/q."""
     return recipe.scaling * simple_average(vectors, alpha, recipe, name)
 

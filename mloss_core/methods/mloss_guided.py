@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -44,14 +44,15 @@ def sweep(
     tower = Tower(family, ChainMap(merged, base))
     chosen = node_wise_blocks(recipe, family)
     start = time.perf_counter()
-    merged |= _merge(base, [s.read(family.outer_names(), _device(base)) for s in sources], recipe)
+    merged |= _merge(base, _stacked(sources, family.outer_names(), base), recipe)
     stream = tower.embed(images) if chosen and images is not None else None
     for block in range(family.blocks):
-        theirs = [s.read(family.block_names(block), _device(base)) for s in sources]
-        fc, rates, inputs = c_fc(block), None, None
-        layers = [(t[fc + ".weight"], t[fc + ".bias"]) for t in theirs]
-        nodes = [{fc + ".weight": t.pop(fc + ".weight")} for t in theirs]
+        theirs = _stacked(sources, family.block_names(block), base)
+        weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
+        layers = list(zip(theirs[weight], theirs[bias].clone(), strict=True))
+        nodes = {weight: theirs.pop(weight)}
         merged |= _merge(base, theirs, recipe)
+        rates = inputs = None
         if stream is not None and block in chosen:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
             inputs = tower.mlp_input(block, stream)
@@ -75,21 +76,26 @@ def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...
     return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
 
 
+def _stacked(sources: Sequence[Checkpoint], names: Iterable[str], base: Weights) -> Weights:
+    """The sources' tensors of these names in fp32, stacked: sources x shape."""
+    read = [source.read(names) for source in sources]
+    device = _device(base)
+    return {name: torch.stack([r[name] for r in read]).to(device, torch.float32) for name in names}
+
+
 def _merge(
     base: Weights,
-    theirs: Sequence[Weights],
+    stacked: Weights,
     recipe: MergeRecipe,
     rates: Float[np.ndarray, " rows"] | None = None,
 ) -> Weights:
-    """Merges each tensor that the sources hold: base plus the method's rule of task vectors."""
+    """Base plus the method's rule of task vectors, a tensor at a time; overwrites `stacked`."""
     rule = METHODS[recipe.method].rule
     assert rule is not None, "ensembling leaves nothing to merge"
+    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
-    for name in theirs[0]:
-        origin = base[name]
-        alpha = torch.tensor(recipe.alpha, dtype=origin.dtype, device=origin.device)
-        vectors = torch.stack([t[name] for t in theirs]).sub_(origin)
-        merged[name] = origin + rule(vectors, alpha, recipe, name, rates)
+    for name, theirs in stacked.items():
+        merged[name] = base[name] + rule(theirs.sub_(base[name]), alpha, recipe, name, rates)
     return merged
 
 

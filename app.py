@@ -1,0 +1,40 @@
+"""The app: `streamlit run app.py`.
+
+The script that Streamlit runs is views/shell.py; this file starts torch early, so that the first
+page needn't wait for it, and serves merged models as files, without reading them into memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import re
+import threading
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import streamlit as st
+from starlette.requests import Request
+from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.routing import Route
+
+
+@contextlib.asynccontextmanager
+async def warm_up(app: st.App) -> AsyncIterator[None]:
+    """Imports the library (and with it torch, seconds) while the browser opens."""
+    threading.Thread(target=importlib.import_module, args=("mloss_core",), daemon=True).start()
+    yield
+
+
+async def download(request: Request) -> Response:
+    """The merged model of a run, under the run's name."""
+    from mloss_core.store import root
+
+    run = request.path_params["run"]
+    path = Path(root()) / run / "model.safetensors"
+    if not re.fullmatch(r"[A-Za-z0-9-]+", run) or not path.is_file():
+        return PlainTextResponse(f"run {run}: there is no such merged model", status_code=404)
+    return FileResponse(path, filename=f"{run}.safetensors", media_type="application/octet-stream")
+
+
+app = st.App("views/shell.py", lifespan=warm_up, routes=[Route("/download/{run}", download)])

@@ -1,0 +1,167 @@
+"""M-Loss heatmap: the paper's Figure 3, filled in block by block while it is computed."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from mloss_core import BlockScored, Family, InputError, NodeScores
+from views import figures, nav, session, strip, widgets, work
+from views.jobs import Job
+
+LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
+
+
+def controls(family: Family) -> Job | None:
+    """What to measure, and the job that measures it; the first visit measures by itself."""
+    left, middle, right, last = st.columns([1, 1, 1, 1], vertical_alignment="bottom")
+    with left:
+        widgets.bound(
+            "samples", st.number_input, "Calibration images", int, str,
+            min_value=1, max_value=64 * max(2, len(session.chosen_sources())), step=16,
+            help="Unlabeled training images, drawn evenly over the chosen sources' tasks.",
+        )  # fmt: skip
+    with middle:
+        widgets.bound(
+            "seed", st.number_input, "Seed of the draw", int, str,
+            min_value=0, max_value=2**31, step=1,
+        )  # fmt: skip
+    try:
+        recipe = session.current_recipe(method="m-ties", blocks=None)
+    except InputError as error:
+        st.error(str(error))
+        return None
+    job = session.job_of("score_job")
+    asked = right.button("Compute M-Loss", type="primary", width="stretch")
+    if asked or (not session.chosen("score_job") and family.model.width <= 256):
+        job = work.score(family, recipe)
+        session.choose_value("score_job", job.id)
+    last.caption(
+        f"{len(recipe.sources)} sources, along an M-TIES merge with k = {recipe.keep:g}, "
+        f"e = {recipe.variation:g}, λ = {recipe.scaling:g} (set on the Merge page)"
+    )
+    if job is not None and job.spec != recipe:
+        st.info("The settings have changed since this map was measured: compute it again.")
+    return job
+
+
+def look(family: Family) -> tuple[int, str, str, str]:
+    """How to draw it: group size, colours, raw or normalised, picture format."""
+    a, b, c, d = st.columns([2, 2, 2, 1])
+    with a:
+        group = widgets.bound(
+            "group", st.slider, "Nodes a group", int, str,
+            min_value=1, max_value=min(200, family.model.nodes), step=1,
+            help="Each cell is the mean of so many consecutive nodes; the paper uses 50.",
+        )  # fmt: skip
+    with b:
+        colours = widgets.bound(
+            "colours", st.segmented_control, "Colours", options=session.COLOURS, required=True,
+            help="M-Loss is heavy-tailed: log shows the layers, linear the outliers, rank the "
+            "order. Ticks show real values in all three.",
+        )  # fmt: skip
+    with c:
+        scores = widgets.bound(
+            "scores", st.segmented_control, "Scores", options=session.SCORES, required=True,
+            help="Normalised divides each loss by the size of the merged activation (Eq. 7).",
+        )  # fmt: skip
+    picture = d.segmented_control(
+        "Picture",
+        ["png", "svg"],
+        default="png",
+        required=True,
+        help="What the camera button saves.",
+    )
+    return group, colours, scores, picture
+
+
+def table(found: list[NodeScores]) -> pd.DataFrame:
+    """Every node's scores, for export."""
+    parts = [
+        pd.DataFrame(
+            {
+                "block": s.block,
+                "node": np.arange(len(s.node)),
+                "mloss": s.node,
+                "mloss_normalised": s.node_normalised,
+            }
+        )
+        for s in found
+    ]
+    return pd.concat(parts, ignore_index=True)
+
+
+def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture: str) -> None:
+    """The map and the means beside it, from what is known so far."""
+    strip.outcome(job, gone=False)
+    found = [e.scores for e in list(job.events) if isinstance(e, BlockScored)]
+    blocks = family.model.blocks
+    if not found:
+        st.info(f"Nothing measured yet: {job.state}.")
+        return
+    nodes = {s.block: s.node if kind == "raw" else s.node_normalised for s in found}
+    config = {"toImageButtonOptions": {"format": picture, "filename": "mloss", "scale": 2}}
+    left, right = st.columns([3, 1])
+    left.plotly_chart(
+        figures.heatmap(nodes, blocks, group, colours, LABELS[kind]),
+        key="heatmap",
+        config=config,
+        alt=f"Heatmap of {LABELS[kind]}: blocks by groups of {group} nodes",
+    )
+    right.plotly_chart(
+        figures.block_means({s.block: s.mean_interval() for s in found}, blocks),
+        key="means",
+        config=config,
+        alt="Mean node M-Loss of each block with its 95 % interval over calibration images",
+    )
+    highest = max(found, key=lambda s: s.mean_interval()[0])
+    mean, low, high = highest.mean_interval()
+    device = "measuring" if job.active else f"measured in {job.seconds:.1f} s"
+    st.caption(
+        f"{len(found)} of {blocks} blocks {device}. Highest mean: block {highest.block} with "
+        f"{mean:.5f} (95 % interval over images {low:.5f} to {high:.5f}). Means and intervals "
+        f"are of raw M-Loss."
+    )
+
+
+def exports(job: Job) -> None:
+    """Numbers to take away."""
+    found = [e.scores for e in job.events if isinstance(e, BlockScored)]
+    if not found:
+        return
+    text = io.StringIO()
+    table(found).to_csv(text, index=False)
+    st.download_button(
+        "Download CSV", text.getvalue(), "mloss.csv", "text/csv", help="Every node's scores."
+    )
+    rows = []
+    for s in found:
+        mean, low, high = s.mean_interval()
+        rows.append(
+            {
+                "block": s.block, "mean M-Loss": mean, "low": low, "high": high,
+                "layer (Eq. 3)": s.layer, "normalised layer (Eq. 6)": s.layer_normalised,
+            }
+        )  # fmt: skip
+    with st.expander("The blocks as a table"):
+        st.dataframe(pd.DataFrame(rows), hide_index=True)
+
+
+family = session.current_family()
+st.title("M-Loss heatmap")
+st.caption(
+    "Each cell: how far *average, then activate* is from *activate, then average* at these nodes, "
+    "mean over tokens and images. Bright cells are where the sources conflict."
+)
+job = controls(family)
+group, colours, kind, picture = look(family)
+if job is None:
+    strip.outcome(None, gone=bool(session.chosen("score_job")))
+else:
+    session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
+    if not job.active:
+        exports(job)
+    nav.next_step("merge", "Next: merge them")

@@ -1,0 +1,123 @@
+"""Sources: the family's card, its sources, and which of them to merge with what weight."""
+
+from __future__ import annotations
+
+import pandas as pd
+import streamlit as st
+
+from mloss_core import Accuracy, Family, TaskEvaluated, families
+from views import figures, nav, session, work
+from views.jobs import Job
+
+
+def choose_family() -> Family:
+    """The family's card."""
+    known = families()
+    family = session.current_family()
+    if len(known) > 1:
+        picked = st.selectbox("Family", known, index=known.index(family.name))
+        if picked != family.name:
+            st.session_state.chosen = session.defaults(session.load(picked))
+            st.rerun()
+    st.subheader(family.about.get("title", family.name))
+    st.markdown(family.about.get("description", ""))
+    model = family.model
+    facts = {
+        "blocks": model.blocks,
+        "nodes a block": model.nodes,
+        "width": model.width,
+        "pixels": f"{model.image_size} × {model.image_size}",
+        "activation": model.activation,
+        "sources": len(family.sources),
+        "tasks": len(family.tasks),
+    }
+    st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
+    return family
+
+
+def choose_sources(family: Family) -> None:
+    """Which sources to merge, and their weights."""
+    if "w-sources" not in st.session_state:
+        st.session_state["w-sources"] = list(session.chosen_sources())
+    picked = st.pills(
+        "Sources to merge (two or more)",
+        list(family.sources),
+        selection_mode="multi",
+        format_func=family.title,
+        key="w-sources",
+    )
+    names = [name for name in family.sources if name in picked]
+    if ",".join(names) != session.chosen("sources"):
+        session.choose_value("sources", ",".join(names))
+        session.choose_value("weights", "")
+    if len(names) < 2:
+        st.error(
+            f"sources {', '.join(names) or '(none)'}: too few; merging needs at least two sources"
+        )
+        return
+    with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
+        st.caption(
+            "Relative parts; they are divided by their sum. Equal parts are simple averaging."
+        )
+        parts = [float(p) for p in session.chosen("weights").split(",") if p] or [1.0] * len(names)
+        columns = st.columns(4)
+        for i, name in enumerate(names):
+            parts[i] = columns[i % 4].number_input(
+                family.title(name), 0.0, 100.0, parts[i], 0.5, key=f"weight-{name}"
+            )
+        if sum(parts) == 0:
+            st.error("weights 0: sum to nothing; give at least one source a part above 0")
+            parts = [1.0] * len(names)
+        session.choose_value(
+            "weights", "" if len(set(parts)) == 1 else ",".join(f"{p:g}" for p in parts)
+        )
+
+
+def shown(accuracy: Accuracy | None) -> str:
+    """An accuracy with its 95 % interval and count, or that it is not known yet."""
+    if accuracy is None:
+        return "measuring…"
+    low, high = accuracy.interval()
+    return f"{accuracy.rate:.1%}  ({low:.1%} to {high:.1%}, n = {accuracy.total})"
+
+
+def measured(family: Family, job: Job) -> None:
+    """Own-task and base accuracy of every source, as far as the background has come."""
+    found = {
+        (e.model, e.task): e.accuracy for e in list(job.events) if isinstance(e, TaskEvaluated)
+    }
+    geometry = session.cached_geometry(
+        family.name, family.sources, tuple(family.source(s).sha256 for s in family.sources)
+    )
+    if job.state == "failed":
+        st.error(job.error)
+    rows = [
+        {
+            "source": family.title(name),
+            "own task, this source": shown(found.get(("own", name))),
+            "own task, base": shown(found.get(("base", name))),
+            "task vector / base (norms)": f"{norm:.4f}",
+        }
+        for name, norm in zip(family.sources, geometry.relative_norms, strict=True)
+    ]
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    st.caption(
+        "Measured here, on the family's test images, with Wilson's 95 % interval. A norm says how "
+        "far fine-tuning moved the weights."
+    )
+    if len(family.sources) > 1:
+        st.subheader("Do they move in the same direction?")
+        names = [family.title(name) for name in family.sources]
+        st.plotly_chart(
+            figures.cosine_matrix(geometry.cosines, names),
+            key="cosines",
+            alt="Cosine similarity of each pair of task vectors",
+        )
+
+
+family = choose_family()
+choose_sources(family)
+nav.next_step("heatmap", "Next: see where they disagree")
+st.subheader("What each source is worth")
+job = work.references(family)
+session.while_active(job, seconds=1.0)(lambda: measured(family, job))()

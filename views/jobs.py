@@ -1,0 +1,151 @@
+"""Long work beside the pages: one worker, append-only logs, a cancel flag. No streamlit here.
+
+A job is an iterator of events. Between two events the worker looks whether the job was cancelled,
+and whether somebody waits while it does idle work: that is why cancelling takes no longer than
+one event, and why measuring references in the background never delays a click.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from mloss_core import MlossError
+
+ACTIVE = ("queued", "running")
+
+
+@dataclass
+class Job:
+    """One piece of work and its log. Only the worker writes to it, except for `cancel`.
+
+    Args:
+        kind: "merge", "score" or "references".
+        title: what people see.
+        spec: what was asked for, as the page that asked wants to find it again.
+        steps: how many events of interest there will be, for the progress bar.
+        idle: whether it gives way to all other work.
+    """
+
+    id: str
+    kind: str
+    title: str
+    spec: Any
+    steps: int
+    idle: bool = False
+    events: list[Any] = field(default_factory=list)
+    state: str = "queued"
+    error: str = ""
+    result: Any = None
+    started: float = 0.0
+    ended: float = 0.0
+    cancelled: threading.Event = field(default_factory=threading.Event)
+
+    @property
+    def active(self) -> bool:
+        """Whether it waits or works."""
+        return self.state in ACTIVE
+
+    @property
+    def seconds(self) -> float:
+        """Seconds worked so far."""
+        return (self.ended or time.monotonic()) - self.started if self.started else 0.0
+
+    def cancel(self) -> None:
+        """Asks the job to stop before its next event; one that waits never begins."""
+        self.cancelled.set()
+        if self.state == "queued":
+            self.state = "cancelled"
+
+
+class JobBoard:
+    """All jobs of this server, and the one daemon thread that works on them."""
+
+    def __init__(self, keep: int = 50):
+        self._jobs: dict[str, Job] = {}
+        self._urgent: deque[tuple[Job, Callable, Callable]] = deque()
+        self._idle: deque[tuple[Job, Callable, Callable]] = deque()
+        self._wake = threading.Condition()
+        self._numbers = itertools.count(1)
+        self._keep = keep
+        self._stamp = f"{int(time.time()):x}"
+        threading.Thread(target=self._work, daemon=True, name="jobs").start()
+
+    def submit(
+        self,
+        kind: str,
+        title: str,
+        events: Callable[[], Iterator[Any]],
+        *,
+        spec: Any = None,
+        steps: int = 1,
+        finish: Callable[[list[Any]], Any] = lambda events: None,
+        idle: bool = False,
+    ) -> Job:
+        """Queues a job and returns at once.
+
+        Args:
+            events: called in the worker; what it yields is the job's log.
+            finish: called in the worker with the whole log; returns the job's result.
+            idle: work that gives way to every other job.
+        """
+        with self._wake:
+            job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle)
+            self._jobs[job.id] = job
+            for old in [j for j in self._jobs.values() if not j.active][: -self._keep]:
+                del self._jobs[old.id]
+            (self._idle if idle else self._urgent).append((job, events, finish))
+            self._wake.notify()
+        return job
+
+    def get(self, job_id: str) -> Job | None:
+        """The job of that id, if this server knows it."""
+        return self._jobs.get(job_id)
+
+    def find(self, kind: str, spec: Any) -> Job | None:
+        """The newest job of that kind and spec that did not fail and was not cancelled."""
+        jobs = (j for j in reversed(list(self._jobs.values())) if j.kind == kind and j.spec == spec)
+        return next((j for j in jobs if j.active or j.state == "finished"), None)
+
+    def active(self) -> list[Job]:
+        """Jobs that wait or work, oldest first, idle work left out."""
+        return [j for j in list(self._jobs.values()) if j.active and not j.idle]
+
+    def _work(self) -> None:
+        while True:
+            with self._wake:
+                self._wake.wait_for(lambda: self._urgent or self._idle)
+                item = (self._urgent or self._idle).popleft()
+            self._do(*item)
+
+    def _do(self, job: Job, events: Callable, finish: Callable) -> None:
+        """Works on one job to its end; idle work lets urgent jobs in between its events."""
+        if job.cancelled.is_set():
+            job.state = "cancelled"
+            return
+        job.state, job.started = "running", time.monotonic()
+        try:
+            with contextlib.closing(events()) as log:
+                for event in log:
+                    job.events.append(event)
+                    while job.idle and self._urgent:
+                        self._do(*self._urgent.popleft())
+                    if job.cancelled.is_set():
+                        job.state = "cancelled"
+                        break
+                else:
+                    job.result = finish(job.events)
+                    job.state = "finished"
+        except MlossError as error:
+            job.state, job.error = "failed", str(error)
+        except Exception as error:  # a bug of ours: the server's log gets it whole
+            traceback.print_exc()
+            job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
+        job.ended = time.monotonic()

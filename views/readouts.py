@@ -1,0 +1,154 @@
+"""Live accuracies of a merge, and the table of a finished one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import pandas as pd
+import streamlit as st
+
+from mloss_core import (
+    METHODS,
+    Accuracy,
+    BlockMerged,
+    Family,
+    MergeRecipe,
+    TaskEvaluated,
+    mean_accuracy,
+    paired_difference,
+)
+from mloss_core.store import Hits, final_hits
+
+from . import figures
+from .jobs import Job
+
+NAMES = {"base": "base", "own": "own source", "ties": "TIES, same k", "ensembling": "ensemble"}
+
+
+def live(family: Family, tasks: Sequence[str], job: Job) -> None:
+    """Progress by block, a readout a task, and the accuracies after each block."""
+    events = list(job.events)
+    merged = [e.block for e in events if isinstance(e, BlockMerged)]
+    blocks = family.model.blocks
+    state = "all blocks merged" if len(merged) == blocks else f"block {len(merged)} of {blocks}"
+    st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {job.seconds:.1f} s")
+    seen = [e for e in events if isinstance(e, TaskEvaluated)]
+    latest = {(e.model, e.task): e for e in seen}
+    columns = st.columns(4)
+    for i, task in enumerate(tasks):
+        with columns[i % 4]:
+            _readout(family.title(task), {m: latest.get((m, task)) for m in ("merged", *NAMES)})
+    st.plotly_chart(
+        figures.accuracy_by_block(_history(family, tasks, seen), blocks),
+        key="by-block",
+        alt="Accuracy of the partly merged model on each task after each merged block",
+    )
+
+
+def _readout(title: str, found: Mapping[str, TaskEvaluated | None]) -> None:
+    """Accuracy now, its change against the base on the same images, and marks to compare."""
+    now, base = found["merged"], found["base"]
+    if now is None:
+        st.metric(title, "…", "waiting", delta_color="off", border=True)
+        return
+    change = "…"
+    if base is not None:
+        change = f"{100 * (now.accuracy.rate - _rate(base, len(now.hits))):+.1f} against the base"
+    st.metric(title, f"{now.accuracy.rate:.1%}", change, border=True)
+    marks = [
+        f"{NAMES[m]} {_rate(e, len(now.hits)):.0%}"
+        for m, e in found.items()
+        if m not in ("merged", "base") and e is not None
+    ]
+    st.caption(f"{' · '.join(marks)} · n = {len(now.hits)}")
+
+
+def _rate(event: TaskEvaluated, images: int) -> float:
+    """Accuracy on the same first images, so that marks and readout are comparable."""
+    return float(event.hits[:images].mean())
+
+
+def _history(
+    family: Family, tasks: Sequence[str], seen: Sequence[TaskEvaluated]
+) -> dict[str, list[tuple[int, float]]]:
+    partial = [e for e in seen if e.block is not None and e.model == "merged"]
+    size = len(partial[0].hits) if partial else 0
+    base = {e.task: (-1, _rate(e, size)) for e in seen if e.model == "base"} if size else {}
+    return {
+        family.title(task): ([base[task]] if task in base else [])
+        + [(e.block, e.accuracy.rate) for e in partial if e.task == task and e.block is not None]
+        for task in tasks
+    }
+
+
+def columns_of(hits: Hits, method: str) -> dict[str, dict]:
+    """The models of a finished run, named for people: its own first, then what it stands beside."""
+    names = {"merged": METHODS[method].title, **NAMES}
+    return {names[m]: hits[m] for m in names if m in hits and not (m == method and m != "merged")}
+
+
+def final(family: Family, hits: Hits, method: str) -> None:
+    """Accuracies on all test images with 95 % intervals, and what follows in words."""
+    models = columns_of(hits, method)
+    table(family, models)
+    for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble")):
+        if rival in hits and rival != method and hits[rival].keys() == hits["merged"].keys():
+            st.markdown(verdict(METHODS[method].title, name, hits["merged"], hits[rival]))
+
+
+def verdict(name: str, rival: str, ours: Mapping, theirs: Mapping) -> str:
+    """The paired comparison in words: ahead, behind, or not distinguishable."""
+    mean, low, high = (100 * x for x in paired_difference(ours, theirs))
+    images = sum(len(h) for h in ours.values())
+    where = "ahead of" if mean >= 0 else "behind"
+    said = (
+        f"**{name} is {where} {rival} by {abs(mean):.2f} points** "
+        f"(difference {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, paired on "
+        f"{images:,} images)"
+    )
+    return said + (": not distinguishable." if low <= 0 <= high else ".")
+
+
+def table(family: Family, models: Mapping[str, Mapping]) -> None:
+    """Tasks by models, each cell accuracy and interval; the mean of tasks below."""
+    tasks = list(next(iter(models.values())))
+    rows, bars = [], {}
+    for task in tasks:
+        row = {"task": family.title(task)}
+        for model, hits in models.items():
+            if task in hits:
+                row[model] = _cell(Accuracy(correct=int(hits[task].sum()), total=len(hits[task])))
+        rows.append(row)
+    average = {"task": "average"}
+    for model, hits in models.items():
+        mean, low, high = mean_accuracy(hits)
+        average[model] = f"{mean:.1%}  ({low:.1%} to {high:.1%})"
+        known = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
+        bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in known.items()}
+        bars[model]["average"] = (mean, low, high)
+    st.dataframe(pd.DataFrame([*rows, average]), hide_index=True, width="stretch")
+    st.plotly_chart(
+        figures.compared(bars), key=f"bars-{'-'.join(models)}", alt="Accuracies with 95 % intervals"
+    )
+
+
+def _cell(accuracy: Accuracy) -> str:
+    low, high = accuracy.interval()
+    return f"{accuracy.rate:.1%}  ({low:.1%} to {high:.1%})"
+
+
+def summary(recipe: MergeRecipe | Mapping) -> str:
+    """A recipe in a few words."""
+    fields = recipe if isinstance(recipe, Mapping) else vars(recipe)
+    words = [METHODS[fields["method"]].title, f"{len(fields['sources'])} sources"]
+    for key, letter in (("keep", "k"), ("variation", "e"), ("scaling", "λ")):
+        if key in fields and key in METHODS[fields["method"]].reads:
+            words.append(f"{letter} = {fields[key]:g}")
+    if fields.get("blocks") is not None and METHODS[fields["method"]].node_wise:
+        words.append("blocks " + (",".join(map(str, fields["blocks"])) or "none"))
+    return ", ".join(words)
+
+
+def known_hits(job: Job) -> Hits:
+    """What a job has evaluated of whole models."""
+    return final_hits(list(job.events))

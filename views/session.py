@@ -1,0 +1,201 @@
+"""What a visitor has chosen, how it gets into the URL and back, and what all visitors share.
+
+The state is one small dict of plain values in `st.session_state.chosen`. Widgets are drawn from it
+and write to it (`views/widgets.py`); the shell puts it into the URL after each run, so that a
+reload, a page switch and a shared link all find the same choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import streamlit as st
+
+from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
+from mloss_core.analysis import Geometry
+from mloss_core.arguments import parse_blocks, parse_weights
+from mloss_core.device import choose
+from mloss_core.methods import METHODS
+from mloss_core.run import check
+
+from .jobs import Job, JobBoard
+
+# Everything that makes up a link: its text form in the URL, in this order.
+FIELDS = (
+    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
+    "samples", "seed", "group", "colours", "scores", "score_job", "merge_job",
+)  # fmt: skip
+COLOURS = ("log", "linear", "rank")
+SCORES = ("raw", "normalised")
+
+
+@st.cache_resource(show_spinner=False)
+def board() -> JobBoard:
+    """The job board of this server."""
+    return JobBoard()
+
+
+@st.cache_resource(show_spinner=False)
+def evaluator(family: str) -> Evaluator:
+    """The evaluator of a family; only the job worker may compute with it."""
+    return Evaluator(load(family), choose("auto"))
+
+
+@st.cache_data(show_spinner="Measuring task vectors…", max_entries=64)
+def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ...]) -> Geometry:
+    """Norms and cosines of task vectors, by the files' content."""
+    return geometry(load(family), sources)
+
+
+def defaults(family: Family) -> dict[str, str]:
+    """What a first visit starts from: all sources, M-TIES as the family's makers recommend."""
+    tuned = family.recommended("m-ties")
+    return {
+        "family": family.name,
+        "sources": ",".join(family.sources),
+        "weights": "",
+        "method": "m-ties",
+        "keep": f"{tuned.get('keep', 0.2):g}",
+        "variation": f"{tuned.get('variation', 0.1):g}",
+        "scaling": f"{tuned.get('scaling', 1.0):g}",
+        "blocks": "all",
+        "samples": "128",
+        "seed": "42",
+        "group": "50" if family.model.nodes >= 1500 else "16",
+        "colours": COLOURS[0],
+        "scores": SCORES[0],
+        "score_job": "",
+        "merge_job": "",
+    }
+
+
+def start() -> list[str]:
+    """Fills the state from the link on a session's first run; returns what was wrong with it."""
+    if "chosen" in st.session_state:
+        return []
+    asked = st.query_params.to_dict()
+    wrong = []
+    name = asked.get("family", "demo")
+    try:
+        family = load(name)
+    except InputError as error:
+        wrong.append(str(error))
+        known = families()
+        family = load("demo" if "demo" in known else known[0])
+    chosen = defaults(family)
+    for key in FIELDS:
+        if key in asked and key != "family":
+            try:
+                _check_field(key, chosen | {key: asked[key]}, family)
+                chosen[key] = asked[key]
+            except (InputError, ValueError) as error:
+                wrong.append(f"link: {key}={asked[key][:60]} was not used: {error}")
+    try:
+        check(recipe_of(chosen, family), family)
+    except InputError as error:
+        wrong.append(f"link: {error}")
+        chosen = defaults(family)
+    st.session_state.chosen = chosen
+    return wrong
+
+
+def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
+    """Raises InputError or ValueError if one field of a link makes no sense by itself."""
+    value = chosen[key]
+    if key in ("keep", "variation", "scaling"):
+        float(value)
+    elif key in ("samples", "seed", "group"):
+        if int(value) < (0 if key == "seed" else 1):
+            raise ValueError("it is below the least")
+    elif key == "blocks":
+        parse_blocks(value, family.model)
+    elif key == "weights" and value:
+        parse_weights(value)
+    elif key in ("colours", "scores", "method"):
+        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}[key]
+        if value not in known:
+            raise ValueError(f"choose from {', '.join(known)}")
+
+
+def remember() -> None:
+    """Puts the state into the URL, without what is as it would be anyway."""
+    family = current_family()
+    usual = defaults(family)
+    chosen = st.session_state.chosen
+    link = {k: chosen[k] for k in FIELDS if chosen[k] != usual[k] or k == "family"}
+    if st.query_params.to_dict() != link:
+        st.query_params.from_dict(link)
+
+
+def chosen(key: str) -> str:
+    """A field of the state, as text."""
+    return st.session_state.chosen[key]
+
+
+def choose_value(key: str, value: str) -> None:
+    """Changes a field of the state."""
+    st.session_state.chosen[key] = value
+
+
+def current_family() -> Family:
+    """The chosen family; its folder is read anew, so that added sources show."""
+    return load(chosen("family"))
+
+
+def chosen_sources() -> tuple[str, ...]:
+    """The chosen sources, in the family's order."""
+    return tuple(name for name in chosen("sources").split(",") if name)
+
+
+def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> MergeRecipe:
+    """The recipe that a state describes; raises InputError."""
+    sources = tuple(name for name in state["sources"].split(",") if name)
+    fields: dict[str, Any] = {
+        "family": family.name,
+        "method": state["method"],
+        "sources": sources,
+        "weights": _alpha(state["weights"], sources),
+        "keep": float(state["keep"]),
+        "variation": float(state["variation"]),
+        "scaling": float(state["scaling"]),
+        "blocks": parse_blocks(state["blocks"], family.model),
+        "samples": int(state["samples"]),
+        "seed": int(state["seed"]),
+    }
+    return MergeRecipe(**(fields | changes))
+
+
+def current_recipe(**changes: Any) -> MergeRecipe:
+    """The recipe of this visitor's choice, with changes."""
+    return recipe_of(st.session_state.chosen, current_family(), **changes)
+
+
+def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Merging weights from relative parts such as "1,1,2"; None where all are equal."""
+    numbers = parse_weights(parts) if parts else ()
+    if not numbers or (len(set(numbers)) == 1 and len(numbers) == len(sources)):
+        return None
+    total = sum(numbers)
+    return tuple(n / total for n in numbers) if total > 0 else numbers
+
+
+def job_of(key: str) -> Job | None:
+    """The job whose id stands in the state under "score_job" or "merge_job"."""
+    return board().get(chosen(key)) if chosen(key) else None
+
+
+def while_active(job: Job | None, seconds: float = 0.5) -> Callable:
+    """A fragment decorator that redraws as long as the job works, then the whole page once."""
+
+    def decorate(draw: Callable[[], None]) -> Callable[[], None]:
+        @st.fragment(run_every=seconds if job is not None and job.active else None)
+        def fragment() -> None:
+            draw()
+            if job is not None and not job.active and not st.session_state.get(f"seen-{job.id}"):
+                st.session_state[f"seen-{job.id}"] = True
+                st.rerun()
+
+        return fragment
+
+    return decorate

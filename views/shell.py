@@ -1,0 +1,30 @@
+"""The script that Streamlit runs: navigation, the job strip, and one error panel for all pages."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from views import intro, nav
+
+
+def main() -> None:
+    """Draws the chosen page; what goes wrong on purpose is shown in place, never as a traceback."""
+    icon = str(nav.ROOT / "assets" / "icon.png")
+    st.set_page_config(page_title="M-Loss", page_icon=icon, layout="wide")
+    page = st.navigation([nav.page(name) for name in nav.TITLES], position="top")
+    if page.title == nav.TITLES["sources"]:
+        intro.show()
+    with st.spinner("Loading torch…", show_time=True):
+        from mloss_core import MlossError
+        from views import session, strip
+    try:
+        for message in session.start():
+            st.warning(message)
+        strip.show()
+        page.run()
+        session.remember()
+    except MlossError as error:
+        st.error(str(error))
+
+
+main()

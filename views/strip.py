@@ -1,0 +1,43 @@
+"""The line on every page that says what the server is working on, with cancel."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from . import session
+from .jobs import Job
+
+
+def show() -> None:
+    """One row for each job that waits or works; nothing where there is none."""
+    for job in session.board().active():
+        session.while_active(job)(lambda job=job: _row(job))()
+
+
+def _row(job: Job) -> None:
+    if not job.active:
+        return
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    done = min(1.0, len(job.events) / max(1, job.steps))
+    waiting = " (waiting for the job before it)" if job.state == "queued" else ""
+    left.progress(done, f"{job.title}{waiting} · {job.seconds:.0f} s")
+    if right.button("Cancel", key=f"cancel-{job.id}", help="Stops within two seconds."):
+        job.cancel()
+        st.rerun()
+
+
+def outcome(job: Job | None, gone: bool) -> None:
+    """What became of the job that this page shows: failed, cancelled, or no longer known.
+
+    Args:
+        gone: the link names a job that this server does not know.
+    """
+    if gone:
+        st.info(
+            "The job of this link is gone: the server was started anew. Finished merges are in "
+            "the list on the Merge page; start the job again to see the rest."
+        )
+    elif job is not None and job.state == "failed":
+        st.error(job.error)
+    elif job is not None and job.state == "cancelled":
+        st.info(f"Cancelled: {job.title}. What is shown was measured before.")

@@ -1,0 +1,146 @@
+"""Widgets bound to the session's choice, and the recipe form built from METHODS."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from mloss_core import METHODS, Family, InputError, MergeRecipe
+
+from . import figures, session
+
+
+def bound(
+    key: str,
+    widget: Callable[..., Any],
+    label: str,
+    read: Callable[[str], Any] = str,
+    write: Callable[[Any], str] = str,
+    **options: Any,
+) -> Any:
+    """A widget that starts from a field of the choice and writes it back.
+
+    Args:
+        read, write: between the field's text and the widget's value.
+    """
+    name = f"w-{key}"
+    if name not in st.session_state:
+        st.session_state[name] = read(session.chosen(key))
+    if "max_value" in options:  # a limit may have moved below what was chosen
+        st.session_state[name] = min(st.session_state[name], options["max_value"])
+    value = widget(label, key=name, **options)
+    session.choose_value(key, write(value))
+    return value
+
+
+def short(value: float) -> str:
+    """A number as links hold it."""
+    return f"{value:g}"
+
+
+def rates(method: str) -> None:
+    """Sliders of k and e, and lambda, as far as the method reads them."""
+    reads = METHODS[method].reads
+    if "keep" in reads:
+        keep = bound(
+            "keep", st.slider, "Base keep rate k", float, short,
+            min_value=0.05, max_value=1.0, step=0.05,
+            help="Share of each task vector's entries that is kept, largest changes first.",
+        )  # fmt: skip
+        if "variation" in reads:
+            bound(
+                "variation", st.slider, "Pruning variation e", float, short,
+                min_value=0.0, max_value=keep, step=0.025,
+                help="The node of the highest M-Loss in its block keeps k - e, the lowest keeps k.",
+            )  # fmt: skip
+    if "scaling" in reads:
+        bound(
+            "scaling", st.slider, "Scaling λ", float, short,
+            min_value=0.0, max_value=4.0, step=0.1,
+            help="Factor on the merged task vector before it is added to the base.",
+        )  # fmt: skip
+
+
+def calibration(family: Family) -> None:
+    """Size and seed of the calibration draw."""
+    bound(
+        "samples", st.number_input, "Calibration images", int, str,
+        min_value=1, max_value=64 * len(session.chosen_sources()), step=16,
+        help="Unlabeled training images, drawn evenly over the chosen sources' tasks. 128 as in "
+        "the paper.",
+    )  # fmt: skip
+    bound(
+        "seed", st.number_input, "Seed", int, str, min_value=0, max_value=2**31, step=1,
+        help="Of the draw of images, and of DARE's random masks.",
+    )  # fmt: skip
+
+
+def block_choice(family: Family) -> None:
+    """Which blocks get node-wise treatment: pills, with presets."""
+    names = list(range(family.model.blocks))
+    chosen = session.parse_blocks(session.chosen("blocks"), family.model)
+    if "w-blocks" not in st.session_state:
+        st.session_state["w-blocks"] = names if chosen is None else list(chosen)
+
+    def preset(blocks: list[int]) -> None:
+        st.session_state["w-blocks"] = blocks
+
+    picked = st.pills(
+        "Blocks with node-wise treatment", names, selection_mode="multi", key="w-blocks",
+        help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "
+        "0, 8, 9, 10 of 12.",
+    )  # fmt: skip
+    few = [0, *range(family.model.blocks - 4, family.model.blocks - 1)]
+    columns = st.columns(3)
+    for column, label, blocks in zip(
+        columns, ("All blocks", "None", "First and last few"), (names, [], few), strict=True
+    ):
+        column.button(label, on_click=preset, args=(blocks,), width="stretch")
+    text = "all" if len(picked) == len(names) else ",".join(map(str, sorted(picked))) or "none"
+    session.choose_value("blocks", text)
+
+
+def recipe_form(family: Family) -> MergeRecipe | None:
+    """Method and its settings; None, with the reason shown in place, if they make no recipe."""
+    method = bound(
+        "method", st.selectbox, "Method",
+        options=list(METHODS), format_func=lambda key: METHODS[key].title,
+    )  # fmt: skip
+    row = METHODS[method]
+    st.caption(f"{row.explanation} *{row.paper}.*")
+    st.latex(row.formula)
+    rates(method)
+    if row.node_wise:
+        block_choice(family)
+        calibration(family)
+    elif "seed" in row.reads:
+        bound("seed", st.number_input, "Seed", int, str, min_value=0, max_value=2**31, step=1)
+    try:
+        return session.current_recipe()
+    except InputError as error:
+        st.error(str(error))
+        return None
+
+
+def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.ndarray]) -> None:
+    """Keep rate of every node of every block under the recipe, drawn at once."""
+    from mloss_core import keep_rates
+
+    node_wise = METHODS[recipe.method].node_wise
+    chosen = range(family.model.blocks) if recipe.blocks is None else recipe.blocks
+    variation = recipe.variation if node_wise else 0.0
+    curves = {}
+    for block in range(family.model.blocks):
+        x = scores.get(block)
+        if scores and x is None:
+            continue
+        x = np.linspace(0, 1, 64) if x is None else x
+        spread = variation if block in chosen else 0.0
+        curves[block] = (x, keep_rates(x, recipe.keep, spread))
+    figure = figures.keep_rate_curves(curves, recipe.keep, variation, measured=bool(scores))
+    st.plotly_chart(
+        figure, key="keep-rates", alt="Keep rate of every node over its M-Loss, by block"
+    )

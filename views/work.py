@@ -1,0 +1,55 @@
+"""The three kinds of jobs that the pages ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from mloss_core import BlockScored, Family, MergeRecipe, run, save_run
+from mloss_core.run import references as evaluate_references
+
+from . import session
+from .jobs import Job
+
+
+def references(family: Family) -> Job:
+    """Base, own sources and, after them, the ensemble on all test images: idle work, done once."""
+    tasks = family.sources
+    recipe = MergeRecipe(family=family.name, method="ensembling", sources=tasks)
+
+    def events() -> Iterator[Any]:
+        evaluator = session.evaluator(family.name)
+        for label in ("own", "base", "ensembling"):
+            yield from evaluate_references(evaluator, recipe, tasks, label, None)
+
+    board = session.board()
+    spec = (family.name, tuple(family.source(s).sha256 for s in tasks))
+    return board.find("references", spec) or board.submit(
+        "references", "Measuring the sources", events, spec=spec, steps=3 * len(tasks), idle=True
+    )
+
+
+def score(family: Family, recipe: MergeRecipe) -> Job:
+    """M-Loss of every block along an M-TIES merge of the recipe."""
+
+    def events() -> Iterator[Any]:
+        return (e for e in run(recipe, family) if isinstance(e, BlockScored))
+
+    board = session.board()
+    return board.find("score", recipe) or board.submit(
+        "score", "M-Loss of every block", events, spec=recipe, steps=family.model.blocks
+    )
+
+
+def merge(family: Family, recipe: MergeRecipe) -> Job:
+    """A merge with live accuracies; its result is the run's record in the store."""
+    tasks = tuple(name for name in family.tasks if name in family.sources)
+
+    def events() -> Iterator[Any]:
+        return run(recipe, family, evaluator=session.evaluator(family.name), tasks=tasks)
+
+    title = f"Merging {len(recipe.sources)} sources: {recipe.method}"
+    # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
+    # three live references, two of the merge's end, and the whole references.
+    steps = family.model.blocks * (2 + len(tasks)) + 9 * len(tasks)
+    return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=save_run)
