@@ -19,6 +19,8 @@ from .types import Z95, MergedModel, TaskEvaluated
 from .vit import Tower
 from .zoo import Family
 
+KEPT = 64  # models whose features an Evaluator keeps
+
 
 def hits(
     features: Float[Tensor, "n d"], head: Float[Tensor, "c d"], labels: Int64[np.ndarray, " n"]
@@ -45,7 +47,7 @@ class Evaluator:
         self.family, self.device = family, device
         self.heads = family.heads(device)
         self._tasks: dict[str, Task] = {}
-        self._features: dict[tuple[str, str], Tensor] = {}
+        self._features: dict[str, dict[str, Tensor]] = {}  # by model and task, last used last
 
     def task(self, name: str) -> Task:
         """The task's test images in `test_order`, read once."""
@@ -70,12 +72,16 @@ class Evaluator:
             model: builds it; called only if something is to be computed.
             images: how many; None means all.
         """
-        known = self._features.get((key, name))
+        of_model = self._features[key] = self._features.pop(key, {})
+        if len(self._features) > KEPT:
+            del self._features[next(iter(self._features))]
+        total = len(self.task(name).images)
+        want = total if images is None else min(images, total)
+        known = of_model.get(name)
         have = 0 if known is None else len(known)
-        want = len(self.task(name).images) if images is None else images
         if have < want:
-            more = model().features(self.pixels(name, have, images), name)
-            known = self._features[key, name] = more if known is None else torch.cat([known, more])
+            more = model().features(self.pixels(name, have, want), name)
+            known = of_model[name] = more if known is None else torch.cat([known, more])
         assert known is not None
         return known[:want]
 

@@ -36,8 +36,7 @@ def keep_rates(family: Family, recipe: MergeRecipe) -> None:
 def progress(family: Family, job: Job) -> None:
     """The launched merge: live while it works, its table when it is finished."""
     strip.outcome(job, gone=False)
-    tasks = [name for name in family.tasks if name in family.sources]
-    readouts.live(family, tasks, job)
+    readouts.live(family, work.own_tasks(family), job)
     finished = [e for e in list(job.events) if isinstance(e, Finished)]
     if finished:
         event = finished[-1]

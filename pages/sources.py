@@ -73,8 +73,10 @@ def choose_sources(family: Family) -> None:
         )
 
 
-def shown(accuracy: Accuracy | None) -> str:
-    """An accuracy with its 95 % interval and count, or that it is not known yet."""
+def shown(family: Family, source: str, accuracy: Accuracy | None) -> str:
+    """An accuracy with its 95 % interval and count, or why it is not known."""
+    if source not in family.tasks:
+        return "no test images of its own"
     if accuracy is None:
         return "measuring…"
     low, high = accuracy.interval()
@@ -94,8 +96,8 @@ def measured(family: Family, job: Job) -> None:
     rows = [
         {
             "source": family.title(name),
-            "own task, this source": shown(found.get(("own", name))),
-            "own task, base": shown(found.get(("base", name))),
+            "own task, this source": shown(family, name, found.get(("own", name))),
+            "own task, base": shown(family, name, found.get(("base", name))),
             "task vector / base (norms)": f"{norm:.4f}",
         }
         for name, norm in zip(family.sources, geometry.relative_norms, strict=True)

@@ -12,10 +12,15 @@ from . import session
 from .jobs import Job
 
 
+def own_tasks(family: Family) -> tuple[str, ...]:
+    """The tasks that a source was fine-tuned on: the readouts of a merge."""
+    return tuple(name for name in family.tasks if name in family.sources)
+
+
 def references(family: Family) -> Job:
     """Base, own sources and, after them, the ensemble on all test images: idle work, done once."""
-    tasks = family.sources
-    recipe = MergeRecipe(family=family.name, method="ensembling", sources=tasks)
+    tasks = own_tasks(family)
+    recipe = MergeRecipe(family=family.name, method="ensembling", sources=family.sources)
 
     def events() -> Iterator[Any]:
         evaluator = session.evaluator(family.name)
@@ -23,7 +28,7 @@ def references(family: Family) -> Job:
             yield from evaluate_references(evaluator, recipe, tasks, label, None)
 
     board = session.board()
-    spec = (family.name, tuple(family.source(s).sha256 for s in tasks))
+    spec = (family.name, tuple(family.source(s).sha256 for s in family.sources))
     return board.find("references", spec) or board.submit(
         "references", "Measuring the sources", events, spec=spec, steps=3 * len(tasks), idle=True
     )
@@ -43,7 +48,7 @@ def score(family: Family, recipe: MergeRecipe) -> Job:
 
 def merge(family: Family, recipe: MergeRecipe) -> Job:
     """A merge with live accuracies; its result is the run's record in the store."""
-    tasks = tuple(name for name in family.tasks if name in family.sources)
+    tasks = own_tasks(family)
 
     def events() -> Iterator[Any]:
         return run(recipe, family, evaluator=session.evaluator(family.name), tasks=tasks)

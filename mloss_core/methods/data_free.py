@@ -51,7 +51,7 @@ def ties(
 
 
 def dare(vectors: Stacked, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
-    """Drop at random, rescale by 1/k, then elect and merge (Yu et al. 2024); overwrites its input."""
+    """Drop at random, rescale by 1/k, elect, merge (Yu et al. 2024); overwrites its input."""
     shape = tuple(vectors.shape[1:])
     masks = trim.random_masks(shape, len(vectors), recipe.keep, recipe.seed, name)
     vectors.mul_(masks.to(vectors.device)).div_(recipe.keep)
