@@ -30,7 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status. A mistake is one line on stderr."""
     try:
         args = arguments.build_parser().parse_args(argv)
-        COMMANDS[args.command](args)
+        with device.reported_memory(getattr(args, "device", "cpu")):
+            COMMANDS[args.command](args)
     except MlossError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_status
@@ -105,7 +106,7 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluator = Evaluator(family, place)
     tower = Tower(family.model, checkpoint.load(place))
     hits, rows = {}, []
-    for task in tqdm(tasks, disable=args.json, leave=False):
+    for task in tqdm(tasks, disable=args.json or None, leave=False):
         start = time.perf_counter()
         event = evaluator.judged("model", task, evaluator.features("", lambda: tower, task), start)
         hits[task] = event.hits
@@ -129,7 +130,9 @@ def _events(args: argparse.Namespace) -> Iterator[Event]:
     family = zoo.load(args.family)
     recipe = arguments.recipe_of(args, family)
     batch = load_batch(args.calibration, family.model) if args.calibration else None
-    with tqdm(total=family.model.blocks, unit="block", disable=args.json, leave=False) as bar:
+    with tqdm(
+        total=family.model.blocks, unit="block", disable=args.json or None, leave=False
+    ) as bar:
         for event in run(recipe, family, device=args.device, calibration=batch):
             if args.json:
                 print(json.dumps(store.event_json(event)), flush=True)

@@ -10,6 +10,7 @@ import torch
 
 from .errors import BadValue, InputError, UnknownName
 from .family import ModelFamily
+from .methods import METHODS
 from .types import MergeRecipe
 from .zoo import Family
 
@@ -68,14 +69,17 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
 
 def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
     """The recipe that the arguments ask for; raises InputError."""
+    method = getattr(args, "method", "m-ties")
+    # A default that the method never reads must not be refused.
+    unread = method in METHODS and "variation" not in METHODS[method].reads
     sources = family.sources if args.sources == "all" else tuple(args.sources.split(","))
     return MergeRecipe(
         family=family.name,
-        method=getattr(args, "method", "m-ties"),
+        method=method,
         sources=sources,
         weights=parse_weights(args.weights) if args.weights is not None else None,
         keep=args.keep,
-        variation=args.variation,
+        variation=0.0 if unread else args.variation,
         scaling=args.scaling,
         blocks=parse_blocks(args.blocks, family.model),
         samples=args.samples,

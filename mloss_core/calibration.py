@@ -30,11 +30,16 @@ def load_batch(path: Path, family: ModelFamily) -> CalibrationBatch:
     """Exactly the images of an .npz (array `images`), in their order; raises BadFile."""
     images = read_npz(path, "--calibration", ("images",))["images"]
     check_images(images, "--calibration", path)
+    check_size(images, family, "--calibration", path)
+    return batch_of(images)
+
+
+def check_size(images: np.ndarray, family: ModelFamily, argument: str, path: Path) -> None:
+    """Raises BadFile unless the images are of the family's size."""
     side = family.image_size
     if images.shape[1:3] != (side, side):
         problem = f"has images of {images.shape[1]} x {images.shape[2]} pixels"
-        raise BadFile("--calibration", path, problem, f"resize them to {side} x {side}")
-    return batch_of(images)
+        raise BadFile(argument, path, problem, f"resize them to {side} x {side}")
 
 
 def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> CalibrationBatch:
@@ -48,6 +53,9 @@ def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> C
     """
     arrays = read_npz(pool, "calibration pool", ("images", "tasks"))
     check_images(arrays["images"], "calibration pool", pool)
+    if arrays["tasks"].shape != (len(arrays["images"]),):
+        problem = f"has tasks of shape {arrays['tasks'].shape}"
+        raise BadFile("calibration pool", pool, problem, "give one task name an image")
     if samples < 1:
         raise BadValue("--samples", samples, "is below 1", "give at least 1 image")
     turns = []

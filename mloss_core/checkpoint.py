@@ -54,7 +54,7 @@ class Checkpoint:
                 )
         except FileNotFoundError as error:
             raise BadFile(name, path, "does not exist", "check the path") from error
-        except (OSError, SafetensorError, ValueError) as error:
+        except (OSError, SafetensorError, ValueError, RecursionError) as error:
             remedy = "fetch or write it again"
             problem = f"cannot be read as safetensors ({error})"
             raise BadFile(name, path, problem, remedy) from error
@@ -127,7 +127,13 @@ def _first_not_finite(path: Path, size: int, mtime_ns: int) -> str | None:
 
 def check_output(path: Path) -> None:
     """Raises BadFile if the output exists or its folder doesn't."""
-    if path.exists() or path.is_symlink():
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        raise BadFile("--out", path, f"cannot be written ({error})", "name another file") from error
+    else:
         raise BadFile("--out", path, "exists and is never overwritten", "name another file")
     if not path.parent.is_dir():
         raise BadFile(
@@ -149,6 +155,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, objec
         # save_file orders tensors by dtype and name: the same tensors give the same bytes.
         contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
         save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
+        aside.chmod(0o644)  # safetensors leaves files that only their owner can read
         os.link(aside, path)  # unlike a rename, never replaces a file that came in between
     except (OSError, SafetensorError) as error:
         raise BadFile(

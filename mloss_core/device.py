@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 
-from .errors import BadValue, UnknownName
+from .errors import BadValue, OutOfMemory, UnknownName
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -28,3 +31,17 @@ def choose(name: str) -> torch.device:
     if not present[name]:
         raise BadValue("--device", name, "is not on this machine", "use auto or cpu")
     return torch.device(name)
+
+
+@contextlib.contextmanager
+def reported_memory(name: str = "auto") -> Iterator[None]:
+    """Raises OutOfMemory where torch or NumPy run out of it, each in words of its own."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        words = ("out of memory", "allocate memory")
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            word in str(error) for word in words
+        ):
+            raise OutOfMemory(name) from error
+        raise

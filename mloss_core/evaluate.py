@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from .calibration import preprocess
+from .errors import BadTensor
 from .tasks import Task
 from .types import Z95, MergedModel, TaskEvaluated
 from .vit import Tower
@@ -55,6 +56,12 @@ class Evaluator:
             task = self.family.task(name)
             order = test_order(task)
             shuffled = {"images": task.images[order], "labels": task.labels[order]}
+            if len(self.heads[name]) != len(task.classes):
+                problem = f"{name} has {len(self.heads[name])} rows"
+                remedy = f"give one a class: {len(task.classes)}"
+                raise BadTensor(
+                    f"heads of {self.family.name}", "heads.safetensors", problem, remedy
+                )
             self._tasks[name] = dataclasses.replace(task, **shuffled)
         return self._tasks[name]
 

@@ -34,6 +34,11 @@ class ModelFamily:
         try:
             vision = config["vision_cfg"]
             width = int(vision["width"])
+            head_width = int(vision.get("head_width", 64))
+            if width % head_width or int(vision["image_size"]) % int(vision["patch_size"]):
+                raise ValueError("width or image_size leaves a rest")
+            if len(config["mean"]) != 3 or len(config["std"]) != 3 or min(config["std"]) <= 0:
+                raise ValueError("mean and std need three numbers, std above 0")
             return cls(
                 name=name,
                 embed_dim=int(config["embed_dim"]),
@@ -41,13 +46,13 @@ class ModelFamily:
                 patch_size=int(vision["patch_size"]),
                 width=width,
                 blocks=int(vision["layers"]),
-                heads=width // int(vision.get("head_width", 64)),
+                heads=width // head_width,
                 nodes=int(width * vision.get("mlp_ratio", 4.0)),
                 activation="quick_gelu" if config["quick_gelu"] else "gelu",
                 mean=tuple(float(m) for m in config["mean"]),
                 std=tuple(float(s) for s in config["std"]),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
             raise BadFile(
                 "family.json of", name, f"is not a model config ({error!r})", "see docs/format.md"
             ) from error

@@ -75,7 +75,7 @@ def node_mloss(
     gap = gap.abs()
     if normalised:
         gap = gap / (merged.abs() + eps)
-    return gap.flatten(0, -2).mean(0)
+    return gap.reshape(-1, gap.shape[-1]).mean(0)
 
 
 def layer_mloss(
@@ -154,15 +154,18 @@ def _chunk_gap(
     kernel: Callable[[Tensor], Tensor],
 ) -> tuple[Float[Tensor, "t nodes"], Float[Tensor, "t nodes"]]:
     """kernel(alpha . h), and its distance to alpha . kernel(h), of one chunk of tokens."""
+    wide = torch.float32 if x.device.type == "mps" else torch.float64
     mean_pre = mean_post = None
     for weight, (w, b) in zip(alpha, layers, strict=True):
-        h = F.linear(x, w, b)
+        # Close sources: the loss is a difference of nearly equal numbers, smaller than fp32 rounds.
+        h = F.linear(x, w, b).to(wide)
         mean_pre = h * weight if mean_pre is None else mean_pre.add_(h, alpha=weight)
         h = kernel(h)
         mean_post = h.mul_(weight) if mean_post is None else mean_post.add_(h, alpha=weight)
     assert mean_pre is not None and mean_post is not None
     merged = kernel(mean_pre)
-    return merged, mean_post.sub_(merged)
+    gap = mean_post.sub_(merged)
+    return merged.to(x.dtype), gap.to(x.dtype)
 
 
 def keep_rates(

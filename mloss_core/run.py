@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from . import device as devices
-from .calibration import draw_batch, preprocess
-from .errors import BadValue, OutOfMemory, UnknownName
+from .calibration import check_size, draw_batch, preprocess
+from .errors import BadValue, UnknownName
 from .evaluate import Evaluator
 from .methods import METHODS
 from .methods.mloss_guided import Weights, node_wise_blocks, sweep
@@ -54,18 +54,26 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     """The batch drawn as the recipe says; None if its method reads no images."""
     if not node_wise_blocks(recipe, family.model):
         return None
-    return draw_batch(family.calibration_pool, recipe.sources, recipe.samples, recipe.seed)
+    pool = family.calibration_pool
+    batch = draw_batch(pool, recipe.sources, recipe.samples, recipe.seed)
+    check_size(batch.images, family.model, "calibration pool", pool)
+    return batch
 
 
 def describe(
-    recipe: MergeRecipe, family: Family, calibration: CalibrationBatch | None
+    recipe: MergeRecipe,
+    family: Family,
+    calibration: CalibrationBatch | None,
+    drawn: bool = True,
 ) -> dict[str, object]:
     """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
     read = ("family", "method", "sources", *METHODS[recipe.method].reads)
     fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
     fields["weights"] = recipe.alpha
-    if calibration is None:
+    if calibration is None or not drawn:
         fields.pop("samples", None)
+    if not drawn:
+        fields.pop("seed", None)  # it decided the draw alone
     return {
         "recipe": fields,
         "base": family.base().sha256,
@@ -103,14 +111,11 @@ def run(
     """
     check(recipe, family)
     place = devices.choose(device)
-    if calibration is None:
+    drawn = calibration is None or not node_wise_blocks(recipe, family.model)
+    if drawn:
         calibration = calibration_of(recipe, family)
-    try:
-        yield from _run(recipe, family, place, calibration, evaluator, tasks, live, quick)
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, RuntimeError) and "memory" not in str(error).lower():
-            raise
-        raise OutOfMemory(place.type) from error
+    with devices.reported_memory(place.type):
+        yield from _run(recipe, family, place, calibration, drawn, evaluator, tasks, live, quick)
 
 
 def _run(
@@ -118,12 +123,13 @@ def _run(
     family: Family,
     device: torch.device,
     calibration: CalibrationBatch | None,
+    drawn: bool,
     evaluator: Evaluator | None,
     tasks: Sequence[str],
     live: int,
     quick: int,
 ) -> Iterator[Event]:
-    metadata = describe(recipe, family, calibration)
+    metadata = describe(recipe, family, calibration, drawn)
     if evaluator:
         for label in ("base", "own", "ties"):
             yield from references(evaluator, recipe, tasks, label, live)

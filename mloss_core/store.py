@@ -68,6 +68,7 @@ def event_json(event: Event) -> dict[str, Any]:
             fields |= {"low": low, "high": high}
         case Finished():
             fields = {"device": event.device, **event.metadata}
+    fields = {k: None if v != v else v for k, v in fields.items()}  # JSON has no NaN
     return {"event": type(event).__name__, **fields, "seconds": event.seconds}
 
 
@@ -132,14 +133,16 @@ def load_run(name: str) -> RunRecord:
     """A run by its id; raises BadFile if it is not there or not readable."""
     folder = root() / name
     try:
+        if Path(name).name != name:
+            raise ValueError("its id is a path")
         record = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         hits: Hits = {}
-        with np.load(folder / "hits.npz", allow_pickle=False) as file:
+        with (folder / "hits.npz").open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for key in file.files:
                 model, task = key.split("/", 1)
                 hits.setdefault(model, {})[task] = file[key]
         return RunRecord(id=name, folder=folder, hits=hits, **record)
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except Exception as error:
         problem = f"cannot be read ({error})"
         raise BadFile("run", name, problem, "choose another, or delete its folder") from error
 
@@ -147,7 +150,7 @@ def load_run(name: str) -> RunRecord:
 def list_runs() -> list[RunRecord]:
     """All readable runs, newest first; what is not a run is passed over."""
     records = []
-    for folder in sorted(root().glob("*/record.json"), reverse=True):
+    for folder in sorted(root().glob("[!.]*/record.json"), reverse=True):
         try:
             records.append(load_run(folder.parent.name))
         except MlossError:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from .errors import BadFile
+from .errors import BadFile, MlossError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +50,7 @@ def load_task(path: Path, name: str, title: str, kind: str, split: str = "test")
 def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, np.ndarray]:
     """The arrays of those keys; raises BadFile when missing, pickled, truncated or no .npz."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file.files]
             if missing:
                 problem = f"has no array {missing[0]!r} but {', '.join(file.files)[:80]}"
@@ -59,7 +58,9 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
             return {key: file[key] for key in keys}
     except FileNotFoundError as error:
         raise BadFile(argument, path, "does not exist", "check the path") from error
-    except (OSError, ValueError, EOFError, AttributeError, zipfile.BadZipFile) as error:
+    except MlossError:
+        raise
+    except Exception as error:  # damaged archives raise a dozen kinds
         problem = f"cannot be read as .npz ({error})"
         raise BadFile(
             argument, path, problem, "write it with numpy.savez, without objects"

@@ -90,6 +90,11 @@ class Family:
         if missing:
             remedy = "give one tensor a task"
             raise BadTensor(heads.name, heads.path.name, f"lacks {missing[0]}", remedy)
+        for task in self.tasks:
+            shape = heads.shapes[task]
+            if len(shape) != 2 or shape[1] != self.model.embed_dim:
+                remedy = f"give classes x {self.model.embed_dim}"
+                raise BadTensor(heads.name, heads.path.name, f"{task} has shape {shape}", remedy)
         heads.check_finite()
         return {
             task: head.to(device, torch.float32) for task, head in heads.read(self.tasks).items()
@@ -141,7 +146,7 @@ def _read(path: Path) -> Family:
     try:
         about = json.loads(path.read_text(encoding="utf-8"))
         tasks = [task["name"] for task in about["tasks"]]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         problem = f"cannot be read ({error!r})"
         raise BadFile("family.json", path, problem, "see docs/format.md") from error
     found = {file.stem for file in (path.parent / "sources").glob("*.safetensors")}

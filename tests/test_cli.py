@@ -1,0 +1,236 @@
+"""The command line: what it prints, what it writes, and that it writes the same twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import socket
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from mloss_core import BlockScored, Finished, MergeRecipe, __version__, run, zoo
+from mloss_core.calibration import batch_of, draw_batch
+
+pytestmark = pytest.mark.usefixtures("family")
+TINY = ("--family", "tiny", "--device", "cpu")
+SMALL = (*TINY, "--samples", "6")
+KINDS = {"BlockScored", "BlockMerged", "Finished"}
+
+
+def sha256(path):
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def metadata(path):
+    with safe_open(path, framework="pt") as file:
+        return file.metadata()
+
+
+@pytest.fixture
+def pictures(family, tmp_path):
+    """Three images in an order of their own."""
+    with np.load(family.calibration_pool) as pool:
+        images = pool["images"][[5, 1, 3]]
+    np.savez(tmp_path / "pictures.npz", images=images)
+    return tmp_path / "pictures.npz", images
+
+
+def test_families_are_listed_with_what_they_hold(cli):
+    outcome = cli("families", "--json")
+    (row,) = [row for row in outcome.events if row["family"] == "tiny"]
+    assert (outcome.status, outcome.err) == (0, "")
+    assert row["sources"] == row["tasks"] == ["apples", "bridges", "clouds"]
+    assert (row["blocks"], row["nodes"], row["activation"]) == (3, 128, "quick_gelu")
+    table = cli("families").out
+    assert "tiny" in table and "apples, bridges, clouds" in table
+
+
+def test_a_folder_without_families_lists_none(cli, tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "nothing"))
+    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    assert cli("families", "--json").status == 0
+
+
+def test_merge_writes_the_image_tower_that_the_library_merges(cli, family, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    outcome = cli("merge", *SMALL, "--keep", "0.4", "--blocks", "0,2-2", "--out", out)
+    assert outcome.status == 0 and str(out) in outcome.out
+    recipe = MergeRecipe(
+        family="tiny", method="m-ties", sources=family.sources, keep=0.4, blocks=(0, 2), samples=6
+    )
+    *_, finished = run(recipe, family, device="cpu")
+    written = load_file(out)
+    assert written.keys() == family.model.shapes().keys()
+    assert all(torch.equal(written[name], finished.weights[name]) for name in written)
+    assert all(tensor.dtype == torch.float32 for tensor in written.values())
+
+
+def test_sources_weights_and_scaling_reach_the_recipe(cli, tmp_path):
+    out, options = tmp_path / "m", ("--sources", "clouds,apples", "--weights", "0.75,0.25")
+    finished = cli("merge", *SMALL, *options, "--scaling", "0.5", "--json", "--out", out).events[-1]
+    assert finished["recipe"]["sources"] == list(finished["sources"]) == ["clouds", "apples"]
+    assert finished["recipe"]["weights"] == [0.75, 0.25]
+    assert finished["recipe"]["scaling"] == 0.5
+
+
+@pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "ties", "dare"])
+def test_every_merging_method_writes_a_model(method, cli, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    outcome = cli("merge", *TINY, "--method", method, "--json", "--out", out)
+    assert outcome.status == 0 and out.is_file()
+    assert outcome.events[-1]["recipe"]["method"] == method
+
+
+@pytest.mark.parametrize("name, dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16)])
+def test_the_dtype_asked_for_is_written(name, dtype, cli, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    assert cli("merge", *TINY, "--method", "ties", "--dtype", name, "--out", out).status == 0
+    assert {tensor.dtype for tensor in load_file(out).values()} == {dtype}
+
+
+def test_json_lines_are_the_events_and_nothing_else(cli, tmp_path):
+    outcome = cli("merge", *SMALL, "--json", "--out", tmp_path / "m.safetensors")
+    assert (outcome.status, outcome.err) == (0, "")
+    assert {event["event"] for event in outcome.events} == KINDS
+    scored = [event for event in outcome.events if event["event"] == "BlockScored"]
+    assert all(event["low"] <= event["mean"] <= event["high"] for event in scored)
+    assert all(event["seconds"] >= 0 for event in outcome.events)
+
+
+def test_json_lines_stay_json_where_one_image_gives_no_interval(cli, tmp_path):
+    out = tmp_path / "m.safetensors"
+    assert cli("score", *TINY, "--samples", "1", "--json", "--out", out).events
+
+
+def test_score_writes_node_scores_a_block(cli, family, tmp_path):
+    out = tmp_path / "scores.safetensors"
+    outcome = cli("score", *SMALL, "--out", out)
+    recipe = MergeRecipe(family="tiny", method="m-ties", sources=family.sources, samples=6)
+    events = [e for e in run(recipe, family, device="cpu") if isinstance(e, BlockScored)]
+    written = load_file(out)
+    assert list(written) == ["block.0", "block.1", "block.2"]
+    for event in events:
+        ours = written[f"block.{event.scores.block}"]
+        np.testing.assert_array_equal(ours, event.scores.node.astype(np.float32))
+    head, *rows = outcome.out.splitlines()
+    assert "M-Loss" in head and "95 % interval" in head
+    assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+
+
+@pytest.mark.parametrize("command", ["merge", "score"])
+def test_the_same_recipe_gives_the_same_bytes_twice(command, cli, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    outs = tmp_path / "a.safetensors", tmp_path / "elsewhere" / "b.safetensors"
+    for out in outs:
+        assert cli(command, *SMALL, "--out", out).status == 0
+    assert sha256(outs[0]) == sha256(outs[1])
+
+
+def test_another_seed_drops_other_entries(cli, tmp_path):
+    for seed in ("1", "2"):
+        arguments = (*TINY, "--method", "dare", "--seed", seed, "--out", tmp_path / seed)
+        assert cli("merge", *arguments).status == 0
+    assert not torch.equal(*(load_file(tmp_path / s)["visual.proj"] for s in ("1", "2")))
+
+
+@pytest.mark.parametrize("command", ["merge", "score"])
+def test_metadata_is_one_key_of_sorted_json_that_tells_no_time_path_or_host(
+    command, cli, family, tmp_path
+):
+    out = tmp_path / "m.safetensors"
+    cli(command, *SMALL, "--out", out)
+    assert list(metadata(out)) == ["mloss"]
+    text = metadata(out)["mloss"]
+    about = json.loads(text)
+    assert text == json.dumps(about, sort_keys=True)
+    assert set(about) == {"recipe", "base", "sources", "calibration", "version", "dtype"}
+    files = {name: family.folder / "sources" / f"{name}.safetensors" for name in family.sources}
+    assert about["sources"] == {name: sha256(path) for name, path in files.items()}
+    assert about["base"] == sha256(family.folder / "base.safetensors")
+    assert about["version"] == __version__
+    assert (about["recipe"]["samples"], about["recipe"]["seed"]) == (6, 42)
+    assert not any(word in text for word in (str(tmp_path), socket.gethostname(), out.name))
+
+
+def test_calibration_takes_exactly_the_given_pictures_in_their_order(
+    cli, family, pictures, tmp_path
+):
+    path, images = pictures
+    out = tmp_path / "scores.safetensors"
+    outcome = cli("score", *TINY, "--calibration", path, "--json", "--out", out)
+    assert outcome.events[-1]["calibration"] == batch_of(images).sha256
+    assert batch_of(images).sha256 != batch_of(images[::-1]).sha256
+    recipe = MergeRecipe(family="tiny", method="m-ties", sources=family.sources)
+    events = run(recipe, family, device="cpu", calibration=batch_of(images))
+    nodes = {e.scores.block: e.scores.node for e in events if isinstance(e, BlockScored)}
+    for block, node in nodes.items():
+        np.testing.assert_array_equal(load_file(out)[f"block.{block}"], node.astype(np.float32))
+
+
+def test_the_file_says_nothing_of_a_draw_that_given_pictures_replace(cli, pictures, tmp_path):
+    outs = tmp_path / "a", tmp_path / "b"
+    for out, samples in zip(outs, ("6", "7"), strict=True):
+        cli("merge", *TINY, "--calibration", pictures[0], "--samples", samples, "--out", out)
+    assert sha256(outs[0]) == sha256(outs[1])
+
+
+def test_a_method_that_reads_no_pictures_mentions_none(cli, pictures, tmp_path):
+    outs = tmp_path / "a", tmp_path / "b"
+    for out, extra in zip(outs, ((), ("--calibration", pictures[0])), strict=True):
+        cli("merge", *TINY, "--method", "ties", *extra, "--out", out)
+    assert sha256(outs[0]) == sha256(outs[1])
+
+
+def test_a_smaller_draw_is_the_beginning_of_a_larger_one(family):
+    few, many = (draw_batch(family.calibration_pool, family.sources, n, 42) for n in (5, 11))
+    np.testing.assert_array_equal(few.images, many.images[:5])
+    other = draw_batch(family.calibration_pool, family.sources, 11, 43)
+    assert not np.array_equal(other.images, many.images)
+
+
+def test_plain_ties_heeds_no_variation(cli, tmp_path):
+    arguments = (*TINY, "--method", "ties", "--keep", "0.05", "--out", tmp_path / "m")
+    outcome = cli("merge", *arguments)
+    assert (outcome.status, outcome.err) == (0, "")
+
+
+@pytest.mark.parametrize("tasks, count", [("all", 3), ("clouds", 1), ("clouds,apples", 2)])
+def test_evaluate_judges_each_task_with_count_and_interval(tasks, count, cli):
+    outcome = cli("evaluate", *TINY, "--model", "base", "--tasks", tasks, "--json")
+    *rows, average = outcome.events
+    assert (outcome.status, len(rows)) == (0, count)
+    assert all(row["low"] <= row["correct"] / row["total"] <= row["high"] for row in rows)
+    assert average["event"] == "Average"
+    mean = np.mean([row["correct"] / row["total"] for row in rows])
+    assert average["mean"] == pytest.approx(mean)
+
+
+def test_evaluate_prints_a_table(cli):
+    head, *rows = cli("evaluate", *TINY, "--model", "base").out.splitlines()
+    assert head.split()[:2] == ["task", "accuracy"]
+    assert [row.split()[0] for row in rows] == ["apples", "bridges", "clouds", "average"]
+    assert all("/12" in row for row in rows[:-1])
+
+
+def test_evaluate_takes_a_merged_file(cli, family, tmp_path):
+    tensors = load_file(family.folder / "base.safetensors")
+    save_file(tensors, tmp_path / "copy.safetensors")
+    arguments = ("evaluate", *TINY, "--json", "--model")
+    copy, base = cli(*arguments, tmp_path / "copy.safetensors"), cli(*arguments, "base")
+    hits = [[row.get("correct") for row in outcome.events] for outcome in (copy, base)]
+    assert hits[0] == hits[1]
+    out = tmp_path / "merged.safetensors"
+    cli("merge", *SMALL, "--out", out)
+    assert cli(*arguments, out).status == 0
+
+
+def test_the_finished_event_says_what_the_file_says(cli, tmp_path):
+    out = tmp_path / "m.safetensors"
+    finished = cli("merge", *SMALL, "--json", "--out", out).events[-1]
+    assert finished["event"] == Finished.__name__
+    about = json.loads(metadata(out)["mloss"])
+    assert {key: finished[key] for key in about if key != "dtype"} | {"dtype": "fp32"} == about

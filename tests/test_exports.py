@@ -1,0 +1,111 @@
+"""The package's outside: its names, what importing it loads, and how its files read."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jaxtyping import TypeCheckError
+
+import mloss_core
+
+ROOT = Path(__file__).resolve().parents[1]
+NAMES = [
+    "ACTIVATIONS",
+    "METHODS",
+    "Accuracy",
+    "BlockMerged",
+    "BlockScored",
+    "CalibrationBatch",
+    "Checkpoint",
+    "Evaluator",
+    "Event",
+    "Family",
+    "Finished",
+    "Geometry",
+    "InputError",
+    "MergeRecipe",
+    "Method",
+    "MlossError",
+    "ModelFamily",
+    "NodeScores",
+    "RunRecord",
+    "TaskEvaluated",
+    "Tower",
+    "__version__",
+    "draw_batch",
+    "families",
+    "geometry",
+    "keep_rates",
+    "layer_mloss",
+    "list_runs",
+    "load",
+    "load_batch",
+    "load_run",
+    "mean_accuracy",
+    "node_mloss",
+    "paired_difference",
+    "run",
+    "save",
+    "save_run",
+    "score_block",
+]
+# Imports every core module afresh and says which user interface libraries came along.
+PROBE = """
+import importlib, json, pkgutil, sys
+import mloss_core
+found = [m.name for m in pkgutil.walk_packages(mloss_core.__path__, "mloss_core.")]
+for name in found:
+    importlib.import_module(name)
+loaded = {name.partition(".")[0] for name in sys.modules}
+print(json.dumps([found, sorted(loaded & {"streamlit", "plotly", "open_clip", "hypothesis"})]))
+"""
+
+
+def test_the_public_names_are_the_listed_ones():
+    assert mloss_core.__all__ == NAMES
+    assert all(hasattr(mloss_core, name) for name in NAMES)
+
+
+def test_the_core_loads_no_user_interface_library():
+    command = [sys.executable, "-c", PROBE]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    found, loaded = json.loads(result.stdout)
+    assert {"mloss_core.run", "mloss_core.methods.mloss_guided"} <= set(found)
+    assert loaded == []
+
+
+def test_shapes_are_checked_while_tests_run():
+    with pytest.raises(TypeCheckError):
+        mloss_core.keep_rates(np.zeros((2, 2)), 0.5, 0.1)
+
+
+def source_files() -> list[Path]:
+    found = [ROOT / "app.py"]
+    for folder in ("pages", "views", "mloss_core"):
+        found += sorted((ROOT / folder).rglob("*.py"))
+    return [path for path in found if path.is_file()]
+
+
+def test_no_source_file_is_longer_than_250_lines():
+    lengths = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in source_files()}
+    assert lengths
+    assert {name: n for name, n in lengths.items() if n > 250} == {}
+
+
+def test_no_tracked_file_mentions_the_machine_it_was_written_on():
+    command = ["git", "ls-files", "-z"]
+    listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    words = "/" + "work/", "../" + "shared"
+    guilty = []
+    for name in filter(None, listed.stdout.split("\0")):
+        content = (ROOT / name).read_bytes() if (ROOT / name).is_file() else b""
+        if b"\0" not in content[:1024] and any(word.encode() in content for word in words):
+            guilty.append(name)
+    assert guilty == []

@@ -1,0 +1,271 @@
+"""run(): its events in order, what it evaluates on the way, and runs on disk."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+
+import numpy as np
+import pytest
+import torch
+
+from mloss_core import (
+    BlockMerged,
+    BlockScored,
+    Evaluator,
+    Finished,
+    MergeRecipe,
+    TaskEvaluated,
+    Tower,
+    list_runs,
+    load,
+    load_run,
+    run,
+    save_run,
+    store,
+)
+from mloss_core.calibration import preprocess
+from mloss_core.errors import BadFile, OutOfMemory, UnknownName
+from mloss_core.evaluate import hits
+from mloss_core.methods.mloss_guided import sweep
+from mloss_core.run import calibration_of
+
+CPU = torch.device("cpu")
+
+
+def recipe_for(family, method="m-ties", **changes):
+    fields = {"keep": 0.5, "variation": 0.2, "samples": 6, "sources": family.sources}
+    return MergeRecipe(family="tiny", method=method, **fields | changes)
+
+
+def evaluated(events, **wanted):
+    """The evaluations with these fields."""
+    found = [event for event in events if isinstance(event, TaskEvaluated)]
+    return [e for e in found if all(getattr(e, k) == v for k, v in wanted.items())]
+
+
+@pytest.fixture(scope="module")
+def events(models):
+    """A whole run with two evaluated tasks."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOSS_MODELS", str(models))
+        family = load("tiny")
+        evaluator = Evaluator(family, CPU)
+        options = {"evaluator": evaluator, "tasks": family.tasks[:2], "live": 5, "quick": 7}
+        return list(run(recipe_for(family), family, device="cpu", **options))
+
+
+def test_each_block_is_scored_then_merged_and_the_end_comes_once(events):
+    steps = [e for e in events if isinstance(e, BlockScored | BlockMerged)]
+    order = [(type(e), e.scores.block if isinstance(e, BlockScored) else e.block) for e in steps]
+    assert order == [(kind, block) for block in range(3) for kind in (BlockScored, BlockMerged)]
+    assert isinstance(events[-1], Finished)
+    assert sum(isinstance(event, Finished) for event in events) == 1
+
+
+def test_only_chosen_blocks_are_scored(family):
+    found = list(run(recipe_for(family, blocks=(1,)), family, device="cpu"))
+    assert [type(e) for e in found] == [
+        BlockMerged,
+        BlockScored,
+        BlockMerged,
+        BlockMerged,
+        Finished,
+    ]
+
+
+@pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "ties", "dare"])
+def test_methods_without_data_merge_every_block_and_score_none(method, family):
+    found = list(run(recipe_for(family, method), family, device="cpu"))
+    assert [type(event) for event in found] == [BlockMerged] * 3 + [Finished]
+    assert found[-1].weights.keys() == family.model.shapes().keys()
+
+
+def test_the_share_kept_is_that_of_the_rates(events):
+    scored = [event for event in events if isinstance(event, BlockScored)]
+    kept = [event.kept for event in events if isinstance(event, BlockMerged)]
+    np.testing.assert_allclose(kept, [event.rates.mean() for event in scored])
+    assert all(event.rates.min() >= 0.3 and event.rates.max() == 0.5 for event in scored)
+
+
+def test_the_sum_of_step_times_is_the_merge_time(events):
+    steps = [event.seconds for event in events if isinstance(event, BlockScored | BlockMerged)]
+    assert events[-1].seconds == pytest.approx(sum(steps))
+    assert all(event.seconds >= 0 for event in events)
+
+
+def test_partial_models_are_evaluated_as_their_weights_say(events, family):
+    recipe, merged = recipe_for(family), {}
+    base = family.base().load(CPU)
+    sources = [family.source(name) for name in recipe.sources]
+    images = preprocess(calibration_of(recipe, family).images, family.model, CPU)
+    evaluator = Evaluator(family, CPU)
+    for event in sweep(family.model, base, sources, recipe, images, merged):
+        if isinstance(event, BlockScored):
+            continue
+        tower = Tower(family.model, ChainMap(dict(merged), base))
+        for task in family.tasks[:2]:
+            (ours,) = evaluated(events, model="merged", task=task, block=event.block)
+            features = tower.features(evaluator.pixels(task, 0, 5))
+            expected = hits(features, evaluator.heads[task], evaluator.task(task).labels[:5])
+            np.testing.assert_array_equal(ours.hits, expected)
+    final = events[-1].weights
+    assert all(torch.equal(merged[name], final[name]) for name in final)
+
+
+def test_the_whole_model_is_judged_quickly_then_fully_beside_its_references(events, family):
+    whole = evaluated(events, model="merged", task="apples", block=None)
+    assert [event.accuracy.total for event in whole] == [7, 12]
+    for label in ("base", "own", "ties", "ensembling"):
+        found = evaluated(events, model=label, task="bridges", block=None)
+        assert found[-1].accuracy.total == 12
+        np.testing.assert_array_equal(found[-1].hits[:5], found[0].hits[:5])
+    assert not evaluated(events, task="clouds")
+
+
+def test_a_reference_is_what_its_own_weights_say(events, family):
+    evaluator = Evaluator(family, CPU)
+    weights = {"base": family.base().load(CPU), "own": family.source("apples").load(CPU)}
+    weights["ties"] = list(run(recipe_for(family, "ties"), family, device="cpu"))[-1].weights
+    for label, tensors in weights.items():
+        features = Tower(family.model, tensors).features(evaluator.pixels("apples", 0, None))
+        expected = hits(features, evaluator.heads["apples"], evaluator.task("apples").labels)
+        np.testing.assert_array_equal(
+            evaluated(events, model=label, task="apples")[-1].hits, expected
+        )
+
+
+def test_ensembling_is_the_weighted_mean_of_the_sources_embeddings(family):
+    alpha = (0.5, 0.3, 0.2)
+    evaluator = Evaluator(family, CPU)
+    recipe = recipe_for(family, "ensembling", weights=alpha)
+    found = list(run(recipe, family, device="cpu", evaluator=evaluator, tasks=["apples"]))
+    assert found[-1].weights is None
+    pixels, total = evaluator.pixels("apples", 0, None), 0
+    for weight, name in zip(alpha, recipe.sources, strict=True):
+        tower = Tower(family.model, family.source(name).load(CPU))
+        total = total + weight * tower.features(pixels)
+    expected = hits(total, evaluator.heads["apples"], evaluator.task("apples").labels)
+    for label in ("merged", "ensembling"):
+        np.testing.assert_array_equal(evaluated(found, model=label)[-1].hits, expected)
+
+
+class Counting:
+    """A model that counts the images it embeds."""
+
+    def __init__(self, tower):
+        self.tower, self.built, self.seen = tower, 0, []
+
+    def __call__(self):
+        self.built += 1
+        return self
+
+    def features(self, images, task):
+        self.seen.append(len(images))
+        return self.tower.features(images)
+
+
+@pytest.fixture
+def counting(family):
+    return Counting(Tower(family.model, family.base().load(CPU)))
+
+
+def test_more_images_extend_what_is_known_and_nothing_is_embedded_twice(family, counting):
+    evaluator = Evaluator(family, CPU)
+    for images in (5, 3, None, 7, None):
+        features = evaluator.features("key", counting, "apples", images)
+        assert len(features) == images or images is None
+    assert counting.seen == [5, 7]
+    whole = counting.tower.features(evaluator.pixels("apples", 0, None))
+    torch.testing.assert_close(features, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_asking_for_more_images_than_there_are_builds_no_model_twice(family, counting):
+    evaluator = Evaluator(family, CPU)
+    for _ in range(2):
+        assert len(evaluator.features("key", counting, "apples", 100)) == 12
+    assert (counting.built, counting.seen) == (1, [12])
+
+
+def test_no_gradient_mode_leaks_to_the_consumer(family):
+    evaluator = Evaluator(family, CPU)
+    for _ in run(recipe_for(family), family, device="cpu", evaluator=evaluator, tasks=["apples"]):
+        assert torch.is_grad_enabled()
+        assert not torch.is_inference_mode_enabled()
+
+
+def test_tensors_of_events_live_on_the_cpu_without_gradients(events):
+    for tensor in events[-1].weights.values():
+        assert tensor.device == CPU and tensor.dtype == torch.float32 and not tensor.requires_grad
+
+
+def test_unknown_tasks_and_other_errors_come_out_as_they_are(family, monkeypatch):
+    evaluator = Evaluator(family, CPU)
+    with pytest.raises(UnknownName, match="nothing"):
+        list(run(recipe_for(family), family, evaluator=evaluator, tasks=["nothing"]))
+
+    def fail(*_):
+        raise RuntimeError("an internal mistake")
+
+    monkeypatch.setattr("mloss_core.mloss._chunk_gap", fail)
+    with pytest.raises(RuntimeError, match="an internal mistake") as caught:
+        list(run(recipe_for(family), family, device="cpu"))
+    assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_a_saved_run_comes_back_as_it_was(events, runs):
+    record = save_run(events)
+    assert [path.name for path in runs.iterdir()] == [record.id]
+    again = load_run(record.id)
+    assert again.metadata["recipe"]["method"] == "m-ties"
+    assert (again.seconds, again.device) == (events[-1].seconds, "cpu")
+    assert again.model.is_file()
+    assert set(again.hits) == {"merged", "base", "own", "ties", "ensembling"}
+    expected = evaluated(events, model="merged", task="apples", block=None)[-1].hits
+    np.testing.assert_array_equal(again.hits["merged"]["apples"], expected)
+    names = ["events.jsonl", "hits.npz", "model.safetensors", "recipe.json", "record.json"]
+    assert sorted(p.name for p in again.folder.iterdir()) == [*names, "scores.safetensors"]
+
+
+def test_runs_are_listed_newest_first(events, runs):
+    assert list_runs() == []
+    ids = [save_run(events).id for _ in range(2)]
+    (runs / ids[0]).rename(runs / ("1999" + ids[0][4:]))
+    assert [record.id for record in list_runs()] == [ids[1], "1999" + ids[0][4:]]
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("disk full"), BadFile("a", "b", "c", "d"), KeyboardInterrupt()]
+)
+def test_a_save_that_fails_midway_leaves_nothing(error, events, runs, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(store, "save", fail)
+    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else BadFile):
+        save_run(events)
+    assert list(runs.iterdir()) == []
+
+
+@pytest.mark.parametrize("file", ["record.json", "hits.npz"])
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_a_torn_run_is_passed_over(file, share, events, runs):
+    whole, torn = save_run(events), save_run(events)
+    content = (torn.folder / file).read_bytes()
+    (torn.folder / file).write_bytes(content[: int(len(content) * share)])
+    assert [record.id for record in list_runs()] == [whole.id]
+    with pytest.raises(BadFile, match=torn.id):
+        load_run(torn.id)
+
+
+def test_a_run_whose_writer_was_killed_is_not_listed(events, runs):
+    record = save_run(events)
+    record.folder.rename(runs / f".{record.id}.part")
+    assert list_runs() == []
+
+
+@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "", ".", "nothing"])
+def test_a_run_is_asked_for_by_its_plain_name(name, events, runs):
+    record = save_run(events)
+    record.folder.rename(runs.parent / "elsewhere")
+    with pytest.raises(BadFile):
+        load_run(name)

@@ -1,0 +1,122 @@
+"""Trim, elect and merge against the oracle, on random and on awkward arrays."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+
+import oracle
+from mloss_core import MergeRecipe, trim
+from mloss_core.methods import data_free
+
+# Few values, so that equal magnitudes, zeros of both signs and cancelling votes are common. All
+# are short binary fractions: sums of them in doubles are exact, in whatever order.
+AWKWARD = st.sampled_from([0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 3.0, 2.0**-20, -(2.0**20)])
+PLAIN = st.integers(-(10**6), 10**6).map(lambda n: n / 1024)
+
+
+def arrays(least: int = 1):
+    """Float32 matrices of at least so many rows, awkward or plain."""
+    shapes = st.tuples(st.integers(least, 6), st.integers(1, 9))
+    return st.one_of(*(npst.arrays(np.float32, shapes, elements=e) for e in (AWKWARD, PLAIN)))
+
+
+def trimmed(matrix, rates):
+    """A trimmed copy, row r at rate rates[r]."""
+    counts = trim.kept_counts(np.asarray(rates), matrix.shape[1])
+    return trim.trim_(torch.tensor(matrix), counts).numpy()
+
+
+@given(matrix=arrays(), data=st.data())
+def test_rows_are_trimmed_as_the_oracle_trims_them(matrix, data):
+    rates = data.draw(npst.arrays(float, len(matrix), elements=st.floats(1e-3, 1)))
+    np.testing.assert_array_equal(trimmed(matrix, rates), oracle.trim_rows(matrix, rates))
+
+
+@given(matrix=arrays(), keep=st.floats(1e-3, 1))
+def test_a_whole_tensor_is_one_long_row(matrix, keep):
+    row = matrix.reshape(1, -1)
+    ours = trimmed(row, [keep]).reshape(matrix.shape)
+    np.testing.assert_array_equal(ours, oracle.trim_tensor(matrix, keep))
+
+
+@given(matrix=arrays(), data=st.data())
+def test_the_threshold_is_the_magnitude_at_the_count(matrix, data):
+    counts = data.draw(npst.arrays(np.int64, len(matrix), elements=st.integers(1, matrix.shape[1])))
+    ours = trim.thresholds(torch.tensor(matrix).abs(), counts)
+    descending = -np.sort(-np.abs(matrix), axis=1)
+    np.testing.assert_array_equal(ours, descending[np.arange(len(matrix)), counts - 1])
+
+
+@pytest.mark.parametrize(
+    "rate, length, kept", [(0.2, 10, 2), (0.29, 10, 2), (1e-9, 10, 1), (1.0, 10, 10), (0.5, 1, 1)]
+)
+def test_the_share_kept_is_rounded_down_but_never_to_nothing(rate, length, kept):
+    assert trim.kept_counts(np.array([rate]), length).tolist() == [kept]
+
+
+def test_equal_magnitudes_at_the_threshold_are_all_kept():
+    assert trimmed(np.array([[1, -1, 1, 0.5]], np.float32), [0.25]).tolist() == [[1, -1, 1, 0]]
+
+
+@pytest.mark.parametrize("piece", [1, 3, trim.PIECE])
+@given(vectors=arrays(least=2))
+def test_equal_weights_elect_and_merge_as_the_oracle(vectors, piece):
+    alpha = torch.full((len(vectors),), 1 / len(vectors))
+    with mock.patch.object(trim, "PIECE", piece):
+        ours = trim.elect_and_merge(torch.tensor(vectors), alpha)
+    np.testing.assert_allclose(ours, oracle.elect_and_merge(list(vectors)), rtol=1e-5)
+
+
+@pytest.mark.parametrize("piece", [1, 7, trim.PIECE])
+@given(seed=st.integers(0, 2**32 - 1), q=st.integers(2, 5))
+def test_unequal_weights_elect_and_merge_as_the_oracle(seed, q, piece):
+    rng = np.random.default_rng(seed)
+    vectors = rng.normal(0, 1, (q, 4, 5)).astype(np.float32)
+    vectors[rng.random(vectors.shape) < 0.4] = 0
+    weights = rng.dirichlet(np.ones(q))
+    with mock.patch.object(trim, "PIECE", piece):
+        ours = trim.elect_and_merge(torch.tensor(vectors), torch.tensor(weights).float())
+    theirs = oracle.elect_and_merge(list(vectors), weights.tolist())
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_a_vote_of_exactly_zero_elects_plus():
+    vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
+    assert trim.elect_and_merge(vectors, torch.tensor([0.5, 0.5])).tolist() == [1.0, 0.0]
+
+
+def test_a_source_of_no_weight_has_no_say():
+    vectors = torch.tensor([[1.0], [-9.0]])
+    assert trim.elect_and_merge(vectors, torch.tensor([1.0, 0.0])).tolist() == [1.0]
+
+
+@pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
+def test_random_masks_keep_about_their_share(keep):
+    mask = trim.random_masks((100, 100), 2, keep, 42, "a.weight")
+    assert mask.shape == (2, 100, 100)
+    assert abs(mask.double().mean() - keep) < 5 * (keep * (1 - keep) / mask.numel()) ** 0.5
+
+
+def test_random_masks_depend_on_seed_tensor_and_source_alone():
+    mask = trim.random_masks((50,), 2, 0.5, 42, "a")
+    assert torch.equal(mask, trim.random_masks((50,), 2, 0.5, 42, "a"))
+    assert not torch.equal(mask, trim.random_masks((50,), 2, 0.5, 43, "a"))
+    assert not torch.equal(mask, trim.random_masks((50,), 2, 0.5, 42, "b"))
+    assert not torch.equal(mask[0], mask[1])
+    assert trim.random_masks((50,), 2, 1.0, 42, "a").all()
+
+
+def test_dare_drops_at_random_rescales_and_elects():
+    recipe = MergeRecipe(family="f", method="dare", sources=("a", "b"), keep=0.25, scaling=2.0)
+    vectors = np.random.default_rng(0).normal(0, 1, (2, 6, 5)).astype(np.float32)
+    ours = data_free.dare(torch.tensor(vectors), torch.tensor([0.5, 0.5]), recipe, "w")
+    masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
+    theirs = 2 * oracle.elect_and_merge([v * m / 0.25 for v, m in zip(vectors, masks, strict=True)])
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
