@@ -47,26 +47,38 @@ def main(argv: Sequence[str] | None = None) -> int:
 def list_families(args: argparse.Namespace) -> None:
     """Every family, its sources and the settings its makers recommend."""
     for name in zoo.families():
-        family = zoo.load(name)
-        row = {
-            "family": name,
-            "folder": str(family.folder),
-            "blocks": family.model.blocks,
-            "nodes": family.model.nodes,
-            "activation": family.model.activation,
-            "sources": family.sources,
-            "tasks": family.tasks,
-            "recommended": family.about.get("recommended", {}),
-        }
+        row = _described(name)
         if args.json:
             print(json.dumps(row))
         else:
             print("\n".join(f"{key:12} {_plain(value)}" for key, value in row.items()), "\n")
 
 
+def _described(name: str) -> dict[str, object]:
+    """A family in a row; one that cannot be read says why, and hides no other."""
+    try:
+        family = zoo.load(name)
+    except MlossError as error:
+        return {"family": name, "error": str(error)}
+    return {
+        "family": name,
+        "folder": str(family.folder),
+        "blocks": family.model.blocks,
+        "nodes": family.model.nodes,
+        "activation": family.model.activation,
+        "sources": family.sources,
+        "tasks": family.tasks,
+        "recommended": family.about.get("recommended", {}),
+    }
+
+
 def score(args: argparse.Namespace) -> None:
     """Writes one tensor `block.<l>` of node scores a block."""
     args.method = "m-ties"
+    if args.blocks == "none":
+        raise arguments.BadValue(
+            "--blocks", "none", "leaves nothing to score", "name a block, or all"
+        )
     scores, metadata = [], {}
     for event in _events(args):
         if isinstance(event, BlockScored):

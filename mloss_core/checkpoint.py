@@ -143,6 +143,17 @@ def check_output(path: Path) -> None:
         raise BadFile("--out", path, "is in a folder that cannot be written to", "name another")
 
 
+def _put(aside: Path, path: Path) -> None:
+    """Gives the written file its name, never replacing one that came in between."""
+    try:
+        os.link(aside, path)
+    except FileExistsError:
+        raise
+    except OSError:  # a file system without hard links
+        check_output(path)
+        aside.rename(path)
+
+
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
     """Writes a safetensors file whole or not at all, with metadata as one sorted JSON value.
 
@@ -156,7 +167,7 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, objec
         contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
         save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
         aside.chmod(0o644)  # safetensors leaves files that only their owner can read
-        os.link(aside, path)  # unlike a rename, never replaces a file that came in between
+        _put(aside, path)
     except (OSError, SafetensorError) as error:
         raise BadFile(
             "--out", path, f"cannot be written ({error})", "free space or go elsewhere"

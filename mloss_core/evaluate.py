@@ -20,7 +20,7 @@ from .types import Z95, MergedModel, TaskEvaluated
 from .vit import Tower
 from .zoo import Family
 
-KEPT = 64  # models whose features an Evaluator keeps
+KEPT = 128  # models whose features an Evaluator keeps
 
 
 def hits(
@@ -109,8 +109,10 @@ class Evaluator:
         """The base, the task's own source ("own") or the ensemble on a task's first images."""
         start = time.perf_counter()
         if label == "ensembling":
+            # Of unit embeddings: each member's say is its cosine similarities, whatever its norms.
             parts = zip(alpha, sources, strict=True)
-            features = torch.stack([w * self.of_file(s, name, images) for w, s in parts]).sum(0)
+            units = [w * F.normalize(self.of_file(s, name, images), dim=-1) for w, s in parts]
+            features = torch.stack(units).sum(0)
         else:
             features = self.of_file(name if label == "own" else None, name, images)
         return self.judged(label, name, features, start)

@@ -7,80 +7,33 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import json
 import time
 from collections import ChainMap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from . import device as devices
-from .calibration import check_size, draw_batch, preprocess
-from .errors import BadValue, UnknownName
+from .calibration import preprocess
 from .evaluate import Evaluator
 from .methods import METHODS
 from .methods.mloss_guided import Weights, node_wise_blocks, sweep
+from .recipe import calibration_of, check, content_key, describe
 from .types import (
     BlockMerged,
     BlockScored,
     CalibrationBatch,
+    Embedded,
     Event,
     Finished,
     MergeRecipe,
     TaskEvaluated,
 )
-from .version import __version__
 from .vit import Tower, chunks
 from .zoo import Family
 
 REFERENCES = ("base", "own", "ties", "ensembling")
-
-
-def check(recipe: MergeRecipe, family: Family) -> None:
-    """Raises InputError if the recipe asks for what the family or the library does not have."""
-    if recipe.method not in METHODS:
-        raise UnknownName("--method", recipe.method, METHODS)
-    for name in recipe.sources:
-        if name not in family.sources:
-            raise UnknownName("--sources", name, family.sources)
-    beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]
-    if beyond:
-        remedy = f"{family.name} has blocks 0 to {family.model.blocks - 1}"
-        raise BadValue("--blocks", beyond[0], "does not exist", remedy)
-
-
-def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
-    """The batch drawn as the recipe says; None if its method reads no images."""
-    if not node_wise_blocks(recipe, family.model):
-        return None
-    pool = family.calibration_pool
-    batch = draw_batch(pool, recipe.sources, recipe.samples, recipe.seed)
-    check_size(batch.images, family.model, "calibration pool", pool)
-    return batch
-
-
-def describe(
-    recipe: MergeRecipe,
-    family: Family,
-    calibration: CalibrationBatch | None,
-    drawn: bool = True,
-) -> dict[str, object]:
-    """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
-    read = ("family", "method", "sources", *METHODS[recipe.method].reads)
-    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
-    fields["weights"] = recipe.alpha
-    if calibration is None or not drawn:
-        fields.pop("samples", None)
-    if not drawn:
-        fields.pop("seed", None)  # it decided the draw alone
-    return {
-        "recipe": fields,
-        "base": family.base().sha256,
-        "sources": {name: family.source(name).sha256 for name in recipe.sources},
-        "calibration": calibration.sha256 if calibration else None,
-        "version": __version__,
-    }
 
 
 def run(
@@ -99,7 +52,7 @@ def run(
     Args:
         device: "auto", "cpu", "cuda" or "mps".
         calibration: exactly these images; None draws them as the recipe says.
-        evaluator: of the same family and device; needed if there are tasks.
+        evaluator: of the same family and device, for what it remembers; None starts afresh.
         tasks: evaluated after every block (the partial model: merged so far, base beyond), at
             the merge's end, and whole, beside the base, own sources, TIES and the ensemble.
         live: test images a task after each block.
@@ -130,9 +83,13 @@ def _run(
     quick: int,
 ) -> Iterator[Event]:
     metadata = describe(recipe, family, calibration, drawn)
+    if tasks and evaluator is None:
+        evaluator = Evaluator(family, device)
+    twin = dataclasses.replace(recipe, method="ties")
+    ties = functools.cache(functools.partial(_tower, twin, evaluator)) if evaluator else None
     if evaluator:
         for label in ("base", "own", "ties"):
-            yield from references(evaluator, recipe, tasks, label, live)
+            yield from references(evaluator, recipe, tasks, label, live, ties)
     merged: Weights = {}
     seconds = 0.0
     for event in _merge(recipe, family, device, calibration, merged, evaluator, tasks, live):
@@ -142,7 +99,7 @@ def _run(
         for images in (quick, None):
             yield from _whole(evaluator, recipe, metadata, merged, tasks, images)
         for label in REFERENCES:
-            yield from references(evaluator, recipe, tasks, label, None)
+            yield from references(evaluator, recipe, tasks, label, None, ties)
     weights = {name: tensor.cpu() for name, tensor in merged.items()} or None
     yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
 
@@ -201,7 +158,7 @@ def _whole(
             yield dataclasses.replace(event, model="merged")
             continue
         start = time.perf_counter()
-        key, tower = _key(metadata), Tower(evaluator.family.model, merged)
+        key, tower = content_key(metadata), Tower(evaluator.family.model, merged)
         features = evaluator.features(key, lambda t=tower: t, task, images)
         yield evaluator.judged("merged", task, features, start)
 
@@ -212,22 +169,28 @@ def references(
     tasks: Sequence[str],
     label: str,
     images: int | None,
-) -> Iterator[TaskEvaluated]:
+    ties: Callable[[], Tower] | None = None,
+) -> Iterator[TaskEvaluated | Embedded]:
     """What a merge is compared with, on each task's first images (None: all).
 
     Args:
         label: "base", "own" (each task's own source), "ties" (at the same k) or "ensembling".
+        ties: the TIES model, where somebody keeps it; None merges it when it is needed.
     """
     twin = dataclasses.replace(recipe, method="ties")
-    build = functools.cache(lambda: _tower(twin, evaluator))
+    build = ties or functools.cache(lambda: _tower(twin, evaluator))
     for task in tasks:
         if label == "own" and task not in evaluator.family.sources:
             continue
+        for source in recipe.sources if label == "ensembling" else ():
+            start = time.perf_counter()
+            evaluator.of_file(source, task, images)
+            yield Embedded(source=source, task=task, seconds=time.perf_counter() - start)
         if label != "ties":
             yield evaluator.reference(label, task, recipe.sources, recipe.alpha, images)
         elif recipe.method != "ties":
             start = time.perf_counter()
-            key = _key(describe(twin, evaluator.family, None))
+            key = content_key(describe(twin, evaluator.family, None))
             yield evaluator.judged(label, task, evaluator.features(key, build, task, images), start)
 
 
@@ -237,7 +200,3 @@ def _tower(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:
     for _ in _merge(recipe, evaluator.family, evaluator.device, None, merged):
         pass
     return Tower(evaluator.family.model, merged)
-
-
-def _key(metadata: dict[str, object]) -> str:
-    return json.dumps(metadata, sort_keys=True)

@@ -22,7 +22,15 @@ from torch import Tensor
 
 from .checkpoint import save
 from .errors import BadFile, MlossError
-from .types import BlockMerged, BlockScored, Event, Finished, NodeScores, TaskEvaluated
+from .types import (
+    BlockMerged,
+    BlockScored,
+    Embedded,
+    Event,
+    Finished,
+    NodeScores,
+    TaskEvaluated,
+)
 
 Hits = dict[str, dict[str, Bool[np.ndarray, " n"]]]  # model -> task -> image
 
@@ -66,6 +74,8 @@ def event_json(event: Event) -> dict[str, Any]:
             fields = {"model": event.model, "task": event.task, "block": event.block}
             fields |= {"correct": event.accuracy.correct, "total": event.accuracy.total}
             fields |= {"low": low, "high": high}
+        case Embedded():
+            fields = {"source": event.source, "task": event.task}
         case Finished():
             fields = {"device": event.device, **event.metadata}
     fields = {k: None if v != v else v for k, v in fields.items()}  # JSON has no NaN

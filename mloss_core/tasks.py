@@ -61,7 +61,7 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
     except MlossError:
         raise
     except Exception as error:  # damaged archives raise a dozen kinds
-        problem = f"cannot be read as .npz ({error})"
+        problem = f"cannot be read as .npz of plain arrays ({type(error).__name__})"
         raise BadFile(
             argument, path, problem, "write it with numpy.savez, without objects"
         ) from error

@@ -81,7 +81,7 @@ def check_weights(weights: Sequence[float], sources: int) -> None:
     """Raises BadValue unless there is one weight a source, none negative, summing to 1."""
     shown = ",".join(f"{w:g}" for w in weights)
     if len(weights) != sources:
-        problem = f"has {len(weights)} weights for {sources} sources"
+        problem = f"has another number of weights than the {sources} sources"
         raise BadValue("--weights", shown, problem, "give one weight a source")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise BadValue("--weights", shown, "has a negative or non-finite weight", "use 0 to 1")
@@ -205,6 +205,15 @@ class TaskEvaluated:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Embedded:
+    """A source has embedded a task's images: a place to stop on the way to an ensemble."""
+
+    source: str
+    task: str
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Finished:
     """The run is complete.
 
@@ -222,4 +231,4 @@ class Finished:
     device: str
 
 
-Event = BlockScored | BlockMerged | TaskEvaluated | Finished
+Event = BlockScored | BlockMerged | TaskEvaluated | Embedded | Finished

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ def controls(family: Family) -> Job | None:
     with left:
         widgets.bound(
             "samples", st.number_input, "Calibration images", int, str,
-            min_value=1, max_value=64 * max(2, len(session.chosen_sources())), step=16,
+            min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
             help="Unlabeled training images, drawn evenly over the chosen sources' tasks.",
         )  # fmt: skip
     with middle:
@@ -119,11 +120,13 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     )
     highest = max(found, key=lambda s: s.mean_interval()[0])
     mean, low, high = highest.mean_interval()
-    device = "measuring" if job.active else f"measured in {job.seconds:.1f} s"
+    state = "measured so far" if job.active else f"measured in {job.seconds:.1f} s"
+    interval = f"95 % interval over images {figures.written(low)} to {figures.written(high)}"
+    if math.isnan(low):
+        interval = "one image has no interval"
     st.caption(
-        f"{len(found)} of {blocks} blocks {device}. Highest mean: block {highest.block} with "
-        f"{mean:.5f} (95 % interval over images {low:.5f} to {high:.5f}). Means and intervals "
-        f"are of raw M-Loss."
+        f"{len(found)} of {blocks} blocks {state}. Highest mean: block {highest.block} with "
+        f"{figures.written(mean)} ({interval}). Means and intervals are of raw M-Loss."
     )
 
 
@@ -146,8 +149,10 @@ def exports(job: Job) -> None:
                 "layer (Eq. 3)": s.layer, "normalised layer (Eq. 6)": s.layer_normalised,
             }
         )  # fmt: skip
+    number = st.column_config.NumberColumn(format="%.4g")
     with st.expander("The blocks as a table"):
-        st.dataframe(pd.DataFrame(rows), hide_index=True)
+        config = {name: number for name in list(rows[0])[1:]}
+        st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config)
 
 
 family = session.current_family()
@@ -159,7 +164,8 @@ st.caption(
 job = controls(family)
 group, colours, kind, picture = look(family)
 if job is None:
-    strip.outcome(None, gone=bool(session.chosen("score_job")))
+    gone = bool(session.chosen("score_job")) and session.job_of("score_job") is None
+    strip.outcome(None, gone=gone)
 else:
     session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
     if not job.active:

@@ -37,14 +37,13 @@ def choose_family() -> Family:
 
 def choose_sources(family: Family) -> None:
     """Which sources to merge, and their weights."""
-    if "w-sources" not in st.session_state:
-        st.session_state["w-sources"] = list(session.chosen_sources())
     picked = st.pills(
         "Sources to merge (two or more)",
         list(family.sources),
         selection_mode="multi",
         format_func=family.title,
-        key="w-sources",
+        default=list(session.chosen_sources()),
+        key=f"w-sources-{family.name}",
     )
     names = [name for name in family.sources if name in picked]
     if ",".join(names) != session.chosen("sources"):
@@ -63,7 +62,12 @@ def choose_sources(family: Family) -> None:
         columns = st.columns(4)
         for i, name in enumerate(names):
             parts[i] = columns[i % 4].number_input(
-                family.title(name), 0.0, 100.0, parts[i], 0.5, key=f"weight-{name}"
+                family.title(name),
+                0.0,
+                100.0,
+                min(parts[i], 100.0),
+                0.5,
+                key=f"weight-{family.name}-{name}",
             )
         if sum(parts) == 0:
             st.error("weights 0: sum to nothing; give at least one source a part above 0")
@@ -98,14 +102,14 @@ def measured(family: Family, job: Job) -> None:
             "source": family.title(name),
             "own task, this source": shown(family, name, found.get(("own", name))),
             "own task, base": shown(family, name, found.get(("base", name))),
-            "task vector / base (norms)": f"{norm:.4f}",
+            "task vector": f"{100 * norm:.3g} % of the base's norm",
         }
         for name, norm in zip(family.sources, geometry.relative_norms, strict=True)
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
     st.caption(
-        "Measured here, on the family's test images, with Wilson's 95 % interval. A norm says how "
-        "far fine-tuning moved the weights."
+        "Measured here, on the family's test images, with Wilson's 95 % interval. The norm of a "
+        "task vector says how far fine-tuning moved the weights."
     )
     if len(family.sources) > 1:
         st.subheader("Do they move in the same direction?")

@@ -22,6 +22,7 @@ NAMES = [
     "BlockScored",
     "CalibrationBatch",
     "Checkpoint",
+    "Embedded",
     "Evaluator",
     "Event",
     "Family",

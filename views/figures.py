@@ -60,7 +60,7 @@ def heatmap(
             colorbar={"title": {"text": what}, "tickvals": ticks, "ticktext": labels},
             hovertemplate="block %{y}, nodes %{customdata[1]}<br>"
             + what
-            + " %{customdata[0]:.6f}<extra></extra>",
+            + " %{customdata[0]:.4g}<extra></extra>",
             hoverongaps=False,
             xgap=1,
             ygap=1,
@@ -81,14 +81,24 @@ def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], 
         z = np.where(
             np.isfinite(groups), np.searchsorted(order, groups) / max(1, len(order) - 1), np.nan
         )
-        return z, list(share), [f"{v:.3g}" for v in np.quantile(order, share)]
+        return z, list(share), [written(v) for v in np.quantile(order, share)]
     if colours == "log":
-        floor = known[known > 0].min() if (known > 0).any() else 1e-12
+        floor = known[known > 0].min(initial=np.inf)
+        if np.isinf(floor):  # nothing but zeros
+            return groups, [0.0], ["0"]
         z = np.log10(np.maximum(groups, floor))
-        ticks = np.linspace(np.nanmin(z), np.nanmax(z), 5)
-        return z, list(ticks), [f"{v:.3g}" for v in 10**ticks]
-    ticks = np.linspace(known.min(), known.max(), 5)
-    return groups, list(ticks), [f"{v:.3g}" for v in ticks]
+        ticks = np.unique(np.linspace(np.nanmin(z), np.nanmax(z), 5))
+        clipped = "≤ " if known.min() < floor else ""
+        return z, list(ticks), [clipped * (i == 0) + written(v) for i, v in enumerate(10**ticks)]
+    ticks = np.unique(np.linspace(known.min(), known.max(), 5))
+    return groups, list(ticks), [written(v) for v in ticks]
+
+
+def written(value: float) -> str:
+    """Three digits, as people write them: 0.0123, or 2.29×10⁻⁵ where that is shorter."""
+    digits, e, power = f"{value:.3g}".partition("e")
+    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+    return f"{digits}×10{str(int(power)).translate(raised)}" if e else digits
 
 
 def block_means(
@@ -109,10 +119,10 @@ def block_means(
                 "array": high - mean,
                 "arrayminus": mean - low,
             },
-            hovertemplate="block %{y}<br>mean %{x:.6f}<extra></extra>",
+            hovertemplate="block %{y}<br>mean %{x:.4g}<extra></extra>",
         )
     )
-    figure.update_xaxes(title=what, rangemode="tozero", nticks=4)
+    figure.update_xaxes(title=what, rangemode="tozero", nticks=4, exponentformat="power")
     figure.update_yaxes(title="block", dtick=1, range=[-0.5, blocks - 0.5], zeroline=False)
     return _framed(figure, ROW * blocks + 110)
 
@@ -134,12 +144,13 @@ def keep_rate_curves(
             name=f"block {block}",
             mode="lines",
             line={"color": colour, "width": 2},
-            hovertemplate=f"block {block}<br>%{{x:.5f}} keeps %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"block {block}<br>%{{x:.4g}} keeps %{{y:.1%}}<extra></extra>",
         )
     title = "node M-Loss (log)" if measured else "rank of the node's M-Loss in its block"
-    figure.update_xaxes(title=title, type="log" if measured else "linear", nticks=6)
+    figure.update_xaxes(title=title, type="log" if measured else "linear")
+    figure.update_xaxes(nticks=6, exponentformat="power")
     figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
-    return _framed(figure, 300)
+    return _framed(figure, 400)
 
 
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
@@ -175,7 +186,7 @@ def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: 
             hovertemplate=task + "<br>after block %{x}: %{y:.1%}<extra></extra>",
         )
     figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
-    figure.update_yaxes(title="accuracy", tickformat=".0%", rangemode="tozero")
+    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
     return _framed(figure, 320)
 
 
@@ -198,7 +209,7 @@ def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go
             },
             hovertemplate=model + "<br>%{x}: %{y:.1%}<extra></extra>",
         )
-    figure.update_layout(barmode="group")
+    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.15})
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
     return _framed(figure, 380)
 

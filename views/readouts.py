@@ -49,7 +49,7 @@ def _readout(title: str, found: Mapping[str, TaskEvaluated | None]) -> None:
     """Accuracy now, its change against the base on the same images, and marks to compare."""
     now, base = found["merged"], found["base"]
     if now is None:
-        st.metric(title, "…", "waiting", delta_color="off", border=True)
+        st.metric(title, "…", "waiting", delta_color="off", delta_arrow="off", border=True)
         return
     change = "…"
     if base is not None:
@@ -100,9 +100,9 @@ def verdict(name: str, rival: str, ours: Mapping, theirs: Mapping) -> str:
     """The paired comparison in words: ahead, behind, or not distinguishable."""
     mean, low, high = (100 * x for x in paired_difference(ours, theirs))
     images = sum(len(h) for h in ours.values())
-    where = "ahead of" if mean >= 0 else "behind"
+    where = "ahead of" if mean > 0 else "behind" if mean < 0 else "level with"
     said = (
-        f"**{name} is {where} {rival} by {abs(mean):.2f} points** "
+        f"**{name} is {where} {rival}{f' by {abs(mean):.2f} points' * (mean != 0)}** "
         f"(difference {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, paired on "
         f"{images:,} images)"
     )

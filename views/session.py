@@ -7,9 +7,11 @@ reload, a page switch and a shared link all find the same choice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import streamlit as st
 
 from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
@@ -17,7 +19,8 @@ from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
 from mloss_core.methods import METHODS
-from mloss_core.run import check
+from mloss_core.recipe import check
+from mloss_core.tasks import read_npz
 
 from .jobs import Job, JobBoard
 
@@ -48,6 +51,23 @@ def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ..
     return geometry(load(family), sources)
 
 
+@st.cache_data(show_spinner=False, max_entries=64)
+def _pool(path: Path, changed: int) -> dict[str, int]:
+    tasks = read_npz(path, "calibration pool", ("tasks",))["tasks"]
+    names, counts = np.unique(tasks, return_counts=True)
+    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+
+
+def pool_size(family: Family, sources: Sequence[str]) -> int:
+    """How many calibration images there are for these sources, at least 1."""
+    try:
+        changed = family.calibration_pool.stat().st_mtime_ns
+        counts = _pool(family.calibration_pool, changed)
+    except (InputError, OSError):
+        return 128  # the job will say what is wrong with the file
+    return max(1, sum(counts.get(name, 0) for name in sources))
+
+
 def defaults(family: Family) -> dict[str, str]:
     """What a first visit starts from: all sources, M-TIES as the family's makers recommend."""
     tuned = family.recommended("m-ties")
@@ -60,7 +80,7 @@ def defaults(family: Family) -> dict[str, str]:
         "variation": f"{tuned.get('variation', 0.1):g}",
         "scaling": f"{tuned.get('scaling', 1.0):g}",
         "blocks": "all",
-        "samples": "128",
+        "samples": str(min(128, pool_size(family, family.sources))),
         "seed": "42",
         "group": "50" if family.model.nodes >= 1500 else "16",
         "colours": COLOURS[0],

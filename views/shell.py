@@ -11,6 +11,8 @@ def main() -> None:
     """Draws the chosen page; what goes wrong on purpose is shown in place, never as a traceback."""
     icon = str(nav.ROOT / "assets" / "icon.png")
     st.set_page_config(page_title="M-Loss", page_icon=icon, layout="wide")
+    # Streamlit leaves 6rem above the first line, twice what the navigation needs.
+    st.html("<style>.stMainBlockContainer {padding-top: 4rem; padding-bottom: 4rem}</style>")
     page = st.navigation([nav.page(name) for name in nav.TITLES], position="top")
     if page.title == nav.TITLES["sources"]:
         intro.show()

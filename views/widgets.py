@@ -23,15 +23,20 @@ def bound(
 ) -> Any:
     """A widget that starts from a field of the choice and writes it back.
 
+    The value goes in as the widget's own default on every run: what is set in session state
+    instead can be overtaken by a rerun before the browser has drawn it, and then shows wrong.
+
     Args:
         read, write: between the field's text and the widget's value.
     """
-    name = f"w-{key}"
-    if name not in st.session_state:
-        st.session_state[name] = read(session.chosen(key))
-    if "max_value" in options:  # a limit may have moved below what was chosen
-        st.session_state[name] = min(st.session_state[name], options["max_value"])
-    value = widget(label, key=name, **options)
+    value = read(session.chosen(key))
+    if widget is st.selectbox:
+        options["index"] = list(options["options"]).index(value)
+    elif widget is st.segmented_control:
+        options["default"] = value
+    else:  # a limit may have moved past what was chosen
+        options["value"] = min(max(value, options["min_value"]), options["max_value"])
+    value = widget(label, key=f"w-{key}", **options)
     session.choose_value(key, write(value))
     return value
 
@@ -68,7 +73,7 @@ def calibration(family: Family) -> None:
     """Size and seed of the calibration draw."""
     bound(
         "samples", st.number_input, "Calibration images", int, str,
-        min_value=1, max_value=64 * len(session.chosen_sources()), step=16,
+        min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
         help="Unlabeled training images, drawn evenly over the chosen sources' tasks. 128 as in "
         "the paper.",
     )  # fmt: skip
@@ -82,14 +87,15 @@ def block_choice(family: Family) -> None:
     """Which blocks get node-wise treatment: pills, with presets."""
     names = list(range(family.model.blocks))
     chosen = session.parse_blocks(session.chosen("blocks"), family.model)
-    if "w-blocks" not in st.session_state:
-        st.session_state["w-blocks"] = names if chosen is None else list(chosen)
+    drawn = st.session_state.setdefault("presets", 0)
 
     def preset(blocks: list[int]) -> None:
-        st.session_state["w-blocks"] = blocks
+        session.choose_value("blocks", _blocks_text(blocks, names))
+        st.session_state.presets = drawn + 1  # new pills, which start from the new choice
 
     picked = st.pills(
-        "Blocks with node-wise treatment", names, selection_mode="multi", key="w-blocks",
+        "Blocks with node-wise treatment", names, selection_mode="multi", key=f"w-blocks-{drawn}",
+        default=names if chosen is None else list(chosen),
         help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "
         "0, 8, 9, 10 of 12.",
     )  # fmt: skip
@@ -99,8 +105,12 @@ def block_choice(family: Family) -> None:
         columns, ("All blocks", "None", "First and last few"), (names, [], few), strict=True
     ):
         column.button(label, on_click=preset, args=(blocks,), width="stretch")
-    text = "all" if len(picked) == len(names) else ",".join(map(str, sorted(picked))) or "none"
-    session.choose_value("blocks", text)
+    session.choose_value("blocks", _blocks_text(picked, names))
+
+
+def _blocks_text(picked: list[int], names: list[int]) -> str:
+    """Chosen blocks as links hold them."""
+    return "all" if len(picked) == len(names) else ",".join(map(str, sorted(picked))) or "none"
 
 
 def recipe_form(family: Family) -> MergeRecipe | None:

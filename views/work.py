@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mloss_core import BlockScored, Family, MergeRecipe, run, save_run
+from mloss_core import METHODS, BlockScored, Family, MergeRecipe, run, save_run
 from mloss_core.run import references as evaluate_references
 
 from . import session
@@ -30,7 +30,12 @@ def references(family: Family) -> Job:
     board = session.board()
     spec = (family.name, tuple(family.source(s).sha256 for s in family.sources))
     return board.find("references", spec) or board.submit(
-        "references", "Measuring the sources", events, spec=spec, steps=3 * len(tasks), idle=True
+        "references",
+        "Measuring the sources",
+        events,
+        spec=spec,
+        steps=(3 + len(family.sources)) * len(tasks),
+        idle=True,
     )
 
 
@@ -53,8 +58,8 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     def events() -> Iterator[Any]:
         return run(recipe, family, evaluator=session.evaluator(family.name), tasks=tasks)
 
-    title = f"Merging {len(recipe.sources)} sources: {recipe.method}"
+    title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
     # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
     # three live references, two of the merge's end, and the whole references.
-    steps = family.model.blocks * (2 + len(tasks)) + 9 * len(tasks)
+    steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
     return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=save_run)

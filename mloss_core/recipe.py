@@ -1,0 +1,65 @@
+"""A recipe and its family: can it be done, on which images, and what its result says of itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+from .calibration import check_size, draw_batch
+from .errors import BadValue, UnknownName
+from .methods import METHODS
+from .methods.mloss_guided import node_wise_blocks
+from .types import CalibrationBatch, MergeRecipe
+from .version import __version__
+from .zoo import Family
+
+
+def check(recipe: MergeRecipe, family: Family) -> None:
+    """Raises InputError if the recipe asks for what the family or the library does not have."""
+    if recipe.method not in METHODS:
+        raise UnknownName("--method", recipe.method, METHODS)
+    for name in recipe.sources:
+        if name not in family.sources:
+            raise UnknownName("--sources", name, family.sources)
+    beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]
+    if beyond:
+        remedy = f"{family.name} has blocks 0 to {family.model.blocks - 1}"
+        raise BadValue("--blocks", beyond[0], "does not exist", remedy)
+
+
+def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
+    """The batch drawn as the recipe says; None if its method reads no images."""
+    if not node_wise_blocks(recipe, family.model):
+        return None
+    pool = family.calibration_pool
+    batch = draw_batch(pool, recipe.sources, recipe.samples, recipe.seed)
+    check_size(batch.images, family.model, "calibration pool", pool)
+    return batch
+
+
+def describe(
+    recipe: MergeRecipe,
+    family: Family,
+    calibration: CalibrationBatch | None,
+    drawn: bool = True,
+) -> dict[str, object]:
+    """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
+    read = ("family", "method", "sources", *METHODS[recipe.method].reads)
+    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
+    fields["weights"] = recipe.alpha
+    if calibration is None or not drawn:
+        fields.pop("samples", None)
+    if not drawn:
+        fields.pop("seed", None)  # it decided the draw alone
+    return {
+        "recipe": fields,
+        "base": family.base().sha256,
+        "sources": {name: family.source(name).sha256 for name in recipe.sources},
+        "calibration": calibration.sha256 if calibration else None,
+        "version": __version__,
+    }
+
+
+def content_key(metadata: dict[str, object]) -> str:
+    """Names a merged model's content: what `describe` says, as one string."""
+    return json.dumps(metadata, sort_keys=True)
