@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 import oracle
 from mloss_core import BlockScored, Family, Finished, MergeRecipe, run, trim, zoo
-from mloss_core.run import calibration_of
+from mloss_core.recipe import calibration_of
 from tiny import write_family
 
 DATA_FREE = ("simple-average", "task-arithmetic", "ties", "dare")

@@ -27,7 +27,7 @@ from mloss_core.calibration import preprocess
 from mloss_core.errors import BadFile, OutOfMemory, UnknownName
 from mloss_core.evaluate import hits
 from mloss_core.methods.mloss_guided import sweep
-from mloss_core.run import calibration_of
+from mloss_core.recipe import calibration_of
 
 CPU = torch.device("cpu")
 
