@@ -6,6 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
+from mloss_core.store import root
 from views import readouts, session, strip, widgets, work
 from views.jobs import Job
 
@@ -52,7 +53,7 @@ def finished_merges(family: Family) -> None:
     runs = [r for r in list_runs() if r.metadata["recipe"]["family"] == family.name]
     if not runs:
         st.caption(
-            "None yet. Launch one above: it is kept here, with its file, until you delete it."
+            f"None yet. Launch one above: it is kept here, with its file, in the folder {root()}."
         )
         return
     rows = [

@@ -32,7 +32,21 @@ def choose_family() -> Family:
         "tasks": len(family.tasks),
     }
     st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
+    card(family)
     return family
+
+
+def card(family: Family) -> None:
+    """The model and data card that lies in the family's folder, with its picture sheet."""
+    text, sheet = family.folder / "README.md", family.folder / "sheet.png"
+    if not text.is_file():
+        return
+    with st.expander("Model and data card: what it is made of, by whom, under which licences"):
+        if sheet.is_file():
+            st.image(str(sheet), caption="Pictures of every task")
+        lines = text.read_text(encoding="utf-8").splitlines()
+        # The sheet stands above: a browser could not find it by its path in the folder.
+        st.markdown("\n".join(line for line in lines if not line.startswith("![")))
 
 
 def choose_sources(family: Family) -> None:

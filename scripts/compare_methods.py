@@ -9,7 +9,11 @@ difference of M-TIES to each rival: the evidence that any sentence about a gain 
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
 
 from mloss_core import (
     METHODS,

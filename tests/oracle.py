@@ -47,13 +47,17 @@ def activation(name: str) -> Callable[[Array], Array]:
         "relu": lambda x: np.maximum(x, 0.0),
         "leaky_relu": lambda x: np.where(x >= 0, x, LEAKY_SLOPE * x),
         "gelu": lambda x: 0.5 * x * (1.0 + _erf(x / math.sqrt(2.0))),
-        "gelu_tanh": lambda x: 0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3))),
+        "gelu_tanh": lambda x: (
+            0.5 * x * (1.0 + np.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
+        ),
         "quick_gelu": lambda x: x * _sigmoid(1.702 * x),
         "silu": lambda x: x * _sigmoid(x),
     }[name]
 
 
-def _merged_and_ensembled(h: Array, token: int, act_name: str, alphas: Sequence[float]) -> tuple[Array, Array]:
+def _merged_and_ensembled(
+    h: Array, token: int, act_name: str, alphas: Sequence[float]
+) -> tuple[Array, Array]:
     """One token's sigma(alpha . h) and alpha . sigma(h), each of shape (nodes,): the two sides of Eqs. 3 and 4."""
     sigma = activation(act_name)
     mixed = np.zeros(h.shape[2])
@@ -64,7 +68,9 @@ def _merged_and_ensembled(h: Array, token: int, act_name: str, alphas: Sequence[
     return sigma(mixed), ensembled
 
 
-def node_mloss(h: Array, act_name: str, weights: Weights = None, normalised: bool = False, eps: float = 1e-4) -> Array:
+def node_mloss(
+    h: Array, act_name: str, weights: Weights = None, normalised: bool = False, eps: float = 1e-4
+) -> Array:
     """Node M-Loss, Eq. 4 (normalised: Eq. 7), per token, then the mean over tokens. h: (sources, tokens, nodes)."""
     h = _f64(h)
     alphas = _alphas(weights, h.shape[0])
@@ -76,7 +82,9 @@ def node_mloss(h: Array, act_name: str, weights: Weights = None, normalised: boo
     return total / h.shape[1]
 
 
-def layer_mloss(h: Array, act_name: str, weights: Weights = None, normalised: bool = False, eps: float = 1e-4) -> float:
+def layer_mloss(
+    h: Array, act_name: str, weights: Weights = None, normalised: bool = False, eps: float = 1e-4
+) -> float:
     """Layer M-Loss, Eq. 3 (normalised: Eq. 6), per token, then the mean over tokens. h: (sources, tokens, nodes)."""
     h = _f64(h)
     alphas = _alphas(weights, h.shape[0])
@@ -156,10 +164,15 @@ def task_vector(base: Array, source: Array) -> Array:
 # --- merging methods without data -------------------------------------------------------------------------------
 
 
-def simple_average(base: State, sources: Sequence[State], weights: Weights = None) -> dict[str, Array]:
+def simple_average(
+    base: State, sources: Sequence[State], weights: Weights = None
+) -> dict[str, Array]:
     """Simple averaging (Section 2.1): sum alpha_i theta_i / sum alpha_i. The base only lends its names."""
     alphas = _alphas(weights, len(sources))
-    return {n: sum(a * _f64(s[n]) for a, s in zip(alphas, sources, strict=True)) / sum(alphas) for n in base}
+    return {
+        n: sum(a * _f64(s[n]) for a, s in zip(alphas, sources, strict=True)) / sum(alphas)
+        for n in base
+    }
 
 
 def task_arithmetic(
@@ -170,7 +183,9 @@ def task_arithmetic(
     merged = {}
     for name in base:
         vectors = [task_vector(base[name], source[name]) for source in sources]
-        merged[name] = _f64(base[name]) + scaling * sum(a * t for a, t in zip(alphas, vectors, strict=True))
+        merged[name] = _f64(base[name]) + scaling * sum(
+            a * t for a, t in zip(alphas, vectors, strict=True)
+        )
     return merged
 
 
@@ -190,7 +205,12 @@ def ties(
 
 
 def dare(
-    base: State, sources: Sequence[State], weights: Weights, keep: float, scaling: float, masks: Sequence[State]
+    base: State,
+    sources: Sequence[State],
+    weights: Weights,
+    keep: float,
+    scaling: float,
+    masks: Sequence[State],
 ) -> dict[str, Array]:
     """DARE (Section 2.3): entries drawn by masks[i][name] rescaled by 1 / keep, then elected and merged as in TIES."""
     merged = {}
@@ -211,7 +231,9 @@ def layer_norm(state: State, name: str, x: Array) -> Array:
     """LayerNorm over the last axis, eps 1e-5."""
     centred = x - x.mean(axis=-1, keepdims=True)
     variance = (centred**2).mean(axis=-1, keepdims=True)
-    return centred / np.sqrt(variance + LN_EPS) * _f64(state[f"{name}.weight"]) + _f64(state[f"{name}.bias"])
+    return centred / np.sqrt(variance + LN_EPS) * _f64(state[f"{name}.weight"]) + _f64(
+        state[f"{name}.bias"]
+    )
 
 
 def linear(state: State, name: str, x: Array) -> Array:
@@ -242,16 +264,22 @@ def attention(state: State, name: str, x: Array, heads: int) -> Array:
     for n, image in enumerate(x):
         qkv = image @ _f64(state[f"{name}.in_proj_weight"]).T + _f64(state[f"{name}.in_proj_bias"])
         for head in range(heads):
-            q, k, v = (qkv[:, p * width + head * size : p * width + (head + 1) * size] for p in range(3))
+            q, k, v = (
+                qkv[:, p * width + head * size : p * width + (head + 1) * size] for p in range(3)
+            )
             logits = q @ k.T / math.sqrt(size)
             odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-            mixed[n, :, head * size : (head + 1) * size] = odds / odds.sum(axis=1, keepdims=True) @ v
+            mixed[n, :, head * size : (head + 1) * size] = (
+                odds / odds.sum(axis=1, keepdims=True) @ v
+            )
     return linear(state, f"{name}.out_proj", mixed)
 
 
 def attention_half(state: State, block: int, x: Array, heads: int) -> Array:
     """x + attention(ln_1(x)): the residual stream in the middle of a block."""
-    return x + attention(state, f"{BLOCKS}{block}.attn", layer_norm(state, f"{BLOCKS}{block}.ln_1", x), heads)
+    return x + attention(
+        state, f"{BLOCKS}{block}.attn", layer_norm(state, f"{BLOCKS}{block}.ln_1", x), heads
+    )
 
 
 def mlp_input(state: State, block: int, middle: Array) -> Array:
@@ -267,7 +295,9 @@ def mlp_half(state: State, block: int, middle: Array, act_name: str) -> Array:
 
 def depth(state: State) -> int:
     """The number of residual blocks."""
-    return 1 + max(int(name[len(BLOCKS) :].split(".")[0]) for name in state if name.startswith(BLOCKS))
+    return 1 + max(
+        int(name[len(BLOCKS) :].split(".")[0]) for name in state if name.startswith(BLOCKS)
+    )
 
 
 def features(state: State, pixels: Array, heads: int, act_name: str) -> Array:
@@ -313,15 +343,25 @@ def m_ties(
         middle = attention_half(merged, block, x, heads)
 
         if block in chosen:
-            inputs = mlp_input(merged, block, middle).reshape(-1, middle.shape[-1])  # images x tokens, one row each
+            inputs = mlp_input(merged, block, middle).reshape(
+                -1, middle.shape[-1]
+            )  # images x tokens, one row each
             h = np.stack([linear(source, fc, inputs) for source in sources])  # own weight, own bias
             scores[block] = node_mloss(h, act_name, weights)  # lines 10 to 12
             rates = keep_rates(scores[block], keep, variation)  # lines 14 to 16
             weight = f"{fc}.weight"
-            trimmed = [trim_rows(task_vector(base[weight], s[weight]), rates) for s in sources]  # lines 18 to 20
-            merged[weight] = _f64(base[weight]) + scaling * elect_and_merge(trimmed, weights)  # lines 22 and 23
+            trimmed = [
+                trim_rows(task_vector(base[weight], s[weight]), rates) for s in sources
+            ]  # lines 18 to 20
+            merged[weight] = _f64(base[weight]) + scaling * elect_and_merge(
+                trimmed, weights
+            )  # lines 22 and 23
         else:
-            merged[f"{fc}.weight"] = ties_tensor(base, sources, weights, keep, scaling, f"{fc}.weight")
+            merged[f"{fc}.weight"] = ties_tensor(
+                base, sources, weights, keep, scaling, f"{fc}.weight"
+            )
 
-        x = mlp_half(merged, block, middle, act_name)  # lines 25 to 27: the merged block feeds the next
+        x = mlp_half(
+            merged, block, middle, act_name
+        )  # lines 25 to 27: the merged block feeds the next
     return merged, scores

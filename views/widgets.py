@@ -99,7 +99,7 @@ def block_choice(family: Family) -> None:
         help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "
         "0, 8, 9, 10 of 12.",
     )  # fmt: skip
-    few = [0, *range(family.model.blocks - 4, family.model.blocks - 1)]
+    few = sorted({0, *names[-4:-1]})
     columns = st.columns(3)
     for column, label, blocks in zip(
         columns, ("All blocks", "None", "First and last few"), (names, [], few), strict=True
