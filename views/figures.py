@@ -17,7 +17,13 @@ HUES = (
     "#4477aa", "#ee6677", "#228833", "#ccaa33", "#66ccee", "#aa3377",
     "#e07b39", "#7a6fd0", "#44aa99", "#999933", "#cc6699", "#888888",
 )  # fmt: skip
-MARKS = {"base": "#8c96a3", "own": "#228833", "ties": "#e07b39", "ensembling": "#7a6fd0"}
+# What a merge stands beside keeps its colour everywhere, by the name that people read.
+MARKS = {
+    "base": "#8c96a3",
+    "own source": "#228833",
+    "TIES, same k": "#e07b39",
+    "ensemble": "#7a6fd0",
+}
 ROW = 22  # pixels a block: suits 12 and 24 of them
 
 

@@ -58,7 +58,7 @@ def rates(method: str) -> None:
         if "variation" in reads:
             bound(
                 "variation", st.slider, "Pruning variation e", float, short,
-                min_value=0.0, max_value=keep, step=0.025,
+                min_value=0.0, max_value=keep, step=0.025, format="%.3f",
                 help="The node of the highest M-Loss in its block keeps k - e, the lowest keeps k.",
             )  # fmt: skip
     if "scaling" in reads:

@@ -1,0 +1,129 @@
+"""What a visitor chooses, and links: kept, bounded, and refused in place."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+from visitor import button, go, link_of, pills, session_recipe, settled, slider, sound, visit, words
+
+from mloss_core import load
+from views import session
+
+BAD_LINKS = {
+    "family=../x": "not a plain name but a path",
+    "family=nope": "--family nope: is not known",
+    "keep=7": "--keep 7.0: is outside (0, 1]",
+    "keep=abc": "keep=abc was not used",
+    "keep=nan": "--keep nan",
+    "variation=0.9": "--variation 0.9: is outside [0, keep]",
+    "sources=apples": "at least two sources",
+    "sources=nope,apples": "--sources nope: is not known",
+    "sources=apples,apples": "is named twice",
+    "blocks=5-3": "reversed range",
+    "blocks=0,17": "names block 17",
+    "weights=1,1": "give one weight a source",
+    "weights=0,0,0": "--weights 0,0,0",
+    "weights=x": "is not numbers",
+    "samples=0": "samples=0 was not used",
+    "seed=-1": "seed=-1 was not used",
+    "method=magic": "method=magic was not used",
+    "colours=neon": "colours=neon was not used",
+}
+# Fit for the library or another family, but past what the page's own widgets allow.
+FAR_LINKS = ("keep=0.001&variation=0", "scaling=99", "scaling=-1", "samples=99999",
+             "weights=500,1,1", "group=5000", "seed=99999999999")  # fmt: skip
+
+
+@pytest.mark.parametrize("link", BAD_LINKS)
+def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
+    test = visit("merge", link)
+    assert any(BAD_LINKS[link] in w.value for w in test.warning), words(test)
+    chosen = test.session_state["chosen"]
+    assert chosen == session.defaults(load(chosen["family"]))
+    assert button(test, "Launch merge").disabled is False and test.error.len == 0
+    assert slider(test, "keep").value == float(chosen["keep"])
+    assert go(test, "merge").warning.len == 0, "said once"
+
+
+@pytest.mark.parametrize("link", FAR_LINKS)
+@pytest.mark.parametrize("page", ["sources", "heatmap", "merge"])
+def test_links_past_a_widgets_limits_do_no_harm(visit, link, page):
+    visit(page, link)
+
+
+@pytest.mark.parametrize(("page", "key"), [("merge", "merge_job"), ("heatmap", "score_job")])
+def test_an_unknown_job_is_said_to_be_gone(visit, page, key):
+    test = visit(page, f"{key}=unknown")
+    assert "The job of this link is gone" in words(test)
+
+
+def test_one_source_only_is_refused_in_place_and_nothing_is_lost(visit):
+    test = visit()
+    pills(test, "Sources").set_value(["bridges"]).run()
+    assert "at least two sources" in sound(test).error[0].value
+    for page in ("heatmap", "merge"):
+        go(test, page)
+        assert "at least two sources" in test.error[0].value
+        assert "job of this link is gone" not in words(test)
+    assert button(test, "Launch merge").disabled
+    pills(go(test, "sources"), "Sources").set_value(["bridges", "clouds"]).run()
+    assert test.error.len == 0 and link_of(test)["sources"] == "bridges,clouds"
+    assert "2 sources" in words(settled(go(test, "heatmap")))
+
+
+def test_weights_are_relative_parts_and_travel_in_the_link(visit):
+    test = visit()
+    test.number_input(key="weight-tiny-apples").set_value(2.0).run()
+    assert session_recipe(sound(test)).weights == (0.5, 0.25, 0.25)
+    again = visit("sources", "weights=2,1,1")
+    assert [n.value for n in again.number_input] == [2, 1, 1]
+    for name in ("apples", "bridges", "clouds"):
+        test.number_input(key=f"weight-tiny-{name}").set_value(0.0).run()
+    assert "sum to nothing" in test.error[0].value and session_recipe(test).weights is None
+
+
+def test_k_bounds_e(visit):
+    test = visit("merge", "keep=0.5&variation=0.4")
+    assert slider(test, "variation").max == 0.5 and slider(test, "variation").value == 0.4
+    slider(test, "keep").set_value(0.2).run()
+    assert slider(sound(test), "variation").max == slider(test, "variation").value == 0.2
+    assert session_recipe(test).variation == 0.2 and test.error.len == 0
+
+
+def test_blocks_are_chosen_by_pill_or_preset(visit):
+    test = visit("merge", "blocks=0,2")
+    assert pills(test, "Blocks").value == [0, 2]
+    button(test, "None").click().run()
+    assert pills(sound(test), "Blocks").value == [] and session_recipe(test).blocks == ()
+    button(test, "All blocks").click().run()
+    assert session_recipe(sound(test)).blocks is None
+    pills(test, "Blocks").set_value([1]).run()
+    assert session_recipe(sound(test)).blocks == (1,)
+
+
+def test_the_choice_survives_page_switches_and_a_reload(visit):
+    test = visit("merge")
+    slider(test, "keep").set_value(0.3).run()
+    slider(test, "variation").set_value(0.2).run()
+    test.selectbox[0].select("m-ties").run()
+    for page in ("heatmap", "sources", "merge"):
+        settled(go(test, page))
+    assert (slider(test, "keep").value, slider(test, "variation").value) == (0.3, 0.2)
+    assert link_of(test)["keep"] == "0.3" and "score_job" in link_of(test)
+    again = visit("heatmap", "keep=0.3&variation=0.2")
+    assert "k = 0.3, e = 0.2" in words(again)
+
+
+def test_another_family_starts_from_its_own_defaults(visit, models, tmp_path, monkeypatch):
+    for name in ("tiny", "twin"):
+        shutil.copytree(models / "tiny", tmp_path / "two" / name)
+    (tmp_path / "two" / "twin" / "sources" / "apples.safetensors").unlink()
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "two"))
+    test = visit("sources", "keep=0.3")
+    test.selectbox[0].select("twin").run()
+    assert sound(test).error.len == 0
+    recipe = session_recipe(test)
+    assert (recipe.family, recipe.sources, recipe.keep) == ("twin", ("bridges", "clouds"), 0.5)
+    assert pills(test, "Sources").value == ["bridges", "clouds"]

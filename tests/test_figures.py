@@ -1,0 +1,162 @@
+"""views/figures.py: what stands in a plot is what was measured; no streamlit, no torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from mloss_core import keep_rates
+from views import figures
+
+ROOT = Path(__file__).resolve().parents[1]
+COLOURS = ("log", "linear", "rank")
+TABLES = arrays(
+    np.float64,
+    st.tuples(st.integers(1, 4), st.integers(1, 40)),
+    elements=st.floats(0, 1e3, allow_subnormal=False),
+)
+
+
+def number(text: str) -> float:
+    """What a colour bar's label says."""
+    digits, _, power = text.removeprefix("≤ ").partition("×10")
+    lowered = power.translate(str.maketrans("⁻⁰¹²³⁴⁵⁶⁷⁸⁹", "-0123456789"))
+    return float(digits) * 10 ** int(lowered or 0)
+
+
+def scores_of(table: np.ndarray) -> dict[int, np.ndarray]:
+    return dict(enumerate(table))
+
+
+def random_scores(blocks: int = 3, nodes: int = 20) -> dict[int, np.ndarray]:
+    return scores_of(np.random.default_rng(0).gamma(0.5, 1e-4, (blocks, nodes)))
+
+
+def means(values: np.ndarray, size: int) -> list[float]:
+    """Group means, the naive way."""
+    return [values[i : i + size].mean() for i in range(0, len(values), size)]
+
+
+@given(TABLES, st.integers(1, 50))
+def test_groups_are_the_means_of_consecutive_nodes(table, size):
+    expected = [means(row, size) for row in table]
+    np.testing.assert_allclose(figures.node_groups(table, size), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_the_last_group_may_be_smaller():
+    groups = figures.node_groups(np.array([[1.0, 3.0, 5.0, 7.0, 20.0]]), 2)
+    assert groups.tolist() == [[2.0, 6.0, 20.0]]
+    heat = figures.heatmap({0: np.array([1.0, 3.0, 5.0, 7.0, 20.0])}, 1, 2).data[0]
+    assert [cell[1] for cell in heat.customdata[0]] == ["0 to 1", "2 to 3", "4 to 4"]
+
+
+@given(TABLES, st.integers(1, 50), st.sampled_from(COLOURS))
+def test_hover_holds_the_exact_group_means_and_bars_hold_real_values(table, size, colours):
+    heat = figures.heatmap(scores_of(table), len(table), size, colours).data[0]
+    groups = figures.node_groups(table, size)
+    assert (heat.customdata[..., 0].astype(float) == groups).all()
+    labels = [number(text) for text in heat.colorbar.ticktext]
+    assert len(labels) == len(heat.colorbar.tickvals) and labels == sorted(labels)
+    assert labels[-1] == pytest.approx(groups.max(), rel=6e-3, abs=1e-12)
+    positive = groups[groups > 0] if colours == "log" and groups.any() else groups
+    assert labels[0] == pytest.approx(positive.min(), rel=6e-3, abs=1e-12)
+    assert np.isfinite(heat.z).all()
+
+
+@pytest.mark.parametrize("colours", COLOURS)
+@pytest.mark.parametrize("known", [{0, 2}, {1}, {0, 1, 2, 3}])
+def test_blocks_without_scores_stay_empty(colours, known):
+    scores = {b: s for b, s in random_scores(4).items() if b in known}
+    figure = figures.heatmap(scores, 4, 7, colours)
+    z = np.asarray(figure.data[0].z, dtype=float)
+    assert z.shape == (4, 3)
+    assert [np.isfinite(row).all() for row in z] == [block in known for block in range(4)]
+    assert not np.isfinite(z[[b for b in range(4) if b not in known]]).any()
+    assert list(figure.layout.yaxis.range) == [-0.5, 3.5]
+
+
+def test_log_colours_keep_zeros_at_the_least_known_value():
+    heat = figures.heatmap({0: np.array([0.0, 1e-4, 1e-2])}, 1, 1).data[0]
+    assert heat.z[0] == pytest.approx([-4, -4, -2])
+    assert heat.customdata[0][0][0] == 0, "hover tells the truth"
+    assert heat.colorbar.ticktext[0] == "≤ 0.0001", "the clipping is stated"
+
+
+@pytest.mark.parametrize("value", [0.0, 3e-5, 2.0])
+@pytest.mark.parametrize("colours", COLOURS)
+def test_equal_values_are_drawn(value, colours):
+    heat = figures.heatmap({0: np.full(6, value)}, 2, 2, colours).data[0]
+    assert len(set(np.asarray(heat.z, dtype=float)[0])) == 1
+    assert [number(text) for text in set(heat.colorbar.ticktext)] == [pytest.approx(value)]
+
+
+def test_rank_colours_are_even_whatever_the_values():
+    heat = figures.heatmap({0: np.array([1e-9, 5.0, 1e-3, 1e9])}, 1, 1, "rank").data[0]
+    assert heat.z[0] == pytest.approx([0, 2 / 3, 1 / 3, 1])
+    assert list(heat.colorbar.tickvals) == [0, 0.25, 0.5, 0.75, 1]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.01234, "0.0123"), (2.293e-5, "2.29×10⁻⁵"), (1.5e7, "1.5×10⁷"), (12, "12")],
+)
+def test_numbers_are_written_for_people(value, text):
+    assert figures.written(value) == text
+
+
+@given(st.floats(0.05, 1), st.floats(0, 1), st.integers(2, 60))
+def test_keep_rate_curves_never_rise(keep, share, nodes):
+    scores = random_scores(2, nodes)
+    curves = {b: (x, keep_rates(x, keep, keep * share)) for b, x in scores.items()}
+    figure = figures.keep_rate_curves(curves, keep, keep * share, measured=True)
+    for line in figure.data:
+        assert (np.diff(line.x) >= 0).all() and (np.diff(line.y) <= 1e-12).all()
+        assert line.y[0] == pytest.approx(keep)
+        assert line.y[-1] == pytest.approx(keep - keep * share, abs=1e-9)
+        low, high = figure.layout.yaxis.range
+        assert low <= min(line.y) and max(line.y) <= high
+
+
+def test_block_means_carry_their_intervals():
+    figure = figures.block_means({2: (3.0, 2.5, 4.0), 0: (1.0, 0.9, 1.2)}, 3)
+    points = figure.data[0]
+    assert list(points.y) == [0, 2] and list(points.x) == [1, 3]
+    assert points.error_x.array == pytest.approx([0.2, 1.0])
+    assert points.error_x.arrayminus == pytest.approx([0.1, 0.5])
+
+
+def test_cosines_leave_the_diagonal_out():
+    z = figures.cosine_matrix(np.array([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"]).data[0].z
+    assert np.isnan(np.diag(z)).all() and z[0][1] == 0.2
+
+
+def test_accuracy_by_block_begins_with_the_base():
+    figure = figures.accuracy_by_block({"a": [(-1, 0.4), (0, 0.5)], "b": []}, 2)
+    assert [trace.name for trace in figure.data] == ["a", "b"]
+    assert list(figure.data[0].x) == [-1, 0] and list(figure.data[0].y) == [0.4, 0.5]
+
+
+def test_compared_models_may_lack_tasks():
+    rows = {"TIES": {"a": (0.5, 0.4, 0.7), "b": (0.6, 0.5, 0.7)}, "base": {"b": (0.2, 0.1, 0.3)}}
+    figure = figures.compared(rows)
+    found = {bar.name: list(bar.x) for bar in figure.data}
+    assert found == {"TIES": ["a", "b"], "base": ["b"]}
+    assert figure.data[0].error_y.array == pytest.approx([0.2, 0.1])
+    assert figure.data[1].marker.color == figures.MARKS["base"]
+
+
+def test_figures_load_neither_streamlit_nor_torch():
+    code = "import sys, views.figures; print({'streamlit', 'torch'} & set(sys.modules))"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert found.stdout.strip() == "set()", found.stderr

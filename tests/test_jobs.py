@@ -1,0 +1,195 @@
+"""views/jobs.py: one worker, append-only logs, cancel within two seconds, nothing lost."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from mloss_core.errors import MlossError
+from views.jobs import JobBoard
+
+
+@pytest.fixture
+def board():
+    board = JobBoard(keep=3)
+    yield board
+    for job in list(board._jobs.values()):  # no worker is left behind at work
+        job.cancel()
+
+
+def until(true, seconds: float = 20.0) -> float:
+    """Waits for it; returns how long that took."""
+    start = time.monotonic()
+    while not true():
+        assert time.monotonic() - start < seconds, "it never came"
+        time.sleep(0.005)
+    return time.monotonic() - start
+
+
+def endless(closed: list | None = None):
+    """Events for ever; says when it is closed."""
+    try:
+        for number in range(10**9):
+            yield number
+            time.sleep(0.01)
+    finally:
+        if closed is not None:
+            closed.append(True)
+
+
+def listed(events):
+    """A generator of these events."""
+    yield from events
+
+
+def gated(gate: threading.Event, events):
+    """These events, once the gate is open."""
+    gate.wait(20)
+    yield from events
+
+
+def test_events_are_logged_in_order_and_finish_sees_them_all(board):
+    job = board.submit("merge", "m", lambda: listed("abc"), finish=lambda log: "".join(log))
+    until(lambda: not job.active)
+    assert (job.state, job.events, job.result, job.error) == ("finished", list("abc"), "abc", "")
+    assert board.get(job.id) is job and board.get("no such job") is None
+    assert job.seconds == job.ended - job.started >= 0
+
+
+def test_a_running_job_is_cancelled_within_two_seconds_and_closed(board):
+    closed: list[bool] = []
+    job = board.submit("merge", "m", lambda: endless(closed), finish=lambda log: "never")
+    until(lambda: len(job.events) > 2)
+    assert job.state == "running"
+    job.cancel()
+    assert until(lambda: not job.active) < 2
+    assert (job.state, job.result, closed) == ("cancelled", None, [True])
+    assert job.events == list(range(len(job.events))), "what was measured stays"
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_never_begins(board):
+    begun = []
+    first = board.submit("merge", "first", endless)
+    until(lambda: first.state == "running")
+    second = board.submit("merge", "second", lambda: begun.append(True) or listed(()))
+    third = board.submit("merge", "third", lambda: listed("x"))
+    assert second.state == "queued" and board.active() == [first, second, third]
+    second.cancel()
+    assert second.state == "cancelled" and board.active() == [first, third]
+    first.cancel()
+    until(lambda: third.state == "finished")
+    assert begun == [] and second.state == "cancelled" and second.seconds == 0
+
+
+def test_a_failure_on_purpose_shows_its_own_text(board):
+    def events():
+        yield 1
+        raise MlossError("--keep 7: is outside (0, 1]; give a share such as 0.2")
+
+    job = board.submit("merge", "m", events)
+    until(lambda: not job.active)
+    assert (job.state, job.events) == ("failed", [1])
+    assert job.error == "--keep 7: is outside (0, 1]; give a share such as 0.2"
+
+
+@pytest.mark.parametrize("where", ["events", "start", "finish"])
+def test_an_unexpected_failure_is_shown_logged_and_stops_nothing(board, where, capfd):
+    def broken(*_):
+        raise ZeroDivisionError("no luck")
+
+    def events():
+        yield 1
+        if where == "events":
+            broken()
+
+    finish = {"finish": broken} if where == "finish" else {}
+    job = board.submit("merge", "m", broken if where == "start" else events, **finish)
+    until(lambda: not job.active)
+    assert (job.state, job.error) == ("failed", "unexpected ZeroDivisionError: no luck")
+    assert job.ended >= job.started > 0
+    assert "Traceback" in capfd.readouterr().err, "the server's log has it whole"
+    after = board.submit("merge", "after", lambda: listed("x"))
+    until(lambda: after.state == "finished")
+
+
+def test_idle_work_gives_way_and_resumes(board):
+    order: list[str] = []
+    gate = threading.Event()
+
+    def idle():
+        for number in range(3):
+            order.append(f"idle {number}")
+            yield number
+            gate.wait(20)
+
+    def urgent(name):
+        order.append(name)
+        yield name
+
+    job = board.submit("references", "idle", idle, idle=True)
+    until(lambda: job.events == [0])
+    first = board.submit("merge", "a", lambda: urgent("a"))
+    second = board.submit("merge", "b", lambda: urgent("b"))
+    assert board.active() == [first, second], "idle work is not shown"
+    gate.set()
+    until(lambda: job.state == "finished")
+    assert first.state == second.state == "finished"
+    assert order == ["idle 0", "idle 1", "a", "b", "idle 2"] and job.events == [0, 1, 2]
+
+
+def test_an_urgent_job_that_fails_leaves_the_idle_one_alone(board):
+    gate = threading.Event()
+    idle = board.submit("references", "idle", lambda: gated(gate, "xy"), idle=True)
+    until(lambda: idle.state == "running")
+
+    def failing():
+        raise MlossError("no")
+        yield
+
+    urgent = board.submit("merge", "m", failing)
+    gate.set()
+    until(lambda: not idle.active)
+    assert (urgent.state, idle.state, idle.events) == ("failed", "finished", ["x", "y"])
+
+
+def test_idle_work_waits_for_what_was_asked_first(board):
+    gate = threading.Event()
+    first = board.submit("merge", "a", lambda: gated(gate, "x"))
+    idle = board.submit("references", "idle", lambda: listed("y"), idle=True)
+    last = board.submit("merge", "b", lambda: listed("z"))
+    gate.set()
+    until(lambda: idle.state == "finished")
+    assert first.started <= last.started <= idle.started
+
+
+def test_find_offers_what_works_or_is_done_only(board):
+    spec = ("recipe", 1)
+    gate = threading.Event()
+    working = board.submit("score", "s", lambda: gated(gate, "x"), spec=spec)
+    assert board.find("score", spec) is working
+    assert board.find("merge", spec) is None and board.find("score", ("other", 1)) is None
+    gate.set()
+    until(lambda: working.state == "finished")
+    newer = board.submit("score", "s", endless, spec=spec)
+    assert board.find("score", spec) is newer
+    newer.cancel()
+    until(lambda: not newer.active)
+    assert board.find("score", spec) is working, "not the cancelled one"
+
+
+def test_find_passes_over_what_failed(board):
+    job = board.submit("score", "s", lambda: 1 / 0, spec="spec")
+    until(lambda: job.state == "failed")
+    assert board.find("score", "spec") is None
+
+
+def test_only_so_many_ended_jobs_are_kept_and_no_active_one_is_dropped(board):
+    jobs = []
+    for number in range(5):
+        jobs.append(board.submit("merge", str(number), lambda: listed("x")))
+        until(lambda: not jobs[-1].active)
+    waiting = [board.submit("merge", "w", endless) for _ in range(5)]
+    assert [board.get(job.id) for job in jobs] == [None, None, *jobs[2:]]
+    assert [board.get(job.id) for job in waiting] == waiting

@@ -1,0 +1,143 @@
+"""The main job in a real browser: sources, heatmap, sliders, M-TIES, readouts, download, reload."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import json
+import re
+import time
+
+import pytest
+from browser import SLOW, chromium, open_page, server
+from playwright.sync_api import Page, expect
+from safetensors import safe_open
+
+from mloss_core import load
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=SLOW)
+
+
+@pytest.fixture
+def family(server, monkeypatch):
+    """The family that the server shows."""
+    monkeypatch.setenv("MLOSS_MODELS", str(server.runs.parent / "models"))
+    return load(server.family)
+
+
+def idle(page: Page) -> None:
+    """Waits until the script has run and what it sent is drawn."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def go(page: Page, title: str) -> None:
+    """To a page by its link in the navigation."""
+    page.get_by_test_id("stTopNavLink").filter(has_text=title).click()
+    expect(page.get_by_role("heading", level=1)).to_have_text(title)
+
+
+def choose_sources(page: Page, family) -> None:
+    """One source out and in again; the link follows."""
+    first = family.sources[0]
+    pill = page.get_by_test_id("stButtonGroup").get_by_role("button", name=family.title(first))
+    pill.click()
+    page.wait_for_url(re.compile("sources="))
+    assert first not in page.url
+    pill.click()
+    page.wait_for_url(lambda url: "sources=" not in url)
+
+
+def press(page: Page, label: str, key: str, times: int) -> float:
+    """Moves a slider by its keys; returns where it stands."""
+    thumb = page.get_by_role("slider", name=label)
+    for _ in range(times):
+        before = thumb.input_value()
+        thumb.press(key)
+        expect(thumb).not_to_have_value(before)
+    return float(thumb.input_value())
+
+
+def linked(page: Page, name: str, value: float) -> None:
+    """Waits until the link holds it."""
+    page.wait_for_url(re.compile(rf"[?&]{name}={value:g}(&|$)"))
+
+
+def download(page: Page, folder) -> tuple[dict, set[str]]:
+    """Ticks the newest finished merge and downloads it; its recipe and tensor names."""
+    table = page.get_by_test_id("stDataFrame").last
+    # The table is a canvas: a header row and rows of 35 pixels, boxes to tick on the left.
+    table.click(position={"x": 18, "y": 35 + 17})
+    link = page.get_by_role("link", name=re.compile("Download"))
+    expect(link).to_be_visible()
+    page.evaluate("document.querySelectorAll('a[href^=\"/download\"]').forEach(a => a.target = '')")
+    with page.expect_download() as info:
+        link.click()
+    assert re.fullmatch(r"[\w-]+\.safetensors", info.value.suggested_filename)
+    path = folder / info.value.suggested_filename
+    info.value.save_as(path)
+    with safe_open(path, "pt") as file:
+        (text,) = file.metadata().values()
+        return json.loads(text)["recipe"], set(file.keys())
+
+
+def cancel(page: Page) -> None:
+    """Launches again and cancels: it stops within two seconds and says so."""
+    page.get_by_role("button", name="Launch merge").click()
+    button = page.get_by_role("button", name="Cancel")
+    button.click()
+    start = time.monotonic()
+    expect(page.get_by_text("Cancelled: Merging")).to_be_visible()
+    print(f"cancelled after {time.monotonic() - start:.2f} s")
+    expect(button).to_have_count(0)
+
+
+def test_the_main_job(open_page, family, tmp_path):
+    page = open_page("/" if family.name == "demo" else f"/?family={family.name}")
+    expect(page.get_by_text("This app measures it")).to_be_visible()
+    expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
+    choose_sources(page, family)
+
+    go(page, "M-Loss heatmap")
+    blocks = family.model.blocks
+    expect(page.get_by_text(f"{blocks} of {blocks} blocks measured in")).to_be_visible()
+    page.get_by_role("radio", name="rank").or_(page.get_by_role("button", name="rank")).click()
+    page.wait_for_url(re.compile("colours=rank"))
+    expect(page.get_by_test_id("stPlotlyChart").first).to_be_visible()
+
+    go(page, "Merge")
+    k = press(page, "Base keep rate k", "ArrowRight", 2)
+    linked(page, "keep", k)
+    idle(page)
+    e = press(page, "Pruning variation e", "ArrowRight", 1)
+    linked(page, "variation", e)
+    idle(page)
+    page.get_by_role("button", name="Launch merge").click()
+    page.wait_for_url(re.compile("merge_job="))
+    expect(page.get_by_test_id("stMetric")).to_have_count(len(family.sources))
+    page.reload()
+    expect(page.get_by_test_id("stMetric")).to_have_count(len(family.sources))
+    expect(page.get_by_text(re.compile("Merged in"))).to_be_visible()
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text(re.compile(r"\d+\.\d%"))
+
+    expect(page.get_by_text("Tick rows to compare")).to_be_visible()
+    idle(page)
+
+    recipe, names = download(page, tmp_path)
+    assert (recipe["method"], recipe["keep"]) == ("m-ties", pytest.approx(k))
+    assert recipe["variation"] == pytest.approx(e)
+    assert names and all(name.startswith("visual.") for name in names)
+    if family.name == "demo":  # a tiny merge has ended before anyone could cancel it
+        cancel(page)
+
+
+@pytest.mark.parametrize("path", ["/", "/heatmap", "/merge"])
+def test_dark_on_a_laptop_nothing_scrolls_sideways(open_page, path):
+    size = {"width": 1280, "height": 800}
+    page = open_page(f"{path}?family=tiny", viewport=size, color_scheme="dark")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    idle(page)
+    wide = "e => e.scrollWidth - e.clientWidth"
+    assert page.get_by_test_id("stMain").evaluate(wide) <= 0
+    assert page.locator("html").evaluate(wide) <= 0
+    colour = page.get_by_test_id("stApp").evaluate("e => getComputedStyle(e).backgroundColor")
+    assert sum(map(int, re.findall(r"\d+", colour)[:3])) < 150, f"not dark: {colour}"

@@ -1,0 +1,91 @@
+"""A visitor of the app without a browser: opens pages, reads them, presses things."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import streamlit as st
+from streamlit.testing.v1 import AppTest
+
+from mloss_core import MergeRecipe, load
+from views import session
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def visit(family, monkeypatch) -> Iterator[Callable[..., AppTest]]:
+    """Opens a page of a fresh server with a link's parameters."""
+    st.cache_resource.clear()
+    st.cache_data.clear()
+    monkeypatch.chdir(ROOT)
+
+    def open_page(page: str = "sources", link: str = "") -> AppTest:
+        test = AppTest.from_file(str(ROOT / "views" / "shell.py"), default_timeout=120)
+        test.query_params["family"] = "tiny"
+        for part in filter(None, link.split("&")):
+            key, _, value = part.partition("=")
+            test.query_params[key] = value
+        return go(test, page)
+
+    yield open_page
+    for job in list(session.board()._jobs.values()):
+        job.cancel()
+
+
+def go(test: AppTest, page: str) -> AppTest:
+    """The same visitor on another page."""
+    test.switch_page(f"../pages/{page}.py").run()
+    return sound(test)
+
+
+def sound(test: AppTest) -> AppTest:
+    assert [e.value for e in test.exception] == []
+    return test
+
+
+def settled(test: AppTest, seconds: float = 60) -> AppTest:
+    """The page once all of the server's jobs have ended."""
+    end = time.monotonic() + seconds
+    while any(job.active for job in session.board()._jobs.values()):
+        assert time.monotonic() < end, "the jobs did not end"
+        time.sleep(0.05)
+    return sound(test.run())
+
+
+def words(test: AppTest) -> str:
+    """Everything that is written on the page."""
+    kinds = ("title", "subheader", "markdown", "caption", "info", "warning", "error", "success")
+    return "\n".join(str(e.value) for kind in kinds for e in getattr(test, kind))
+
+
+def button(test: AppTest, label: str):
+    return next(b for b in test.button if b.label == label)
+
+
+def slider(test: AppTest, key: str):
+    return next(s for s in test.slider if s.key == f"w-{key}")
+
+
+def pills(test: AppTest, label: str):
+    return next(g for g in test.button_group if g.label.startswith(label))
+
+
+def link_of(test: AppTest) -> dict[str, str]:
+    """What the address bar holds."""
+    return {k: v if isinstance(v, str) else v[-1] for k, v in test.query_params.items()}
+
+
+def session_recipe(test: AppTest) -> MergeRecipe:
+    """The recipe that the visitor's choice makes."""
+    chosen = test.session_state["chosen"]
+    return session.recipe_of(chosen, load(chosen["family"]))
+
+
+def merged(test: AppTest) -> AppTest:
+    """After one merge launched on the Merge page."""
+    button(test, "Launch merge").click().run()
+    return settled(sound(test))
