@@ -5,9 +5,10 @@ The five-minute path: types -> mloss -> trim -> methods/mloss_guided -> run.
 
 import os
 
-# Before torch is imported: threads that spin at barriers starve each other when something else
-# (a browser beside the app) wants a core; measured on two busy cores, merges took 10 times longer.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Before torch is imported: threads that spin long at barriers starve each other when something else
+# (a browser beside the app) wants a core, and threads that never spin are slow on an idle machine.
+# A short spin is best in both cases (docs/architecture.md).
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
 from .analysis import Geometry, geometry
 from .calibration import draw_batch, load_batch

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as mloss_core does, before torch comes in
+os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as mloss_core does, before torch comes in
 
 import pytest
 import torch

@@ -19,7 +19,20 @@ from .task import Task
 from .textures import textures_task
 
 SEED = 7
-ORDER = ["mnist", "street_digits", "letters", "hiragana", "signs", "emoji", "textures", "land_use", "fashion", "greek", "arabic", "clipart"]
+ORDER = [
+    "mnist",
+    "street_digits",
+    "letters",
+    "hiragana",
+    "signs",
+    "emoji",
+    "textures",
+    "land_use",
+    "fashion",
+    "greek",
+    "arabic",
+    "clipart",
+]
 
 
 def _masks(work: Path) -> dict[str, dict[str, np.ndarray]]:

@@ -12,7 +12,18 @@ from .cutouts import read_cutouts
 from .glyph_tasks import DIGITS
 from .task import Task
 
-FASHION = ["t-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "boot"]
+FASHION = [
+    "t-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "boot",
+]
 CLIPART = ["animals", "food", "plants", "transportation", "buildings", "tools", "people"]
 SHUFFLE_SEED = 11
 CLIPART_PER_CLASS = 220

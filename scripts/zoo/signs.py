@@ -8,7 +8,24 @@ from . import drawing
 from .cutouts import read_cutouts
 from .task import Task
 
-CLASSES = ["pedestrians-crossing", "two-way-traffic", "keep-right", "weight-limit", "tunnel", "stop", "roundabout", "turn-left", "no-parking", "wild-animals", "tractors", "traffic-signals", "crossroads", "bicycles-crossing", "parking", "chevron-right"]
+CLASSES = [
+    "pedestrians-crossing",
+    "two-way-traffic",
+    "keep-right",
+    "weight-limit",
+    "tunnel",
+    "stop",
+    "roundabout",
+    "turn-left",
+    "no-parking",
+    "wild-animals",
+    "tractors",
+    "traffic-signals",
+    "crossroads",
+    "bicycles-crossing",
+    "parking",
+    "chevron-right",
+]
 
 
 def signs_task(packages: Path) -> Task:

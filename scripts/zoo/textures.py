@@ -5,7 +5,20 @@ import numpy as np
 from . import drawing
 from .task import Task
 
-CLASSES = ["banded", "chequered", "dotted", "gridded", "honeycombed", "marbled", "spiralled", "woven", "zigzagged", "cracked", "bubbly", "scaly"]
+CLASSES = [
+    "banded",
+    "chequered",
+    "dotted",
+    "gridded",
+    "honeycombed",
+    "marbled",
+    "spiralled",
+    "woven",
+    "zigzagged",
+    "cracked",
+    "bubbly",
+    "scaly",
+]
 SIDE = 64
 ROWS, COLUMNS = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32)
 BATCH = 100
