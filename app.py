@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import re
+import sys
 import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -22,6 +23,9 @@ from starlette.routing import Route
 @contextlib.asynccontextmanager
 async def warm_up(app: st.App) -> AsyncIterator[None]:
     """Imports the library (and with it torch, seconds) while the browser opens."""
+    # The worker asks for Python's lock after every small tensor operation: pages that are being
+    # drawn must give it back sooner than after the usual 5 ms.
+    sys.setswitchinterval(0.0005)
     threading.Thread(target=importlib.import_module, args=("mloss_core",), daemon=True).start()
     yield
 

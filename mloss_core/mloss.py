@@ -20,7 +20,7 @@ from .types import NodeScores, check_rates
 
 EPSILON = 1e-4
 # Floats of one chunk of pre-activations: small enough to stay in a core's cache.
-CHUNK = 1 << 17
+CHUNK = 1 << 18
 CHUNK_CUDA = 1 << 25
 
 

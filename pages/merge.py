@@ -123,7 +123,7 @@ with right:
         keep_rates(family, recipe)
 job = session.job_of("merge_job")
 if job is not None:
-    session.while_active(job, seconds=1.0)(lambda: progress(family, job))()
+    session.while_active(job)(lambda: progress(family, job))()
 else:
     strip.outcome(None, gone=bool(session.chosen("merge_job")))
 finished_merges(family)

@@ -37,6 +37,7 @@ class Server:
     family: str
     runs: Path
     log: Path
+    process: subprocess.Popen
 
 
 @dataclass
@@ -85,7 +86,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/_stcore/health", process, folder / "log")
         family = "demo" if DEMO.is_file() else "tiny"
-        yield Server(url, family, folder / "runs", folder / "log")
+        yield Server(url, family, folder / "runs", folder / "log", process)
     finally:
         process.terminate()
         try:
@@ -144,4 +145,5 @@ def open_page(chromium, server) -> Iterator[Callable]:
     boxes = [page.locator("[data-testid=stException]").count() for page in pages]
     for context in contexts:
         context.close()
+    assert server.process.poll() is None, f"the server ended: {server.log.read_text()[-3000:]}"
     assert (watch.foreign, watch.errors, sum(boxes)) == ([], [], 0), server.log.read_text()[-3000:]

@@ -206,7 +206,7 @@ def job_of(key: str) -> Job | None:
     return board().get(chosen(key)) if chosen(key) else None
 
 
-def while_active(job: Job | None, seconds: float = 0.5) -> Callable:
+def while_active(job: Job | None, seconds: float = 1.0) -> Callable:
     """A fragment decorator that redraws as long as the job works, then the whole page once."""
 
     def decorate(draw: Callable[[], None]) -> Callable[[], None]:
