@@ -2,8 +2,8 @@
 
     python scripts/build_zoo.py all
 
-Stages can be rerun alone, in this order: data, pretrain, finetune, pack. Needs scripts/requirements-zoo.txt,
-npm and apt-get. Takes about an hour on two CPU cores. Not run at install, by the app or by CI.
+Stages can be rerun alone, in this order: data, pretrain, finetune, pack. Needs npm, apt-get and
+scripts/requirements-zoo.txt. Takes about an hour on two CPU cores. Not run at install, by the app or by CI.
 """
 
 import argparse

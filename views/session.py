@@ -193,9 +193,10 @@ def current_recipe(**changes: Any) -> MergeRecipe:
 
 def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
     """Merging weights from relative parts such as "1,1,2"; None where all are equal."""
-    numbers = parse_weights(parts) if parts else ()
-    equal = len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources)
-    if not numbers or equal:
+    if not parts:
+        return None
+    numbers = parse_weights(parts)
+    if len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources):
         return None
     total = sum(numbers)
     return tuple(n / total for n in numbers) if total > 0 else numbers
