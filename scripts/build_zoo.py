@@ -3,7 +3,8 @@
     python scripts/build_zoo.py all
 
 Stages can be rerun alone, in this order: data, pretrain, finetune, pack. Needs npm, apt-get and
-scripts/requirements-zoo.txt. Takes about an hour on two CPU cores. Not run at install, by the app or by CI.
+scripts/requirements-zoo.txt. Takes about an hour on two CPU cores. Not run at install, by the app
+or by CI.
 """
 
 import argparse
