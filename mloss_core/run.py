@@ -179,6 +179,7 @@ def references(
     """
     twin = dataclasses.replace(recipe, method="ties")
     build = ties or functools.cache(lambda: _tower(twin, evaluator))
+    key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
         if label == "own" and task not in evaluator.family.sources:
             continue
@@ -190,7 +191,6 @@ def references(
             yield evaluator.reference(label, task, recipe.sources, recipe.alpha, images)
         elif recipe.method != "ties":
             start = time.perf_counter()
-            key = content_key(describe(twin, evaluator.family, None))
             yield evaluator.judged(label, task, evaluator.features(key, build, task, images), start)
 
 

@@ -20,16 +20,9 @@ def controls(family: Family) -> Job | None:
     """What to measure, and the job that measures it; the first visit measures by itself."""
     left, middle, right, last = st.columns([1, 1, 1, 1], vertical_alignment="bottom")
     with left:
-        widgets.bound(
-            "samples", st.number_input, "Calibration images", int, str,
-            min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
-            help="Unlabeled training images, drawn evenly over the chosen sources' tasks.",
-        )  # fmt: skip
+        widgets.samples(family)
     with middle:
-        widgets.bound(
-            "seed", st.number_input, "Seed of the draw", int, str,
-            min_value=0, max_value=2**31, step=1,
-        )  # fmt: skip
+        widgets.seed("Seed of the draw")
     try:
         recipe = session.current_recipe(method="m-ties", blocks=None)
     except InputError as error:

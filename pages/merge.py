@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from mloss_core import BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
+from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
 from mloss_core.store import root
 from views import readouts, session, strip, widgets, work
 from views.jobs import Job
@@ -25,7 +25,7 @@ def recipe_column(family: Family) -> MergeRecipe | None:
 
 def keep_rates(family: Family, recipe: MergeRecipe) -> None:
     """The keep-rate curve of every block, on the last measured M-Loss where there is one."""
-    if "keep" not in widgets.METHODS[recipe.method].reads:
+    if "keep" not in METHODS[recipe.method].reads:
         st.caption("This method trims nothing: all entries are kept.")
         return
     job = session.job_of("score_job")
@@ -85,7 +85,7 @@ def average(run: RunRecord) -> str:
     if "merged" not in run.hits:
         return "not evaluated"
     mean, low, high = readouts.mean_accuracy(run.hits["merged"])
-    return f"{mean:.1%}  ({low:.1%} to {high:.1%})"
+    return readouts.with_interval(mean, low, high)
 
 
 def downloads(run: RunRecord) -> None:

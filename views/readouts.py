@@ -117,12 +117,13 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
         row = {"task": family.title(task)}
         for model, hits in models.items():
             if task in hits:
-                row[model] = _cell(Accuracy(correct=int(hits[task].sum()), total=len(hits[task])))
+                accuracy = Accuracy(correct=int(hits[task].sum()), total=len(hits[task]))
+                row[model] = with_interval(accuracy.rate, *accuracy.interval())
         rows.append(row)
     average = {"task": "average"}
     for model, hits in models.items():
         mean, low, high = mean_accuracy(hits)
-        average[model] = f"{mean:.1%}  ({low:.1%} to {high:.1%})"
+        average[model] = with_interval(mean, low, high)
         known = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
         bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in known.items()}
         bars[model]["average"] = (mean, low, high)
@@ -132,9 +133,9 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
     )
 
 
-def _cell(accuracy: Accuracy) -> str:
-    low, high = accuracy.interval()
-    return f"{accuracy.rate:.1%}  ({low:.1%} to {high:.1%})"
+def with_interval(rate: float, low: float, high: float) -> str:
+    """A rate and its 95 % interval, as every table writes them."""
+    return f"{rate:.1%}  ({low:.1%} to {high:.1%})"
 
 
 def summary(recipe: MergeRecipe | Mapping) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import streamlit as st
 
-from mloss_core import METHODS, Family, InputError, MergeRecipe
+from mloss_core import METHODS, Family, InputError, MergeRecipe, keep_rates
 
 from . import figures, session
 
@@ -69,16 +69,20 @@ def rates(method: str) -> None:
         )  # fmt: skip
 
 
-def calibration(family: Family) -> None:
-    """Size and seed of the calibration draw."""
+def samples(family: Family) -> None:
+    """Size of the calibration draw, up to what the pool holds for the chosen sources."""
     bound(
         "samples", st.number_input, "Calibration images", int, str,
         min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
         help="Unlabeled training images, drawn evenly over the chosen sources' tasks. 128 as in "
         "the paper.",
     )  # fmt: skip
+
+
+def seed(label: str = "Seed") -> None:
+    """The seed of whatever the method draws."""
     bound(
-        "seed", st.number_input, "Seed", int, str, min_value=0, max_value=2**31, step=1,
+        "seed", st.number_input, label, int, str, min_value=0, max_value=2**31, step=1,
         help="Of the draw of images, and of DARE's random masks.",
     )  # fmt: skip
 
@@ -125,9 +129,9 @@ def recipe_form(family: Family) -> MergeRecipe | None:
     rates(method)
     if row.node_wise:
         block_choice(family)
-        calibration(family)
-    elif "seed" in row.reads:
-        bound("seed", st.number_input, "Seed", int, str, min_value=0, max_value=2**31, step=1)
+        samples(family)
+    if "seed" in row.reads:
+        seed()
     try:
         return session.current_recipe()
     except InputError as error:
@@ -137,8 +141,6 @@ def recipe_form(family: Family) -> MergeRecipe | None:
 
 def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.ndarray]) -> None:
     """Keep rate of every node of every block under the recipe, drawn at once."""
-    from mloss_core import keep_rates
-
     node_wise = METHODS[recipe.method].node_wise
     chosen = range(family.model.blocks) if recipe.blocks is None else recipe.blocks
     variation = recipe.variation if node_wise else 0.0
