@@ -88,8 +88,9 @@ class Checkpoint:
     def read(self, names: Iterable[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
         try:
-            with safe_open(self.path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in names}
+            stat = self.path.stat()
+            file = _opened(self.path, stat.st_size, stat.st_mtime_ns)
+            return {name: file.get_tensor(name) for name in names}
         except (OSError, SafetensorError) as error:
             problem = f"cannot be read ({error})"
             raise BadFile(self.name, self.path, problem, "fetch it again") from error
@@ -113,6 +114,12 @@ class Checkpoint:
         return _sha256(self.path, stat.st_size, stat.st_mtime_ns)
 
 
+@functools.lru_cache(maxsize=64)
+def _opened(path: Path, size: int, mtime_ns: int) -> safe_open:
+    """The mapped file; kept, because a merge reads every file once a block."""
+    return safe_open(path, framework="pt")
+
+
 @functools.lru_cache(maxsize=256)
 def _sha256(path: Path, size: int, mtime_ns: int) -> str:
     with path.open("rb") as file:
@@ -121,8 +128,8 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _first_not_finite(path: Path, size: int, mtime_ns: int) -> str | None:
-    with safe_open(path, framework="pt") as file:
-        return next((k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()), None)
+    file = _opened(path, size, mtime_ns)
+    return next((k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()), None)
 
 
 def check_output(path: Path) -> None:
