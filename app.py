@@ -7,6 +7,7 @@ page needn't wait for it, and serves merged models as files, without reading the
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import re
 import sys
@@ -22,12 +23,21 @@ from starlette.routing import Route
 
 @contextlib.asynccontextmanager
 async def warm_up(app: st.App) -> AsyncIterator[None]:
-    """Imports the library (and with it torch, seconds) while the browser opens."""
+    """Loads what the pages need while the browser opens."""
     # The worker asks for Python's lock after every small tensor operation: pages that are being
     # drawn must give it back sooner than after the usual 5 ms.
     sys.setswitchinterval(0.0005)
-    threading.Thread(target=importlib.import_module, args=("mloss_core",), daemon=True).start()
+    threading.Thread(target=load, daemon=True).start()
     yield
+
+
+def load() -> None:
+    """Imports the library (and with it torch, seconds) and what the pages draw with."""
+    for name in ("mloss_core", "pandas", "plotly.graph_objects"):
+        importlib.import_module(name)
+    # Streamlit collects garbage after every run, a third of a second for all that torch has
+    # loaded, and nothing else runs meanwhile: those objects stay, so they needn't be looked at.
+    gc.freeze()
 
 
 async def download(request: Request) -> Response:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -129,7 +130,12 @@ def _sha256(path: Path, size: int, mtime_ns: int) -> str:
 @functools.lru_cache(maxsize=256)
 def _first_not_finite(path: Path, size: int, mtime_ns: int) -> str | None:
     file = _opened(path, size, mtime_ns)
-    return next((k for k in file.keys() if not torch.isfinite(file.get_tensor(k)).all()), None)
+    return next((k for k in file.keys() if not _finite(file.get_tensor(k))), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor holds neither NaN nor infinity: its extremes tell."""
+    return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
 
 
 def check_output(path: Path) -> None:

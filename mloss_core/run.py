@@ -184,9 +184,8 @@ def references(
         if label == "own" and task not in evaluator.family.sources:
             continue
         for source in recipe.sources if label == "ensembling" else ():
-            start = time.perf_counter()
-            evaluator.of_file(source, task, images)
-            yield Embedded(source=source, task=task, seconds=time.perf_counter() - start)
+            for seconds in evaluator.embed(source, task, images):
+                yield Embedded(source=source, task=task, seconds=seconds)
         if label != "ties":
             yield evaluator.reference(label, task, recipe.sources, recipe.alpha, images)
         elif recipe.method != "ties":

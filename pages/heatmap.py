@@ -13,6 +13,7 @@ from mloss_core import BlockScored, Family, InputError, NodeScores
 from views import figures, nav, session, strip, widgets, work
 from views.jobs import Job
 
+HEAD_START = 2.0  # seconds
 LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 
 
@@ -30,9 +31,12 @@ def controls(family: Family) -> Job | None:
         return None
     job = session.job_of("score_job")
     asked = right.button("Compute M-Loss", type="primary", width="stretch")
-    if asked or (not session.chosen("score_job") and family.model.width <= 256):
+    if asked or (not session.chosen("score_job") and family.model.width <= work.NARROW):
         job = work.score(family, recipe)
         session.choose_value("score_job", job.id)
+        # Most maps are measured in a second or two, and drawing beside the work slows both.
+        with st.spinner("Measuring…"):
+            job.wait(HEAD_START)
     last.caption(
         f"{len(recipe.sources)} sources, along an M-TIES merge with k = {recipe.keep:g}, "
         f"e = {recipe.variation:g}, λ = {recipe.scaling:g} (set on the Merge page)"

@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
-from mloss_core.store import root
+from mloss_core.store import final_hits, root
 from views import readouts, session, strip, widgets, work
 from views.jobs import Job
 
@@ -38,13 +38,15 @@ def progress(family: Family, job: Job) -> None:
     """The launched merge: live while it works, its table when it is finished."""
     strip.outcome(job, gone=False)
     readouts.live(family, work.own_tasks(family), job)
-    finished = [e for e in list(job.events) if isinstance(e, Finished)]
-    if finished:
-        event = finished[-1]
+    events = list(job.events)
+    if events and isinstance(event := events[-1], Finished):
         st.success(
             f"Merged in {event.seconds:.2f} s on {event.device}; evaluated on all test images."
         )
-        readouts.final(family, readouts.known_hits(job), job.spec.method)
+        readouts.final(family, final_hits(events), job.spec.method)
+    elif known := readouts.so_far(job, work.own_tasks(family)):
+        readouts.final(family, known, job.spec.method)
+        st.caption("Models that are still being measured on all test images follow.")
 
 
 def finished_merges(family: Family) -> None:

@@ -199,12 +199,11 @@ def floor_of(family: core.Family, recipe: core.MergeRecipe) -> Callable[[], None
 
 
 def warmed(family: core.Family) -> core.Evaluator:
-    """An evaluator that knows base, own sources and ensemble, as the app's has soon after start."""
+    """An evaluator that knows base, own sources, TIES as recommended and ensemble, as the app's
+    has a minute after its start."""
     evaluator = core.Evaluator(family, CPU)
-    sources = family.sources
-    recipe = core.MergeRecipe(family=family.name, method="ensembling", sources=sources)
-    for label in ("own", "base", "ensembling"):
-        list(references(evaluator, recipe, sources, label, None))
+    for label in ("own", "base", "ties", "ensembling"):
+        list(references(evaluator, recipe_of(family), family.sources, label, None))
     return evaluator
 
 

@@ -84,12 +84,13 @@ def test_weights_are_relative_parts_and_travel_in_the_link(visit):
     assert "sum to nothing" in test.error[0].value and session_recipe(test).weights is None
 
 
-def test_k_bounds_e(visit):
+def test_k_below_e_is_refused_in_place_and_loses_no_move(visit):
     test = visit("merge", "keep=0.5&variation=0.4")
-    assert slider(test, "variation").max == 0.5 and slider(test, "variation").value == 0.4
     slider(test, "keep").set_value(0.2).run()
-    assert slider(sound(test), "variation").max == slider(test, "variation").value == 0.2
-    assert session_recipe(test).variation == 0.2 and test.error.len == 0
+    assert "--variation 0.4: is outside [0, keep] = [0, 0.2]" in sound(test).error[0].value
+    assert button(test, "Launch merge").disabled and slider(test, "variation").value == 0.4
+    slider(test, "variation").set_value(0.1).run()
+    assert session_recipe(sound(test)).variation == 0.1 and test.error.len == 0
 
 
 def test_blocks_are_chosen_by_pill_or_preset(visit):

@@ -1,6 +1,6 @@
 """Long work beside the pages: one worker, append-only logs, a cancel flag. No streamlit here.
 
-A job is an iterator of events. Between two events the worker looks whether the job was cancelled,
+A job is a generator of events. Between two events the worker looks whether the job was cancelled,
 and whether somebody waits while it does idle work: that is why cancelling takes no longer than
 one event, and why measuring references in the background never delays a click.
 """
@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,6 +47,7 @@ class Job:
     started: float = 0.0
     ended: float = 0.0
     cancelled: threading.Event = field(default_factory=threading.Event)
+    over: threading.Event = field(default_factory=threading.Event)
 
     @property
     def active(self) -> bool:
@@ -63,6 +64,11 @@ class Job:
         self.cancelled.set()
         if self.state == "queued":
             self.state = "cancelled"
+            self.over.set()
+
+    def wait(self, seconds: float) -> None:
+        """Returns when the job has ended, or after so many seconds."""
+        self.over.wait(seconds)
 
 
 class JobBoard:
@@ -82,7 +88,7 @@ class JobBoard:
         self,
         kind: str,
         title: str,
-        events: Callable[[], Iterator[Any]],
+        events: Callable[[], Generator[Any, None, None]],
         *,
         spec: Any = None,
         steps: int = 1,
@@ -149,3 +155,4 @@ class JobBoard:
             traceback.print_exc()
             job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
         job.ended = time.monotonic()
+        job.over.set()

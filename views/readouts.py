@@ -150,6 +150,14 @@ def summary(recipe: MergeRecipe | Mapping) -> str:
     return ", ".join(words)
 
 
-def known_hits(job: Job) -> Hits:
-    """What a job has evaluated of whole models."""
-    return final_hits(list(job.events))
+def so_far(job: Job, tasks: Sequence[str]) -> Hits:
+    """The models that a working job has evaluated on the very images of the whole merged model;
+    nothing before that is known."""
+    events = list(job.events)
+    whole = [e for e in events if isinstance(e, TaskEvaluated) and e.block is None]
+    hits = final_hits(events)
+    # The merged model is evaluated on a few images of each task first, then on all.
+    if sum(e.model == "merged" for e in whole) < 2 * len(tasks):
+        return {}
+    size = {task: len(h) for task, h in hits["merged"].items()}
+    return {m: h for m, h in hits.items() if {t: len(x) for t, x in h.items()} == size}

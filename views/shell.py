@@ -18,13 +18,14 @@ def main() -> None:
         intro.show()
     with st.spinner("Loading torch…", show_time=True):
         from mloss_core import MlossError
-        from views import session, strip
+        from views import session, strip, work
     try:
         for message in session.start():
             st.warning(message)
         strip.show()
         page.run()
         session.remember()
+        work.begin_references(session.current_family())
     except MlossError as error:
         st.error(str(error))
 

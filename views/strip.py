@@ -20,9 +20,13 @@ def _row(job: Job) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     done = min(1.0, len(job.events) / max(1, job.steps))
     waiting = " (waiting for the job before it)" if job.state == "queued" else ""
-    left.progress(done, f"{job.title}{waiting} · {job.seconds:.0f} s")
-    if right.button("Cancel", key=f"cancel-{job.id}", help="Stops within two seconds."):
+    stopping = job.cancelled.is_set()
+    left.progress(done, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {job.seconds:.0f} s")
+    if right.button(
+        "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
+    ):
         job.cancel()
+        job.wait(1.0)
         st.rerun()
 
 

@@ -50,7 +50,7 @@ def rates(method: str) -> None:
     """Sliders of k and e, and lambda, as far as the method reads them."""
     reads = METHODS[method].reads
     if "keep" in reads:
-        keep = bound(
+        bound(
             "keep", st.slider, "Base keep rate k", float, short,
             min_value=0.05, max_value=1.0, step=0.05,
             help="Share of each task vector's entries that is kept, largest changes first.",
@@ -58,8 +58,9 @@ def rates(method: str) -> None:
         if "variation" in reads:
             bound(
                 "variation", st.slider, "Pruning variation e", float, short,
-                min_value=0.0, max_value=keep, step=0.025, format="%.3f",
-                help="The node of the highest M-Loss in its block keeps k - e, the lowest keeps k.",
+                min_value=0.0, max_value=1.0, step=0.025, format="%.3f",
+                help="The node of the highest M-Loss in its block keeps k - e, the lowest keeps k; "
+                "at most k.",
             )  # fmt: skip
     if "scaling" in reads:
         bound(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from mloss_core import METHODS, BlockScored, Family, MergeRecipe, run, save_run
@@ -11,6 +11,8 @@ from mloss_core.run import references as evaluate_references
 from . import session
 from .jobs import Job
 
+NARROW = 256  # widest model that is measured without being asked
+
 
 def own_tasks(family: Family) -> tuple[str, ...]:
     """The tasks that a source was fine-tuned on: the readouts of a merge."""
@@ -18,13 +20,14 @@ def own_tasks(family: Family) -> tuple[str, ...]:
 
 
 def references(family: Family) -> Job:
-    """Base, own sources and, after them, the ensemble on all test images: idle work, done once."""
+    """Base, own sources and, after them, TIES as recommended and the ensemble, on all test
+    images: idle work, done once."""
     tasks = own_tasks(family)
-    recipe = MergeRecipe(family=family.name, method="ensembling", sources=family.sources)
+    recipe = recommended(family)
 
-    def events() -> Iterator[Any]:
+    def events() -> Generator[Any, None, None]:
         evaluator = session.evaluator(family.name)
-        for label in ("own", "base", "ensembling"):
+        for label in ("own", "base", "ties", "ensembling"):
             yield from evaluate_references(evaluator, recipe, tasks, label, None)
 
     board = session.board()
@@ -34,15 +37,26 @@ def references(family: Family) -> Job:
         "Measuring the sources",
         events,
         spec=spec,
-        steps=(3 + len(family.sources)) * len(tasks),
         idle=True,
     )
+
+
+def recommended(family: Family) -> MergeRecipe:
+    """M-TIES of all sources as the family's makers recommend it."""
+    values: dict[str, Any] = family.recommended("m-ties")
+    return MergeRecipe(family=family.name, method="m-ties", sources=family.sources, **values)
+
+
+def begin_references(family: Family) -> None:
+    """Starts that background work for families that any machine evaluates in a minute."""
+    if family.model.width <= NARROW:
+        references(family)
 
 
 def score(family: Family, recipe: MergeRecipe) -> Job:
     """M-Loss of every block along an M-TIES merge of the recipe."""
 
-    def events() -> Iterator[Any]:
+    def events() -> Generator[Any, None, None]:
         return (e for e in run(recipe, family) if isinstance(e, BlockScored))
 
     board = session.board()
@@ -55,8 +69,9 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     """A merge with live accuracies; its result is the run's record in the store."""
     tasks = own_tasks(family)
 
-    def events() -> Iterator[Any]:
-        return run(recipe, family, evaluator=session.evaluator(family.name), tasks=tasks)
+    def events() -> Generator[Any, None, None]:
+        evaluator = session.evaluator(family.name)
+        yield from run(recipe, family, evaluator=evaluator, tasks=tasks)
 
     title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
     # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
