@@ -1,4 +1,4 @@
-"""The command line: families, score, merge, evaluate.
+"""The command line: families, convert, score, merge, evaluate.
 
 Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
 """
@@ -18,10 +18,13 @@ from tqdm import tqdm
 from . import arguments, device, store, zoo
 from .calibration import load_batch
 from .checkpoint import Checkpoint, check_output, save
+from .convert import convert
 from .errors import MlossError
 from .evaluate import Evaluator, mean_accuracy
+from .layouts import TOML
 from .methods import METHODS
 from .run import run
+from .scaffold import scaffold
 from .types import BlockMerged, BlockScored, Event, Finished, NodeScores
 from .vit import Tower
 
@@ -45,7 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_families(args: argparse.Namespace) -> None:
-    """Every family, its sources and the settings its makers recommend."""
+    """Every family, its sources and the settings its makers recommend; or a new family.toml."""
+    if args.init:
+        text = scaffold(args.init)
+        print(json.dumps({"written": str(args.init / TOML), "text": text}) if args.json else text)
+        return
     for name in zoo.families():
         row = _described(name)
         if args.json:
@@ -70,6 +77,22 @@ def _described(name: str) -> dict[str, object]:
         "tasks": family.tasks,
         "recommended": family.about.get("recommended", {}),
     }
+
+
+def convert_file(args: argparse.Namespace) -> None:
+    """Writes an image tower of any dialect as one of ours."""
+    check_output(args.out)
+    if args.dtype is not None:
+        arguments.parse_dtype(args.dtype)
+    tensors, about = convert(args.model, "IN")
+    if args.dtype is not None:
+        tensors = _cast(tensors, args.dtype)
+    save(args.out, tensors, {**about, "dtype": args.dtype})
+    row = {**about, "tensors": len(tensors), "bytes": args.out.stat().st_size}
+    if args.json:
+        print(json.dumps(row))
+    else:
+        print(f"converted {len(tensors)} tensors ({about['dialect']}) -> {args.out}")
 
 
 def score(args: argparse.Namespace) -> None:
@@ -154,13 +177,18 @@ def _events(args: argparse.Namespace) -> Iterator[Event]:
 
 
 def _write(args: argparse.Namespace, tensors: dict[str, Tensor], metadata: dict) -> None:
-    dtype = arguments.parse_dtype(args.dtype)
+    save(args.out, _cast(tensors, args.dtype), {**metadata, "dtype": args.dtype})
+
+
+def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
+    """The tensors in the dtype of that name; raises BadValue where it cannot hold one."""
+    dtype = arguments.parse_dtype(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     for name, tensor in cast.items():
         if not torch.isfinite(tensor).all():
             problem = f"cannot hold {name}, whose values are too large"
-            raise arguments.BadValue("--dtype", args.dtype, problem, "use fp32 or bf16")
-    save(args.out, cast, {**metadata, "dtype": args.dtype})
+            raise arguments.BadValue("--dtype", word, problem, "use fp32 or bf16")
+    return cast
 
 
 def _score_rows(scores: Sequence[NodeScores]) -> Iterator[tuple[str, ...]]:
@@ -184,6 +212,7 @@ def _plain(value: object) -> str:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "families": list_families,
+    "convert": convert_file,
     "score": score,
     "merge": merge,
     "evaluate": evaluate,

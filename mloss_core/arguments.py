@@ -30,18 +30,25 @@ def build_parser() -> Parser:
     parser = Parser(prog="python -m mloss_core", description="Score, merge and evaluate models.")
     commands = parser.add_subparsers(dest="command", required=True)
     families = commands.add_parser("families", help="list the families found")
+    convert = commands.add_parser("convert", help="write any dialect's image tower as ours")
     score = commands.add_parser("score", help="M-Loss of every node along an M-TIES merge")
     merge = commands.add_parser("merge", help="merge sources into one image tower")
     evaluate = commands.add_parser("evaluate", help="accuracy of an image tower")
-    for command in (families, score, merge, evaluate):
+    for command in (families, convert, score, merge, evaluate):
         command.add_argument("--json", action="store_true", help="print JSON lines")
+    families.add_argument(
+        "--init", type=Path, metavar="FOLDER", help="write a family.toml for a folder of models"
+    )
+    convert.add_argument("model", type=Path, metavar="IN", help="a checkpoint, file or folder")
+    convert.add_argument("out", type=Path, metavar="OUT", help="the .safetensors to write")
+    convert.add_argument("--dtype", help="fp32, fp16 or bf16 (as it is)")
     for command in (score, merge, evaluate):
         command.add_argument("--family", default="demo", help="name of the family (demo)")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     for command in (score, merge):
         _recipe_arguments(command)
     merge.add_argument("--method", default="m-ties", help="a merging method (m-ties)")
-    evaluate.add_argument("--model", required=True, help="a .safetensors image tower, or base")
+    evaluate.add_argument("--model", required=True, help="an image tower of any dialect, or base")
     evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
     return parser
 
@@ -62,7 +69,9 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--sources", default="all", help="names with commas (all)")
     command.add_argument("--weights", help="merging weights with commas (1/q each)")
     command.add_argument("--blocks", default="all", help="node-wise blocks: all, none, 0,8-10")
-    command.add_argument("--calibration", type=Path, help="use exactly the images of this .npz")
+    command.add_argument(
+        "--calibration", type=Path, help="use exactly the images of this .npz or folder"
+    )
     command.add_argument("--dtype", default="fp32", help="of what is written: fp32, fp16, bf16")
     command.add_argument("--out", type=Path, required=True, help="the .safetensors to write")
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .errors import BadFile, BadValue
 from .family import ModelFamily
+from .images import decoded, found
 from .tasks import check_images, read_npz
 from .types import CalibrationBatch
 
@@ -27,7 +28,11 @@ def batch_of(images: UInt8[np.ndarray, "n h w 3"]) -> CalibrationBatch:
 
 
 def load_batch(path: Path, family: ModelFamily) -> CalibrationBatch:
-    """Exactly the images of an .npz (array `images`), in their order; raises BadFile."""
+    """Exactly the images of an .npz (array `images`), in their order, or all pictures of a folder,
+    by name; raises BadFile."""
+    if path.is_dir():
+        paths = found(path, argument="--calibration")
+        return batch_of(decoded(paths, family.image_size))
     images = read_npz(path, "--calibration", ("images",))["images"]
     check_images(images, "--calibration", path)
     check_size(images, family, "--calibration", path)
@@ -68,6 +73,23 @@ def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> C
         raise BadValue("--samples", samples, problem, "lower it, or give --calibration FILE.npz")
     chosen = [index for _, _, index in sorted(turns)[:samples]]
     return batch_of(arrays["images"][chosen])
+
+
+def draw_pictures(
+    pool: Path, samples: int, seed: int, size: int, skipped: Sequence[str] = ()
+) -> CalibrationBatch:
+    """Draws pictures from a folder, whatever they show; the smaller draw begins the larger one.
+
+    Raises:
+        BadValue: more samples than there are pictures.
+        BadFile: no pictures, or one that cannot be decoded.
+    """
+    paths = found(pool, skipped)
+    if samples > len(paths):
+        problem = f"is more than the {len(paths)} pictures in {pool}"
+        raise BadValue("--samples", samples, problem, "lower it, or add pictures")
+    order = np.random.default_rng(seed).permutation(len(paths))[:samples]
+    return batch_of(decoded([paths[i] for i in order], size))
 
 
 def preprocess(

@@ -1,36 +1,41 @@
-"""Reading and writing of image towers: safetensors only, audited before use, never half-written."""
+"""Image towers: any dialect in, audited before use; safetensors out, never half-written."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import dialects
+from .dialects import KEY, Unreadable
 from .errors import BadFile, BadTensor
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
-KEY = "mloss"  # the one metadata key of our files: safetensors shuffles several
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """An image tower in a file, by open_clip's names. Opening reads the header only.
+    """An image tower in a file or folder, by open_clip's names. Opening reads no tensor.
 
     Args:
         name: what messages call it, e.g. "source letters".
         shapes, dtypes: of every tensor (dtypes in safetensors' words, e.g. "F16").
         metadata: our own metadata, empty for others' files.
+        dialect: how it is stored (docs/dialects.md).
+        activation: where the file itself tells it.
     """
 
     name: str
@@ -38,27 +43,30 @@ class Checkpoint:
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, object]
+    dialect: str = "open_clip"
+    activation: str | None = None
 
     @classmethod
     def open(cls, path: Path, name: str) -> Checkpoint:
-        """Reads the header; raises BadFile if the file is missing, truncated or hostile."""
-        try:
-            with safe_open(path, framework="pt") as file:
-                slices = {key: file.get_slice(key) for key in file.keys()}
-                text = (file.metadata() or {}).get(KEY, "{}")
-                return cls(
-                    name=name,
-                    path=path,
-                    shapes={key: tuple(s.get_shape()) for key, s in slices.items()},
-                    dtypes={key: s.get_dtype() for key, s in slices.items()},
-                    metadata=json.loads(text),
-                )
-        except FileNotFoundError as error:
-            raise BadFile(name, path, "does not exist", "check the path") from error
-        except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            remedy = "fetch or write it again"
-            problem = f"cannot be read as safetensors ({error})"
-            raise BadFile(name, path, problem, remedy) from error
+        """Reads what the file or folder holds; raises BadFile if it is missing or hostile."""
+        with _refused(name, path):
+            found = dialects.contents(dialects.stamps(path))
+        return cls(
+            name=name,
+            path=path,
+            shapes={key: tensor.shape for key, tensor in found.tensors.items()},
+            dtypes={key: tensor.dtype for key, tensor in found.tensors.items()},
+            metadata=found.metadata,
+            dialect=found.dialect,
+            activation=found.activation,
+        )
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """What config.json says; without one, the activation where the weights' file tells it."""
+        with _refused(self.name, self.path):
+            told = {"hidden_act": self.activation} if self.activation else {}
+            return dialects.read_config(self.path) or told
 
     def audit(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None):
         """Raises BadTensor naming the first tensors whose name, shape or dtype differ.
@@ -68,6 +76,8 @@ class Checkpoint:
             dtypes: the base's, where this is a source.
         """
         remedy = "use checkpoints fine-tuned from the same base"
+        if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {"visual.proj"}:
+            remedy = dialects.NO_PROJECTION
         for problem, names in (
             ("lacks", sorted(shapes.keys() - self.shapes.keys())),
             ("has more tensors than its family:", sorted(self.shapes.keys() - shapes.keys())),
@@ -86,15 +96,14 @@ class Checkpoint:
                 problem = f"{key} has dtype {self.dtypes[key]}, the base {dtypes[key]}"
                 raise BadTensor(self.name, self.path.name, problem, "convert one of the two")
 
-    def read(self, names: Iterable[str]) -> dict[str, Tensor]:
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
-        try:
-            stat = self.path.stat()
-            file = _opened(self.path, stat.st_size, stat.st_mtime_ns)
-            return {name: file.get_tensor(name) for name in names}
-        except (OSError, SafetensorError) as error:
-            problem = f"cannot be read ({error})"
-            raise BadFile(self.name, self.path, problem, "fetch it again") from error
+        with _refused(self.name, self.path):
+            tensors = dialects.contents(dialects.stamps(self.path)).tensors
+            missing = [name for name in names if name not in tensors]
+            if missing:
+                raise Unreadable(f"no longer holds {missing[0]}")
+            return {name: tensors[name].fetch() for name in names}
 
     def load(self, device: torch.device) -> dict[str, Tensor]:
         """All tensors in fp32 on the device."""
@@ -102,35 +111,46 @@ class Checkpoint:
 
     def check_finite(self) -> None:
         """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
-        stat = self.path.stat()
-        name = _first_not_finite(self.path, stat.st_size, stat.st_mtime_ns)
+        with _refused(self.name, self.path):
+            name = _first_not_finite(dialects.stamps(self.path))
         if name is not None:
             problem = f"{name} holds NaN or infinity"
             raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
 
     @property
     def sha256(self) -> str:
-        """Hash of the file's bytes, computed once as long as the file does not change."""
-        stat = self.path.stat()
-        return _sha256(self.path, stat.st_size, stat.st_mtime_ns)
+        """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
+        with _refused(self.name, self.path):
+            hashes = [_sha256(at) for at in dialects.stamps(self.path)]
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        )
 
 
-@functools.lru_cache(maxsize=64)
-def _opened(path: Path, size: int, mtime_ns: int) -> safe_open:
-    """The mapped file; kept, because a merge reads every file once a block."""
-    return safe_open(path, framework="pt")
+@contextlib.contextmanager
+def _refused(name: str, path: Path) -> Iterator[None]:
+    """Says BadFile for everything that reading a file may run into."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadFile(name, path, "does not exist", "check the path") from error
+    except Unreadable as error:
+        raise BadFile(name, path, error.problem, error.remedy) from error
+    except dialects.DAMAGE as error:
+        problem = f"cannot be read as a checkpoint ({error})"
+        raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(path: Path, size: int, mtime_ns: int) -> str:
-    with path.open("rb") as file:
+def _sha256(at: dialects.Stamp) -> str:
+    with at[0].open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _first_not_finite(path: Path, size: int, mtime_ns: int) -> str | None:
-    file = _opened(path, size, mtime_ns)
-    return next((k for k in file.keys() if not _finite(file.get_tensor(k))), None)
+def _first_not_finite(files: tuple[dialects.Stamp, ...]) -> str | None:
+    tensors = dialects.contents(files).tensors
+    return next((name for name, t in tensors.items() if not _finite(t.fetch())), None)
 
 
 def _finite(tensor: Tensor) -> bool:

@@ -21,6 +21,7 @@ from .types import NodeScores, check_rates
 EPSILON = 1e-4
 # Floats of one chunk of pre-activations: small enough to stay in a core's cache.
 CHUNK = 1 << 18
+TOKENS = 1 << 10  # at least so many at once: fewer would not pay for reading wide weights
 CHUNK_CUDA = 1 << 25
 # Loss to activation below which a node is measured in doubles: fp32 would err by 1e-5 and more.
 CLOSE = 2**-10
@@ -129,14 +130,15 @@ def score_block(
         layers: each source's c_fc weight and bias.
     """
     sigma = activation(act)
-    scaled = [(sigma.gain * w, sigma.gain * b) for w, b in layers]
     images, tokens, _ = inputs.shape
     nodes = len(layers[0][1])
-    size = max(1, (CHUNK if inputs.device.type == "cpu" else CHUNK_CUDA) // (tokens * nodes))
+    size = _images_at_once(tokens, nodes, inputs.device)
     sums = torch.zeros(2, nodes, dtype=torch.float32, device=inputs.device)
     per_token = []
     for chunk in inputs.split(size):
-        merged, gap = _chunk_gap(chunk.flatten(0, 1), scaled, alpha, sigma.kernel)
+        # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
+        x = chunk.flatten(0, 1) * sigma.gain
+        merged, gap = _chunk_gap(x, layers, alpha, sigma)
         per_token.append(torch.stack([gap.norm(dim=1), merged.norm(dim=1), gap.abs_().sum(1)]))
         sums[0] += gap.sum(0)
         sums[1] += gap.div_(merged.abs_().add_(EPSILON * sigma.gain)).sum(0)
@@ -153,23 +155,31 @@ def score_block(
     )
 
 
+def _images_at_once(tokens: int, nodes: int, device: torch.device) -> int:
+    """Images of one chunk: pre-activations fit a cache, but products are worth their weights."""
+    if device.type != "cpu":
+        return max(1, CHUNK_CUDA // (tokens * nodes))
+    return max(1, CHUNK // (tokens * nodes), TOKENS // tokens)
+
+
 def _chunk_gap(
     x: Float[Tensor, "t width"],
     layers: Sequence[tuple[Tensor, Tensor]],
     alpha: Sequence[float],
-    kernel: Callable[[Tensor], Tensor],
+    sigma: Activation,
 ) -> tuple[Float[Tensor, "t nodes"], Float[Tensor, "t nodes"]]:
-    """kernel(alpha . h), and its distance to alpha . kernel(h), of one chunk of tokens.
+    """kernel(alpha . h), and its distance to alpha . kernel(h), of one chunk of tokens; h and x
+    are sigma's gain times what the paper calls so.
 
     The loss is a difference of nearly equal numbers: nodes at which the sources are so close that
     fp32's rounding would show in it are measured again in doubles.
     """
-    merged, gap = _gap_in(x.dtype, x, layers, alpha, kernel)
+    merged, gap = _gap_in(x.dtype, x, layers, alpha, sigma)
     close = gap.norm(1, dim=0) < CLOSE * merged.norm(1, dim=0)
     if x.device.type != "mps" and close.any():  # mps has no doubles
         nodes = close.nonzero()[:, 0]
         few = [(w[nodes], b[nodes]) for w, b in layers]
-        exact = _gap_in(torch.float64, x, few, alpha, kernel)[1]
+        exact = _gap_in(torch.float64, x, few, alpha, sigma)[1]
         gap.index_copy_(1, nodes, exact.to(gap.dtype))
     return merged, gap
 
@@ -179,7 +189,7 @@ def _gap_in(
     x: Tensor,
     layers: Iterable[tuple[Tensor, Tensor]],
     alpha: Sequence[float],
-    kernel: Callable[[Tensor], Tensor],
+    sigma: Activation,
 ) -> tuple[Tensor, Tensor]:
     """See `_chunk_gap`; pre-activations are rounded to x's precision, all else to dtype's.
 
@@ -188,12 +198,14 @@ def _gap_in(
     """
     mean_pre = mean_post = None
     for weight, (w, b) in zip(alpha, layers, strict=True):
-        h = F.linear(x, w, b).to(dtype)
+        # One source's weights at a time in x's precision: the rest stay as they are stored.
+        w, b = w.to(x.device, x.dtype), b.to(x.device, x.dtype)
+        h = F.linear(x, w, b * sigma.gain).to(dtype)
         mean_pre = h * weight if mean_pre is None else mean_pre.add_(h, alpha=weight)
-        h = kernel(h)
+        h = sigma.kernel(h)
         mean_post = h.mul_(weight) if mean_post is None else mean_post.add_(h, alpha=weight)
     assert mean_pre is not None and mean_post is not None
-    merged = kernel(mean_pre)
+    merged = sigma.kernel(mean_pre)
     return merged, mean_post.sub_(merged)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from .calibration import check_size, draw_batch
+from .calibration import check_size, draw_batch, draw_pictures
 from .errors import BadValue, UnknownName
 from .methods import METHODS
 from .methods.mloss_guided import node_wise_blocks
@@ -32,6 +32,9 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     if not node_wise_blocks(recipe, family.model):
         return None
     pool = family.calibration_pool
+    if pool.is_dir():
+        size, skipped = family.model.image_size, family.about.get("skip", ())
+        return draw_pictures(pool, recipe.samples, recipe.seed, size, skipped)
     batch = draw_batch(pool, recipe.sources, recipe.samples, recipe.seed)
     check_size(batch.images, family.model, "calibration pool", pool)
     return batch

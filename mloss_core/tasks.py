@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from .errors import BadFile, MlossError
+from .images import Pictures, found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,7 @@ class Task:
     name: str
     title: str
     kind: str
-    images: UInt8[np.ndarray, "n h w 3"]
+    images: UInt8[np.ndarray, "n h w 3"] | Pictures
     labels: Int64[np.ndarray, " n"]
     classes: tuple[str, ...]
 
@@ -45,6 +46,43 @@ def load_task(path: Path, name: str, title: str, kind: str, split: str = "test")
         raise BadFile(f"task {name}", path, problem, "labels are 0 to classes - 1")
     labels = labels.astype(np.int64)
     return Task(name=name, title=title, kind=kind, images=images, labels=labels, classes=classes)
+
+
+def load_folder(
+    folder: Path,
+    split: str,
+    size: int,
+    classes: Sequence[str],
+    skipped: Sequence[str],
+    **about: str,
+) -> Task:
+    """Reads <task>/<split>/<class>/ of pictures; they are decoded when they are needed.
+
+    Args:
+        split: "test" or "val".
+        classes: names of the class folders in the head's order; none means by name.
+        skipped: pictures left out on the user's word, relative to their class folder.
+        about: name, title and kind.
+
+    Raises:
+        BadFile: a split, a class or pictures are missing.
+    """
+    place = folder / split
+    if not place.is_dir():
+        raise BadFile(f"task {about['name']}", place, "does not exist", "see docs/format.md")
+    there = sorted(path.name for path in place.iterdir() if path.is_dir())
+    classes = tuple(classes) or tuple(there)
+    if not classes or set(there) != set(classes):
+        odd = ", ".join(sorted(set(there) ^ set(classes))[:10]) or "no class folders"
+        problem = f"has other class folders than the task's classes: {odd}"
+        raise BadFile(f"task {about['name']}", place, problem, "give one folder a class")
+    files = [found(place / name, skipped) for name in classes]
+    return Task(
+        images=Pictures(tuple(path for paths in files for path in paths), size),
+        labels=np.repeat(np.arange(len(files)), [len(paths) for paths in files]),
+        classes=classes,
+        **about,
+    )
 
 
 def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, np.ndarray]:

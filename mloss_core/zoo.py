@@ -1,12 +1,12 @@
 """Families on disk: find them, describe them, open their parts.
 
-A family is a folder with family.json, base.safetensors, sources/, tasks/, heads.safetensors and
-calibration.npz (docs/format.md), under assets/zoo or $MLOSS_MODELS (default ./models).
+A family is a folder under assets/zoo or $MLOSS_MODELS (default ./models), laid out as
+docs/format.md says or as other tools leave it (`layouts`).
 """
 
 from __future__ import annotations
 
-import json
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
@@ -17,32 +17,41 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import dialects
 from .checkpoint import Checkpoint
 from .errors import BadFile, BadTensor, BadValue, UnknownName
 from .family import ModelFamily
-from .tasks import Task, load_task
+from .layouts import OWN, TOML, Layout, is_family, layout
+from .tasks import Task, load_folder, load_task
 
 ZOO = Path(__file__).resolve().parents[1] / "assets" / "zoo"
+# What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family's folder, with what family.json says of it.
+    """A family's folder, and where its parts are.
 
     Args:
-        about: family.json as it is.
         sources: names of the sources, in the order of the tasks where they have one.
     """
 
     model: ModelFamily
     folder: Path
-    about: Mapping[str, Any]
+    parts: Layout
     sources: tuple[str, ...]
 
     @property
     def name(self) -> str:
         """The folder's name, by which the family is asked for."""
         return self.folder.name
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """What family.json or family.toml says."""
+        return self.parts.about
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -68,7 +77,7 @@ class Family:
 
     def base(self) -> Checkpoint:
         """The base model's image tower, audited."""
-        base = Checkpoint.open(self.folder / "base.safetensors", f"base of family {self.name}")
+        base = _base(self.folder, self.parts)
         base.audit(self.model.shapes())
         base.check_finite()
         return base
@@ -77,40 +86,45 @@ class Family:
         """A source's image tower, audited against the base; raises UnknownName, BadTensor."""
         if name not in self.sources:
             raise UnknownName("--sources", name, self.sources)
-        path = self.folder / "sources" / f"{name}.safetensors"
-        source = Checkpoint.open(path, f"source {name}")
+        source = Checkpoint.open(self.parts.sources[name], f"source {name}")
         source.audit(self.model.shapes(), self.base().dtypes)
         source.check_finite()
         return source
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
-        """Zero-shot head of each task: classes x embedding, unit rows."""
-        heads = Checkpoint.open(self.folder / "heads.safetensors", f"heads of {self.name}")
-        missing = [task for task in self.tasks if task not in heads.shapes]
-        if missing:
-            remedy = "give one tensor a task"
-            raise BadTensor(heads.name, heads.path.name, f"lacks {missing[0]}", remedy)
-        for task in self.tasks:
-            shape = heads.shapes[task]
-            if len(shape) != 2 or shape[1] != self.model.embed_dim:
-                remedy = f"give classes x {self.model.embed_dim}"
-                raise BadTensor(heads.name, heads.path.name, f"{task} has shape {shape}", remedy)
-        heads.check_finite()
-        return {
-            task: head.to(device, torch.float32) for task, head in heads.read(self.tasks).items()
-        }
+        """Zero-shot head of each task: classes x embedding, from heads.safetensors or head_*.pt."""
+        loose = {task: path for task, path in self.parts.heads.items() if task in self.tasks}
+        found = {task: dialects.read_head(path) for task, path in loose.items()}
+        rest = [task for task in self.tasks if task not in found]
+        if rest:
+            file = Checkpoint.open(self.folder / "heads.safetensors", f"heads of {self.name}")
+            missing = [task for task in rest if task not in file.shapes]
+            if missing:
+                remedy = "give one tensor a task"
+                raise BadTensor(file.name, file.path.name, f"lacks {missing[0]}", remedy)
+            file.check_finite()
+            found |= file.read(rest)
+        for task, head in found.items():
+            if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
+                problem, remedy = f"has shape {tuple(head.shape)}", f"x {self.model.embed_dim}"
+                raise BadTensor(f"heads of {self.name}", task, problem, f"give classes {remedy}")
+        return {task: found[task].to(device, torch.float32) for task in self.tasks}
 
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""
         if name not in self.tasks:
             raise UnknownName("--tasks", name, self.tasks)
-        path = self.folder / "tasks" / f"{name}.npz"
-        return load_task(path, name, self.title(name), self.kind(name), split)
+        labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
+        folder = self.folder / "tasks" / name
+        if folder.is_dir():
+            classes, skipped = self._task(name).get("classes", ()), self.about.get("skip", ())
+            return load_folder(folder, split, self.model.image_size, classes, skipped, **labels)
+        return load_task(folder.with_suffix(".npz"), split=split, **labels)
 
     @property
     def calibration_pool(self) -> Path:
-        """The file of unlabeled training images."""
-        return self.folder / "calibration.npz"
+        """The file, or folder of pictures, of unlabeled training images."""
+        return self.folder / self.about.get("calibration", "calibration.npz")
 
 
 def roots() -> tuple[Path, ...]:
@@ -120,8 +134,8 @@ def roots() -> tuple[Path, ...]:
 
 def families() -> tuple[str, ...]:
     """Names of all families found."""
-    found = (path.parent for root in roots() for path in sorted(root.glob("*/family.json")))
-    return tuple(dict.fromkeys(folder.name for folder in found))
+    folders = (path for root in roots() if root.is_dir() for path in sorted(root.iterdir()))
+    return tuple(dict.fromkeys(folder.name for folder in folders if is_family(folder)))
 
 
 def load(name: str) -> Family:
@@ -130,30 +144,51 @@ def load(name: str) -> Family:
     Raises:
         BadValue: the name is a path.
         UnknownName: no family is called so.
-        BadFile: its family.json cannot be read.
+        BadFile: its parts or its architecture cannot be told.
     """
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         remedy = f"choose from {', '.join(families())}"
         raise BadValue("--family", name, "is not a plain name but a path or empty", remedy)
     for root in roots():
-        path = root / name / "family.json"
-        if path.is_file():
-            return _read(path)
+        if is_family(root / name):
+            return _read(root / name)
     raise UnknownName("--family", name, families())
 
 
-def _read(path: Path) -> Family:
+def _read(folder: Path) -> Family:
+    parts = layout(folder)
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-        tasks = [task["name"] for task in about["tasks"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        problem = f"cannot be read ({error!r})"
-        raise BadFile("family.json", path, problem, "see docs/format.md") from error
-    found = {file.stem for file in (path.parent / "sources").glob("*.safetensors")}
+        tasks = [str(task["name"]) for task in parts.about["tasks"]]
+    except (KeyError, TypeError) as error:
+        problem = f"has tasks that cannot be read ({error!r})"
+        raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
+    found = set(parts.sources)
     ordered = [task for task in tasks if task in found] + sorted(found - set(tasks))
-    return Family(
-        model=ModelFamily.from_config(path.parent.name, about),
-        folder=path.parent,
-        about=about,
-        sources=tuple(ordered),
-    )
+    model = _model(folder, parts)
+    return Family(model=model, folder=folder, parts=parts, sources=tuple(ordered))
+
+
+def _base(folder: Path, parts: Layout) -> Checkpoint:
+    if parts.base is None:
+        found = ", ".join(parts.sources) or "no model at all"
+        problem = f"does not tell which file is its base; it has {found}"
+        raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
+    return Checkpoint.open(parts.base, f"base of family {folder.name}")
+
+
+def _model(folder: Path, parts: Layout) -> ModelFamily:
+    """The architecture as family.json says it, or as the base's tensors and config tell."""
+    about = parts.about
+    if (folder / OWN).is_file():
+        return ModelFamily.from_config(folder.name, about)
+    base = _base(folder, parts)
+    known = {key: about[key] for key in ("num_attention_heads",) if key in about}
+    told = dialects.architecture(base.shapes, {**base.config, **known})
+    activation = about.get("activation", told.activation)
+    if activation not in ("quick_gelu", "gelu"):
+        problem = f"has activation {activation!r}" if activation else "does not tell its activation"
+        remedy = f'write activation = "quick_gelu" (OpenAI\'s CLIP) or "gelu" into its {TOML}'
+        raise BadFile("family", folder, problem, remedy)
+    fields: dict[str, Any] = dataclasses.asdict(told) | {"activation": activation}
+    mean, std = tuple(about.get("mean", MEAN)), tuple(about.get("std", STD))
+    return ModelFamily(name=folder.name, mean=mean, std=std, **fields)

@@ -30,7 +30,15 @@ def arrays(least: int = 1):
 def trimmed(matrix, rates):
     """A trimmed copy, row r at rate rates[r]."""
     counts = trim.kept_counts(np.asarray(rates), matrix.shape[1])
-    return trim.trim_(torch.tensor(matrix), counts).numpy()
+    rows = torch.tensor(matrix)
+    return trim.trim_(rows, trim.thresholds(rows.abs(), counts)).numpy()
+
+
+def elected(vectors, alpha, piece):
+    """Election and disjoint mean of these task vectors of a base of zeros, in such pieces."""
+    whole = trim.Vectors(torch.zeros(vectors.shape[1:]), list(torch.tensor(vectors)))
+    with mock.patch.object(trim, "PIECE", piece):
+        return whole.merged(lambda t, rows: trim.elect_and_merge(t, alpha)).numpy()
 
 
 @given(matrix=arrays(), data=st.data())
@@ -69,8 +77,7 @@ def test_equal_magnitudes_at_the_threshold_are_all_kept():
 @given(vectors=arrays(least=2))
 def test_equal_weights_elect_and_merge_as_the_oracle(vectors, piece):
     alpha = torch.full((len(vectors),), 1 / len(vectors))
-    with mock.patch.object(trim, "PIECE", piece):
-        ours = trim.elect_and_merge(torch.tensor(vectors), alpha)
+    ours = elected(vectors, alpha, piece)
     np.testing.assert_allclose(ours, oracle.elect_and_merge(list(vectors)), rtol=1e-5)
 
 
@@ -81,8 +88,7 @@ def test_unequal_weights_elect_and_merge_as_the_oracle(seed, q, piece):
     vectors = rng.normal(0, 1, (q, 4, 5)).astype(np.float32)
     vectors[rng.random(vectors.shape) < 0.4] = 0
     weights = rng.dirichlet(np.ones(q))
-    with mock.patch.object(trim, "PIECE", piece):
-        ours = trim.elect_and_merge(torch.tensor(vectors), torch.tensor(weights).float())
+    ours = elected(vectors, torch.tensor(weights).float(), piece)
     theirs = oracle.elect_and_merge(list(vectors), weights.tolist())
     np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
 
@@ -116,7 +122,8 @@ def test_random_masks_depend_on_seed_tensor_and_source_alone():
 def test_dare_drops_at_random_rescales_and_elects():
     recipe = MergeRecipe(family="f", method="dare", sources=("a", "b"), keep=0.25, scaling=2.0)
     vectors = np.random.default_rng(0).normal(0, 1, (2, 6, 5)).astype(np.float32)
-    ours = data_free.dare(torch.tensor(vectors), torch.tensor([0.5, 0.5]), recipe, "w")
+    whole = trim.Vectors(torch.zeros(6, 5), list(torch.tensor(vectors)))
+    ours = data_free.dare(whole, torch.tensor([0.5, 0.5]), recipe, "w")
     masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
     theirs = 2 * oracle.elect_and_merge([v * m / 0.25 for v, m in zip(vectors, masks, strict=True)])
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)

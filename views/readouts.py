@@ -90,6 +90,9 @@ def columns_of(hits: Hits, method: str) -> dict[str, dict]:
 def final(family: Family, hits: Hits, method: str) -> None:
     """Accuracies on all test images with 95 % intervals, and what follows in words."""
     models = columns_of(hits, method)
+    if not models:
+        st.caption("No accuracies: this family has no test images of its sources' tasks.")
+        return
     table(family, models)
     for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble")):
         if rival in hits and rival != method and hits[rival].keys() == hits["merged"].keys():
@@ -157,7 +160,7 @@ def so_far(job: Job, tasks: Sequence[str]) -> Hits:
     whole = [e for e in events if isinstance(e, TaskEvaluated) and e.block is None]
     hits = final_hits(events)
     # The merged model is evaluated on a few images of each task first, then on all.
-    if sum(e.model == "merged" for e in whole) < 2 * len(tasks):
+    if not tasks or sum(e.model == "merged" for e in whole) < 2 * len(tasks):
         return {}
     size = {task: len(h) for task, h in hits["merged"].items()}
     return {m: h for m, h in hits.items() if {t: len(x) for t, x in h.items()} == size}

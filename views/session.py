@@ -18,6 +18,7 @@ from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geo
 from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
+from mloss_core.images import found
 from mloss_core.methods import METHODS
 from mloss_core.recipe import check
 from mloss_core.tasks import read_npz
@@ -53,6 +54,9 @@ def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ..
 
 @st.cache_data(show_spinner=False, max_entries=64)
 def _pool(path: Path, changed: int) -> dict[str, int]:
+    """Calibration images by task; of pictures in a folder, which have none, all under ""."""
+    if path.is_dir():
+        return {"": len(found(path))}
     tasks = read_npz(path, "calibration pool", ("tasks",))["tasks"]
     names, counts = np.unique(tasks, return_counts=True)
     return dict(zip(names.tolist(), counts.tolist(), strict=True))
@@ -65,7 +69,7 @@ def pool_size(family: Family, sources: Sequence[str]) -> int:
         counts = _pool(family.calibration_pool, changed)
     except (InputError, OSError):
         return 128  # the job will say what is wrong with the file
-    return max(1, sum(counts.get(name, 0) for name in sources))
+    return max(1, sum(counts.get(name, 0) for name in ("", *sources)))
 
 
 def defaults(family: Family) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """The METHODS table: one row a merging method, with its paper and what it reads of a recipe.
 
-A row's rule turns the stacked task vectors of one tensor into the merged one; it may overwrite
-its input. How a rule is carried over a whole model stands in `mloss_guided.sweep`.
+A row's rule turns the task vectors of one tensor into the merged one. How a rule is carried over a
+whole model stands in `mloss_guided.sweep`.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
+from ..trim import Vectors
 from ..types import MergeRecipe
 from . import data_free
 
 Rates = Float[np.ndarray, " rows"]
-Rule = Callable[[Tensor, Tensor, MergeRecipe, str, Rates | None], Tensor]
+Rule = Callable[[Vectors, Tensor, MergeRecipe, str, Rates | None], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from ..checkpoint import Checkpoint
 from ..family import ModelFamily, c_fc
 from ..mloss import keep_rates, score_block
+from ..trim import Vectors
 from ..types import BlockMerged, BlockScored, MergeRecipe
 from ..vit import Tower, chunks
 from . import METHODS
@@ -44,12 +45,12 @@ def sweep(
     tower = Tower(family, ChainMap(merged, base))
     chosen = node_wise_blocks(recipe, family)
     start = time.perf_counter()
-    merged |= _merge(base, _stacked(sources, family.outer_names(), base), recipe)
+    merged |= _merge(base, _read(sources, family.outer_names()), recipe)
     stream = tower.embed(images) if chosen and images is not None else None
     for block in range(family.blocks):
-        theirs = _stacked(sources, family.block_names(block), base)
+        theirs = _read(sources, family.block_names(block))
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
-        layers = list(zip(theirs[weight], theirs[bias].clone(), strict=True))
+        layers = list(zip(theirs[weight], theirs[bias], strict=True))
         nodes = {weight: theirs.pop(weight)}
         merged |= _merge(base, theirs, recipe)
         rates = inputs = None
@@ -76,26 +77,26 @@ def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...
     return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
 
 
-def _stacked(sources: Sequence[Checkpoint], names: Iterable[str], base: Weights) -> Weights:
-    """The sources' tensors of these names in fp32, stacked: sources x shape."""
+def _read(sources: Sequence[Checkpoint], names: Collection[str]) -> dict[str, list[Tensor]]:
+    """The sources' tensors of these names as they are stored: mapped, not in memory yet."""
     read = [source.read(names) for source in sources]
-    device = _device(base)
-    return {name: torch.stack([r[name] for r in read]).to(device, torch.float32) for name in names}
+    return {name: [tensors[name] for tensors in read] for name in names}
 
 
 def _merge(
     base: Weights,
-    stacked: Weights,
+    theirs: Mapping[str, Sequence[Tensor]],
     recipe: MergeRecipe,
     rates: Float[np.ndarray, " rows"] | None = None,
 ) -> Weights:
-    """Base plus the method's rule of task vectors, a tensor at a time; overwrites `stacked`."""
+    """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
     assert rule is not None, "ensembling leaves nothing to merge"
     alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
-    for name, theirs in stacked.items():
-        merged[name] = base[name] + rule(theirs.sub_(base[name]), alpha, recipe, name, rates)
+    for name, stored in theirs.items():
+        change = rule(Vectors(base[name], stored), alpha, recipe, name, rates)
+        merged[name] = change.add_(base[name])
     return merged
 
 

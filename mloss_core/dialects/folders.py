@@ -1,0 +1,89 @@
+"""Folders as Hugging Face, open_clip and mergekit write them: weights in one file or in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .stored import Unreadable
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+CONFIGS = ("config.json", "open_clip_config.json")
+LARGEST_JSON = 1 << 24
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights: the path itself, or those of the folder.
+
+    Raises:
+        Unreadable: the folder has none, or an index that is no index.
+        FileNotFoundError: the path does not exist.
+    """
+    if not path.is_dir():
+        return (path,)
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return _shards(path, path / name) if name.endswith(".json") else (path / name,)
+    if (path / "adapter_config.json").is_file():
+        raise Unreadable("is a LoRA adapter", "merge it into its base first")
+    raise Unreadable("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
+
+
+def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
+    table = _json(index)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise Unreadable(f"has an {index.name} without weight_map")
+    for name in names.values():
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or "\\" in name
+            or "\0" in name
+            or name == ".."
+        ):
+            raise Unreadable(f"has an {index.name} that names files elsewhere", "list plain names")
+    shards = sorted(set(names.values()))
+    for name in shards:
+        if not (folder / name).is_file():
+            raise Unreadable(
+                f"lacks {name[:80]}, which its {index.name} names", "fetch that file too"
+            )
+    return tuple(folder / name for name in shards)
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config.json of a folder, or beside a file named as in such folders; None if none.
+
+    Raises:
+        Unreadable: it is no JSON object.
+    """
+    if not path.is_dir() and path.name not in WEIGHTS:
+        return None
+    folder = path if path.is_dir() else path.parent
+    for name in CONFIGS:
+        if (folder / name).is_file():
+            config = _json(folder / name)
+            if not isinstance(config, dict):
+                raise Unreadable(f"has a {name} that is no JSON object")
+            return config
+    return None
+
+
+def _json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise Unreadable(f"has a {path.name} of more than {LARGEST_JSON} bytes")
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise Unreadable(
+            f"has a {path.name} that cannot be read ({type(error).__name__})"
+        ) from error

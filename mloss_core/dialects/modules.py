@@ -1,0 +1,80 @@
+"""State dicts from what a pickle holds: mappings, whole modules and TorchScript objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from .recorded import StandIn, Strided
+from .stored import Unreadable
+
+# Training scripts keep the weights under one of these, beside optimizer, epoch and so on.
+HOLDERS = ("state_dict", "model_state_dict", "model", "module")
+GROUPS = ("_parameters", "_buffers", "_modules")
+ACTIVATIONS = {"QuickGELU": "quick_gelu", "GELU": "gelu"}
+DEEPEST = 40
+MOST_VISITS = 1_000_000  # an object may refer to another many times: the walk must end
+
+
+def state_dict(value: Any) -> dict[str, Strided]:
+    """Every tensor by its name, as torch's state_dict() calls it; raises Unreadable."""
+    return {name: leaf for name, leaf in _walk(_held(value)) if isinstance(leaf, Strided)}
+
+
+def told_activation(value: Any) -> str | None:
+    """The activation, where all modules of that kind are of one class; None if it is not told."""
+    objects = [leaf for _, leaf in _walk(_held(value)) if isinstance(leaf, StandIn)]
+    told = {ACTIVATIONS.get(leaf.kind.rpartition(".")[2]) for leaf in objects} - {None}
+    states = [leaf.state for leaf in objects if isinstance(leaf.state, dict)]
+    if any(state.get("approximate", "none") != "none" for state in states):
+        return None  # a GELU by tanh
+    return told.pop() if len(told) == 1 else None
+
+
+def is_module(value: Any) -> bool:
+    """Whether the pickle holds a whole module."""
+    return isinstance(_held(value), StandIn)
+
+
+def _held(value: Any) -> Any:
+    """What lies under a training script's wrappers."""
+    for _ in range(3):
+        inner = [value[k] for k in HOLDERS if k in value] if isinstance(value, dict) else []
+        if not inner or not isinstance(inner[0], dict | StandIn):
+            break
+        value = inner[0]
+    return value
+
+
+def _walk(root: Any) -> Iterator[tuple[str, Strided | StandIn]]:
+    """Tensors and objects below a value, with their dotted names."""
+    open_ = [("", root, 0)]
+    for _ in range(MOST_VISITS):
+        if not open_:
+            return
+        name, value, depth = open_.pop()
+        if depth > DEEPEST:
+            break
+        if isinstance(value, Strided | StandIn):
+            yield name, value
+        dot = name + "." if name else ""
+        children = [(dot + str(key), child, depth + 1) for key, child in _children(value)]
+        open_.extend(reversed(children))
+    raise Unreadable("nests its objects too deep")
+
+
+def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
+    """A mapping's entries, a module's parameters, kept buffers and modules."""
+    if isinstance(value, dict):
+        yield from value.items()
+    if not isinstance(value, StandIn) or not isinstance(value.state, dict):
+        return
+    if value.kind.startswith("__torch__"):
+        yield from value.state.items()
+        return
+    passing = value.state.get("_non_persistent_buffers_set")
+    for group in GROUPS:
+        entries = value.state.get(group)
+        for key, child in entries.items() if isinstance(entries, Mapping) else ():
+            if not (group == "_buffers" and isinstance(passing, list) and key in passing):
+                yield key, child

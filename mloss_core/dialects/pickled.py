@@ -1,0 +1,153 @@
+"""Pickles as plain data: a stack machine that knows no classes, so that no code of a file can run.
+
+Python's own unpickler imports what a file names and calls it. Here names stay text. What torch's
+files build their tensors with is known by name and becomes a description of a tensor; everything
+else becomes a StandIn, which holds what the file says of an object and can do nothing.
+"""
+
+from __future__ import annotations
+
+import mmap
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import IO, Any, cast
+
+from .recorded import Name, StandIn, Storage, dict_of, made, persistent
+from .stored import Unreadable
+
+MOST_STEPS = 5_000_000  # a whole ViT-L/14 takes fewer than a hundred thousand
+DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, struct.error)
+
+
+def plain(file: mmap.mmap, words: dict[str, str] | None = None) -> Any:
+    """The next pickle of a file as dicts, lists, numbers, texts, Strided and StandIn.
+
+    Args:
+        words: gets the dtype of each storage, by its key.
+
+    Raises:
+        Unreadable: it is damaged, or asks for something that checkpoints have no use for.
+    """
+    machine = _Machine({} if words is None else words)
+    try:
+        for step, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
+            if step > MOST_STEPS:
+                raise Unreadable("holds a pickle of too many steps")
+            machine.step(opcode.name, argument)
+        return machine.stack.pop()
+    except (*DAMAGE, RecursionError, MemoryError) as error:
+        raise Unreadable(f"holds a damaged pickle ({type(error).__name__})") from error
+
+
+class _Machine:
+    """The stack, the marks on it and the memo of a pickle that is being read."""
+
+    def __init__(self, words: dict[str, str]) -> None:
+        self.words = words
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+
+    def step(self, opcode: str, argument: Any) -> None:
+        """Carries out one opcode; raises Unreadable for one that is not on the list."""
+        if opcode in PUSHED:
+            self.stack.append(argument)
+        elif opcode in FRESH:
+            self.stack.append(FRESH[opcode]())
+        elif opcode in STEPS:
+            STEPS[opcode](self, argument)
+        elif opcode not in IGNORED:
+            raise Unreadable(f"holds a pickle with {opcode}, which checkpoints have no use for")
+
+    def above_mark(self) -> list[Any]:
+        """Takes what lies above the last mark."""
+        start = self.marks.pop()
+        taken = self.stack[start:]
+        del self.stack[start:]
+        return taken
+
+    def take(self, n: int) -> tuple:
+        """Takes the last n values."""
+        if len(self.stack) < n:
+            raise IndexError("an empty stack")
+        taken = tuple(self.stack[-n:])
+        del self.stack[-n:]
+        return taken
+
+    def make(self, name: object, arguments: object) -> None:
+        """Puts what the name's call would give."""
+        self.stack.append(made(name, tuple(arguments) if isinstance(arguments, tuple) else ()))
+
+    def global_(self, module: object, name: object) -> None:
+        """Puts a name; of anything but texts no text is made, which could take for ever."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise TypeError("a name that is no text")
+        self.stack.append(Name(f"{module}.{name}"))
+
+    def build(self, state: Any) -> None:
+        """Records an object's state; that of dicts and tensors (hooks, metadata) is left."""
+        if isinstance(self.stack[-1], StandIn):
+            slotted = isinstance(state, tuple) and len(state) == 2
+            self.stack[-1].state = state[0] if slotted else state
+
+    def outside(self, saved: tuple) -> None:
+        """Puts a value kept outside the pickle, and notes a storage's dtype."""
+        value = persistent(saved)
+        if isinstance(value, Storage):
+            self.words[value.key] = value.word
+        self.stack.append(value)
+
+    def set_items(self, items: list[Any]) -> None:
+        """Fills a dict; on anything else the items are left."""
+        target = self.stack[-1]
+        if isinstance(target, dict):
+            target.update(dict_of(zip(items[::2], items[1::2], strict=True)))
+
+    def extend(self, items: list[Any]) -> None:
+        """Fills a list; on anything else the items are left."""
+        if isinstance(self.stack[-1], list):
+            self.stack[-1].extend(items)
+
+
+PUSHED = {  # numbers, texts and bytes
+    "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
+    "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+}  # fmt: skip
+IGNORED = {"PROTO", "FRAME", "STOP"}
+FRESH: dict[str, Callable[[], object]] = {
+    "NONE": lambda: None,
+    "NEWTRUE": lambda: True,
+    "NEWFALSE": lambda: False,
+    "EMPTY_TUPLE": tuple,
+    "EMPTY_LIST": list,
+    "EMPTY_DICT": dict,
+    "EMPTY_SET": list,
+}
+STEPS: dict[str, Callable[[_Machine, Any], object]] = {
+    "MARK": lambda m, _: m.marks.append(len(m.stack)),
+    "POP": lambda m, _: m.stack.pop(),
+    "POP_MARK": lambda m, _: m.above_mark(),
+    "DUP": lambda m, _: m.stack.append(m.stack[-1]),
+    "TUPLE": lambda m, _: m.stack.append(tuple(m.above_mark())),
+    "TUPLE1": lambda m, _: m.stack.append(m.take(1)),
+    "TUPLE2": lambda m, _: m.stack.append(m.take(2)),
+    "TUPLE3": lambda m, _: m.stack.append(m.take(3)),
+    "APPEND": lambda m, _: m.extend([m.stack.pop()]),
+    "APPENDS": lambda m, _: m.extend(m.above_mark()),
+    "ADDITEMS": lambda m, _: m.extend(m.above_mark()),
+    "FROZENSET": lambda m, _: m.stack.append(m.above_mark()),
+    "SETITEM": lambda m, _: m.set_items(list(m.take(2))),
+    "SETITEMS": lambda m, _: m.set_items(m.above_mark()),
+    "GLOBAL": lambda m, text: m.global_(*text.split(" ", 1)),
+    "STACK_GLOBAL": lambda m, _: m.global_(*m.take(2)),
+    "REDUCE": lambda m, _: m.make(*m.take(2)),
+    "NEWOBJ": lambda m, _: m.make(*m.take(2)),
+    "NEWOBJ_EX": lambda m, _: m.make(*m.take(3)[:2]),
+    "BUILD": lambda m, _: m.build(m.stack.pop()),
+    "BINPERSID": lambda m, _: m.outside(m.stack.pop()),
+    "MEMOIZE": lambda m, _: m.memo.update({len(m.memo): m.stack[-1]}),
+    **dict.fromkeys(("PUT", "BINPUT", "LONG_BINPUT"), lambda m, i: m.memo.update({i: m.stack[-1]})),
+    **dict.fromkeys(("GET", "BINGET", "LONG_BINGET"), lambda m, i: m.stack.append(m.memo[i])),
+}

@@ -1,0 +1,125 @@
+"""Tensors where they lie in a file: shape and dtype at once, values mapped when asked for."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+Stamp = tuple[Path, int, int]  # a file as it was: path, size, time of its last change
+# Storage types of pickled tensors: safetensors' word for the dtype, and the dtype.
+STORAGES = {
+    "HalfStorage": ("F16", torch.float16),
+    "BFloat16Storage": ("BF16", torch.bfloat16),
+    "FloatStorage": ("F32", torch.float32),
+    "DoubleStorage": ("F64", torch.float64),
+    "LongStorage": ("I64", torch.int64),
+    "IntStorage": ("I32", torch.int32),
+    "ShortStorage": ("I16", torch.int16),
+    "CharStorage": ("I8", torch.int8),
+    "ByteStorage": ("U8", torch.uint8),
+    "BoolStorage": ("BOOL", torch.bool),
+}
+DTYPES = dict(STORAGES.values())
+
+
+class Unreadable(Exception):
+    """Why a file cannot be used, without its name: the caller knows what the user calls it."""
+
+    def __init__(self, problem: str, remedy: str = "fetch or write it again"):
+        super().__init__(problem)
+        self.problem, self.remedy = problem, remedy
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file.
+
+    Args:
+        dtype: in safetensors' words, e.g. "F16".
+        fetch: gives its values on the CPU, mapped where they lie as asked for.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    fetch: Callable[[], Tensor]
+
+
+def stamp(path: Path) -> Stamp:
+    """The file as it is now; raises OSError."""
+    stat = path.stat()
+    return path, stat.st_size, stat.st_mtime_ns
+
+
+@functools.lru_cache(maxsize=64)
+def safetensors(at: Stamp) -> safe_open:
+    """The mapped file; kept, because a merge reads every file once a block."""
+    return safe_open(at[0], framework="pt")
+
+
+@functools.lru_cache(maxsize=64)
+def _mapped(at: Stamp) -> Tensor:
+    """All bytes of a file. Mapped privately: nothing that is done to them reaches the file."""
+    path, size, _ = at
+    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+
+
+def from_safetensors(at: Stamp, key: str) -> Stored:
+    """A tensor of a safetensors file."""
+    part = safetensors(at).get_slice(key)
+    return Stored(tuple(part.get_shape()), part.get_dtype(), partial(_from_safetensors, at, key))
+
+
+def from_bytes(
+    at: Stamp, start: int, word: str, offset: int, size: Sequence[int], stride: Sequence[int]
+) -> Stored:
+    """A tensor whose storage's elements start at this byte of the file."""
+    fetch = partial(_from_bytes, at, start, word, offset, tuple(size), tuple(stride))
+    return Stored(tuple(size), word, fetch)
+
+
+def fused(parts: Sequence[Stored]) -> Stored:
+    """Tensors on top of each other, as one."""
+    first = parts[0]
+    rows = sum(part.shape[0] for part in parts)
+    return Stored((rows, *first.shape[1:]), first.dtype, partial(_fused, tuple(parts)))
+
+
+def transposed(matrix: Stored) -> Stored:
+    """A matrix with rows and columns exchanged."""
+    return Stored(matrix.shape[::-1], matrix.dtype, partial(_transposed, matrix))
+
+
+def _from_safetensors(at: Stamp, key: str) -> Tensor:
+    return safetensors(at).get_tensor(key)
+
+
+def _from_bytes(
+    at: Stamp, start: int, word: str, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+) -> Tensor:
+    if word not in DTYPES:
+        raise Unreadable(f"holds tensors of dtype {word}", "save it as F16, BF16 or F32")
+    dtype = DTYPES[word]
+    if 0 in size:
+        return torch.empty(size, dtype=dtype)
+    elements = 1 + offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    held = _mapped(at)[start : start + elements * dtype.itemsize]
+    if start % dtype.itemsize:
+        held = held.clone()  # legacy files pack storages without alignment
+    typed = held.view(dtype)
+    first = typed.storage_offset() + offset  # as_strided counts from the file's first byte
+    return typed.as_strided(size, stride, first).contiguous()
+
+
+def _fused(parts: tuple[Stored, ...]) -> Tensor:
+    return torch.cat([part.fetch() for part in parts])
+
+
+def _transposed(matrix: Stored) -> Tensor:
+    return matrix.fetch().T.contiguous()

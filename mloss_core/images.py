@@ -1,0 +1,86 @@
+"""Pictures in files: found, decoded as CLIP expects them, and never all in memory at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+from PIL import Image
+
+from .errors import BadFile
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
+DECODERS = 2  # threads beside the model: more would take the cores it computes on
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Picture files that stand for an array of images, N x size x size x 3, read when sliced.
+
+    A slice is decoded at once; an array of numbers gives other Pictures, in that order.
+    """
+
+    paths: tuple[Path, ...]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, which: slice) -> UInt8[np.ndarray, "n h w 3"]: ...
+    @overload
+    def __getitem__(self, which: Int64[np.ndarray, " n"]) -> Pictures: ...
+    def __getitem__(
+        self, which: slice | Int64[np.ndarray, " n"]
+    ) -> Pictures | UInt8[np.ndarray, "n h w 3"]:
+        if isinstance(which, slice):
+            return decoded(self.paths[which], self.size)
+        return Pictures(tuple(self.paths[i] for i in which), self.size)
+
+
+def found(
+    folder: Path, skipped: Iterable[str] = (), argument: str = "pictures"
+) -> tuple[Path, ...]:
+    """All picture files below a folder, by name; raises BadFile if there are none.
+
+    Args:
+        skipped: files left out on the user's word, relative to the folder.
+        argument: what errors call the folder.
+    """
+    if not folder.is_dir():
+        raise BadFile(argument, folder, "is no folder", "check the path")
+    out = {folder / name for name in skipped}
+    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
+    paths = tuple(path for path in files if path.is_file() and path not in out)
+    if not paths:
+        kinds = ", ".join(SUFFIXES)
+        raise BadFile(argument, folder, "holds no pictures", f"known kinds are {kinds}")
+    return paths
+
+
+def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
+    """Pictures as CLIP is evaluated: shorter side to `size` (bicubic), centre cropped, RGB."""
+    if not paths:
+        return np.empty((0, size, size, 3), np.uint8)
+    with ThreadPoolExecutor(DECODERS) as threads:
+        return np.stack(list(threads.map(lambda path: _decoded(path, size), paths)))
+
+
+def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    try:
+        with Image.open(path) as picture:
+            scale = size / min(picture.size)
+            # As torchvision's Resize and CenterCrop round, which open_clip evaluates with.
+            width, height = (max(size, int(side * scale)) for side in picture.size)
+            rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        problem = f"cannot be decoded ({type(error).__name__})"
+        remedy = "remove it, or name it under skip in family.toml"
+        raise BadFile("picture", path, problem, remedy) from error
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return np.asarray(rgb.crop((left, top, left + size, top + size)))

@@ -1,0 +1,67 @@
+"""family.toml for a folder that does not explain itself: what was found, and what to fill in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from . import dialects
+from .checkpoint import Checkpoint
+from .errors import BadFile
+from .layouts import TOML, Layout, layout
+
+
+def scaffold(folder: Path) -> str:
+    """Writes FOLDER/family.toml and returns its text; what could not be told stays a comment.
+
+    Raises:
+        BadFile: the folder is missing or holds no models, or describes itself already.
+    """
+    if not folder.is_dir():
+        raise BadFile("--init", folder, "is no folder", "check the path")
+    for name in ("family.json", TOML):
+        if (folder / name).exists():
+            raise BadFile("--init", folder / name, "exists and is never overwritten", "edit it")
+    parts = layout(folder)
+    if parts.base is None and not parts.sources:
+        raise BadFile("--init", folder, "holds no models", "see docs/format.md")
+    text = "\n".join([*_base_lines(parts, folder), "", *_source_lines(parts, folder)]) + "\n"
+    (folder / TOML).write_text(text, encoding="utf-8")
+    return text
+
+
+def _base_lines(parts: Layout, folder: Path) -> list[str]:
+    """The base, its architecture as a comment, and its activation."""
+    if parts.base is None:
+        known = ", ".join(path.name for path in parts.sources.values())
+        return [f"# Which of these is the base could not be told: {known}", '# base = "FILE"']
+    base = Checkpoint.open(parts.base, "base")
+    told = dialects.architecture(base.shapes, base.config)
+    lines = [
+        f"# {told.blocks} blocks, width {told.width}, {told.image_size} pixels, "
+        f"patches of {told.patch_size}, {base.dialect}",
+        f"base = {json.dumps(parts.base.relative_to(folder).as_posix())}",
+    ]
+    if told.activation:
+        return [*lines, f"activation = {json.dumps(told.activation)}"]
+    return [
+        *lines,
+        '# Could not be told: "quick_gelu" (OpenAI\'s CLIP and what was tuned from it) or "gelu".',
+        '# activation = "quick_gelu"',
+    ]
+
+
+def _source_lines(parts: Layout, folder: Path) -> list[str]:
+    """One line a source, and how to add tasks and calibration images."""
+    paths = ((name, path.relative_to(folder).as_posix()) for name, path in parts.sources.items())
+    lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in paths]
+    return [
+        '# calibration = "FOLDER"  # any folder of pictures, or an .npz; default calibration.npz',
+        "",
+        "[sources]",
+        *lines,
+        "",
+        "# A task with images in tasks/NAME.npz, or in tasks/NAME/test/CLASS/:",
+        "# [[tasks]]",
+        '# name = "NAME"',
+    ]
