@@ -21,7 +21,7 @@ from .types import NodeScores, check_rates
 EPSILON = 1e-4
 # Floats of one chunk of pre-activations: small enough to stay in a core's cache.
 CHUNK = 1 << 18
-TOKENS = 1 << 10  # at least so many at once: fewer would not pay for reading wide weights
+TOKENS = 1 << 9  # at least so many at once: fewer would not pay for reading wide weights
 CHUNK_CUDA = 1 << 25
 # Loss to activation below which a node is measured in doubles: fp32 would err by 1e-5 and more.
 CLOSE = 2**-10
@@ -139,19 +139,20 @@ def score_block(
         # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
         x = chunk.flatten(0, 1) * sigma.gain
         merged, gap = _chunk_gap(x, layers, alpha, sigma)
-        per_token.append(torch.stack([gap.norm(dim=1), merged.norm(dim=1), gap.abs_().sum(1)]))
+        per_token.append(torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)]))
         sums[0] += gap.sum(0)
-        sums[1] += gap.div_(merged.abs_().add_(EPSILON * sigma.gain)).sum(0)
+        sums[1] += gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)
     node = (sums.double().cpu() / (images * tokens)).numpy()
     # Every loss was measured gain times too large; the normalised ones are ratios.
-    gap_norm, norm, total = (torch.cat(per_token, 1).double() / sigma.gain).cpu()
+    gap_square, square, total = torch.cat(per_token, 1).double().cpu()
+    gap_norm, norm = gap_square.sqrt() / sigma.gain, square.sqrt() / sigma.gain
     return NodeScores(
         block=block,
         node=node[0] / sigma.gain,
         node_normalised=node[1],
         layer=float(gap_norm.mean()),
         layer_normalised=float((gap_norm / (norm + EPSILON)).mean()),
-        per_image=(total.view(images, tokens).mean(1) / nodes).numpy(),
+        per_image=(total.view(images, tokens).mean(1) / (nodes * sigma.gain)).numpy(),
     )
 
 
@@ -168,19 +169,20 @@ def _chunk_gap(
     alpha: Sequence[float],
     sigma: Activation,
 ) -> tuple[Float[Tensor, "t nodes"], Float[Tensor, "t nodes"]]:
-    """kernel(alpha . h), and its distance to alpha . kernel(h), of one chunk of tokens; h and x
-    are sigma's gain times what the paper calls so.
+    """Magnitudes of kernel(alpha . h), and of its distance to alpha . kernel(h), of one chunk of
+    tokens; h and x are sigma's gain times what the paper calls so.
 
     The loss is a difference of nearly equal numbers: nodes at which the sources are so close that
     fp32's rounding would show in it are measured again in doubles.
     """
     merged, gap = _gap_in(x.dtype, x, layers, alpha, sigma)
-    close = gap.norm(1, dim=0) < CLOSE * merged.norm(1, dim=0)
+    merged, gap = merged.abs_(), gap.abs_()
+    close = gap.sum(0) < CLOSE * merged.sum(0)
     if x.device.type != "mps" and close.any():  # mps has no doubles
         nodes = close.nonzero()[:, 0]
         few = [(w[nodes], b[nodes]) for w, b in layers]
         exact = _gap_in(torch.float64, x, few, alpha, sigma)[1]
-        gap.index_copy_(1, nodes, exact.to(gap.dtype))
+        gap.index_copy_(1, nodes, exact.abs_().to(gap.dtype))
     return merged, gap
 
 

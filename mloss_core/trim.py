@@ -5,6 +5,7 @@ One kernel trims rows; a whole tensor is one long row.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -21,9 +22,10 @@ GROUP = 1 << 22
 
 @dataclass(frozen=True)
 class Vectors:
-    """The task vectors of one tensor, as rows, made a piece at a time.
+    """The task vectors of one tensor, as rows, made a piece at a time; to be merged once.
 
-    Memory does not grow with the sources: nothing but a piece of each is ever in fp32 at once.
+    Memory does not grow with the sources: of a large tensor, nothing but a piece of each source is
+    ever in fp32 at once. Small tensors are made whole.
 
     Args:
         base: in fp32, on the device.
@@ -35,6 +37,16 @@ class Vectors:
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
+        if self._whole is not None:
+            return self._whole[sources, rows]
+        return self._made(sources, rows)
+
+    @functools.cached_property
+    def _whole(self) -> Tensor | None:
+        small = self.base.numel() * len(self.theirs) <= GROUP
+        return self._made(slice(None), slice(None)) if small else None
+
+    def _made(self, sources: slice, rows: slice) -> Tensor:
         stored = torch.stack([rows_of(t)[rows] for t in self.theirs[sources]])
         return stored.to(self.base.device, torch.float32).sub_(rows_of(self.base)[rows])
 
@@ -66,7 +78,7 @@ class Vectors:
         count, length = rows_of(self.base).shape
         size, found = max(1, GROUP // (count * length)), []
         for start in range(0, len(self.theirs), size):
-            magnitude = self.part(slice(start, start + size), slice(None)).abs_()
+            magnitude = self.part(slice(start, start + size), slice(None)).abs()
             sources = len(magnitude)
             if rates is None:
                 counts = kept_counts(np.full(sources, keep), count * length)
