@@ -340,6 +340,8 @@ def pickled_part(content: bytes) -> tuple[float, float]:
     return max(first - 500, at, 0) / len(content), min(first + 4000, len(content)) / len(content)
 
 
+# Python's decoder of a damaged text opcode warns, and goes on to what we refuse.
+@pytest.mark.filterwarnings("ignore:invalid escape sequence:DeprecationWarning")
 @pytest.mark.parametrize("name", FUZZED)
 @given(data=st.data())
 def test_damaged_files_load_or_are_refused(name, written, tmp_path, data):
