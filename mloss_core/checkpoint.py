@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import json
 import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import dialects
-from .dialects import KEY, Unreadable
+from .dialects import KEY, Unreadable, refused
 from .errors import BadFile, BadTensor
 
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -49,7 +48,7 @@ class Checkpoint:
     @classmethod
     def open(cls, path: Path, name: str) -> Checkpoint:
         """Reads what the file or folder holds; raises BadFile if it is missing or hostile."""
-        with _refused(name, path):
+        with refused(name, path):
             found = dialects.contents(dialects.stamps(path))
         return cls(
             name=name,
@@ -64,7 +63,7 @@ class Checkpoint:
     @property
     def config(self) -> Mapping[str, Any]:
         """What config.json says; without one, the activation where the weights' file tells it."""
-        with _refused(self.name, self.path):
+        with refused(self.name, self.path):
             told = {"hidden_act": self.activation} if self.activation else {}
             return dialects.read_config(self.path) or told
 
@@ -98,7 +97,7 @@ class Checkpoint:
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
-        with _refused(self.name, self.path):
+        with refused(self.name, self.path):
             tensors = dialects.contents(dialects.stamps(self.path)).tensors
             missing = [name for name in names if name not in tensors]
             if missing:
@@ -111,7 +110,7 @@ class Checkpoint:
 
     def check_finite(self) -> None:
         """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
-        with _refused(self.name, self.path):
+        with refused(self.name, self.path):
             name = _first_not_finite(dialects.stamps(self.path))
         if name is not None:
             problem = f"{name} holds NaN or infinity"
@@ -120,25 +119,11 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
-        with _refused(self.name, self.path):
+        with refused(self.name, self.path):
             hashes = [_sha256(at) for at in dialects.stamps(self.path)]
         return (
             hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         )
-
-
-@contextlib.contextmanager
-def _refused(name: str, path: Path) -> Iterator[None]:
-    """Says BadFile for everything that reading a file may run into."""
-    try:
-        yield
-    except FileNotFoundError as error:
-        raise BadFile(name, path, "does not exist", "check the path") from error
-    except Unreadable as error:
-        raise BadFile(name, path, error.problem, error.remedy) from error
-    except dialects.DAMAGE as error:
-        problem = f"cannot be read as a checkpoint ({error})"
-        raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
 @functools.lru_cache(maxsize=256)

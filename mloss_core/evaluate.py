@@ -104,14 +104,13 @@ class Evaluator:
 
     def embed(self, source: str, name: str, images: int | None = None) -> Iterator[float]:
         """Makes a source's features known, a few images at a time; yields the seconds of each."""
-        checkpoint = self.family.source(source)
-        build = lambda: Tower(self.family.model, checkpoint.load(self.device))  # noqa: E731
         total = len(self.task(name).images)
         want = total if images is None else min(images, total)
-        have = len(self._features.get(checkpoint.sha256, {}).get(name, ()))
+        key = self.family.source(source).sha256
+        have = len(self._features.get(key, {}).get(name, ()))
         for stop in range(have, want, STEP):
             start = time.perf_counter()
-            self.features(checkpoint.sha256, build, name, min(stop + STEP, want))
+            self.of_file(source, name, min(stop + STEP, want))
             yield time.perf_counter() - start
 
     def reference(

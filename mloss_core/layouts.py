@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .dialects import WEIGHTS
 from .errors import BadFile
 
-WEIGHTS = (".safetensors", ".pt", ".pth", ".bin")
-HUGGING_FACE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
+ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 SEPARATORS = "_-. "  # between a base's name and what a source adds to it
 BASES = ("base", "zeroshot", "pretrained")  # names that say what they are
 NOT_MODELS = ("heads", "text", "calibration")  # and head_<Task>, and hidden files
@@ -103,9 +103,9 @@ def _models(folder: Path) -> Iterator[tuple[str, Path]]:
             yield from _models(path)
         elif path.is_dir() and (path / "finetuned.pt").is_file():
             yield path.name, path / "finetuned.pt"
-        elif path.is_dir() and any((path / name).is_file() for name in HUGGING_FACE):
+        elif path.is_dir() and any((path / name).is_file() for name in WEIGHTS):
             yield path.name, path
-        elif path.is_file() and path.suffix in WEIGHTS:
+        elif path.is_file() and path.suffix in ENDINGS:
             yield path.stem, path
 
 

@@ -206,7 +206,7 @@ class TaskEvaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A source has embedded a task's images: a place to stop on the way to an ensemble."""
+    """A source has embedded some of a task's images: a place to stop on the way to an ensemble."""
 
     source: str
     task: str

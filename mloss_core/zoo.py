@@ -106,8 +106,9 @@ class Family:
             found |= file.read(rest)
         for task, head in found.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
-                problem, remedy = f"has shape {tuple(head.shape)}", f"x {self.model.embed_dim}"
-                raise BadTensor(f"heads of {self.name}", task, problem, f"give classes {remedy}")
+                problem = f"has shape {tuple(head.shape)}"
+                remedy = f"give classes x {self.model.embed_dim}"
+                raise BadTensor(f"heads of {self.name}", task, problem, remedy)
         return {task: found[task].to(device, torch.float32) for task in self.tasks}
 
     def task(self, name: str, split: str = "test") -> Task:
@@ -119,7 +120,7 @@ class Family:
         if folder.is_dir():
             classes, skipped = self._task(name).get("classes", ()), self.about.get("skip", ())
             return load_folder(folder, split, self.model.image_size, classes, skipped, **labels)
-        return load_task(folder.with_suffix(".npz"), split=split, **labels)
+        return load_task(folder.with_name(f"{name}.npz"), split=split, **labels)
 
     @property
     def calibration_pool(self) -> Path:

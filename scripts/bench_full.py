@@ -15,24 +15,17 @@ import re
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository is not
-
-import mloss_core as core  # noqa: E402
+from bench import CPU, timed  # first: it finds mloss_core, which must come before torch
 
 # isort: split
-# After mloss_core, which says how threads wait before torch starts them.
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import torch
+import torch.nn.functional as F
 
-from mloss_core.calibration import batch_of, preprocess  # noqa: E402
-from mloss_core.family import c_fc  # noqa: E402
-
-CPU = torch.device("cpu")
+import mloss_core as core
+from mloss_core.calibration import batch_of, preprocess
+from mloss_core.family import c_fc
 
 
 def main() -> None:
@@ -68,13 +61,6 @@ def merge(family: core.Family, method: str, sources: int, images: int) -> None:
     calibration = batch(family, images)
     for _ in core.run(recipe, family, device="cpu", calibration=calibration):
         pass
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that the work takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def times(family: core.Family, sources: int, images: int) -> None:

@@ -17,8 +17,10 @@ from visitor import button, settled, visit, words
 from dialect_files import hugging_face_names, prefixed, state, write_module
 from mloss_core import Finished, InputError, MergeRecipe, families, images, load, run
 from mloss_core.__main__ import main
+from mloss_core.dialects import WEIGHTS
+from mloss_core.layouts import layout
 from mloss_core.scaffold import scaffold
-from tiny import TASKS, open_clip_model
+from tiny import TASKS, open_clip_model, write_family
 
 HF_CONFIG = {
     "model_type": "clip",
@@ -170,6 +172,23 @@ def test_tasks_are_folders_of_pictures(shelf):
     (folder / "tasks" / "apples" / "test" / "bird").mkdir()
     with pytest.raises(InputError, match="bird: holds no pictures"):
         load("found").task("apples")
+
+
+def test_a_task_whose_name_has_a_dot_is_found(shelf):
+    own = write_family(shelf / "own")
+    (own / "tasks" / "apples.npz").rename(own / "tasks" / "v1.5.npz")
+    about = own / "family.json"
+    about.write_text(about.read_text().replace('"apples"', '"v1.5"'))
+    assert len(load("own").task("v1.5").images) == 12
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_every_folder_that_can_be_opened_is_found(name, shelf):
+    hub = hugging_face(shelf / "hub")
+    for place in hub.iterdir():
+        (place / "model.safetensors").rename(place / name)
+    (hub / "family.toml").write_text(TOML)
+    assert layout(hub).sources.keys() == set(TASKS)
 
 
 def test_a_picture_that_is_none_is_named_and_skipped_only_on_the_users_word(shelf):

@@ -6,9 +6,10 @@ its table of contents is read until tensors are asked for.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,15 +20,15 @@ from torch import Tensor
 from ..errors import BadFile, BadTensor
 from .architecture import NO_PROJECTION, Architecture, architecture, tower_shapes
 from .archives import ZIP_MAGIC, Archive, read_legacy, read_zip
-from .folders import read_config, weight_files
+from .folders import WEIGHTS, read_config, weight_files
 from .modules import is_module, state_dict, told_activation
 from .names import PLAIN, house
 from .stored import Stamp, Stored, Unreadable, from_safetensors, safetensors, stamp
 
 __all__ = [
-    "DAMAGE",
     "KEY",
     "NO_PROJECTION",
+    "WEIGHTS",
     "Architecture",
     "Contents",
     "Stamp",
@@ -36,13 +37,14 @@ __all__ = [
     "contents",
     "read_config",
     "read_head",
+    "refused",
     "stamps",
     "tower_shapes",
 ]
 
 KEY = "mloss"  # the one metadata key of our files: safetensors shuffles several
 PICKLE = b"\x80"  # every pickle that torch writes begins with this
-# What goes wrong in a damaged file beside Unreadable; whoever opens a file turns it into BadFile.
+# What goes wrong in a damaged file.
 DAMAGE = (OSError, SafetensorError, ValueError, RuntimeError, RecursionError, Unreadable)
 
 
@@ -61,6 +63,20 @@ class Contents:
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, object]
     activation: str | None = None
+
+
+@contextlib.contextmanager
+def refused(name: str, path: Path) -> Iterator[None]:
+    """Says BadFile for everything that reading the file or folder may run into."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadFile(name, path, "does not exist", "check the path") from error
+    except Unreadable as error:
+        raise BadFile(name, path, error.problem, error.remedy) from error
+    except DAMAGE as error:
+        problem = f"cannot be read as a checkpoint ({error})"
+        raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
 def stamps(path: Path) -> tuple[Stamp, ...]:
@@ -119,7 +135,7 @@ def read_head(path: Path) -> Tensor:
         BadFile: the path is missing or cannot be read.
         BadTensor: it holds no matrix `weight`, a bias, or NaN.
     """
-    try:
+    with refused("head", path):
         tensors = contents(stamps(path)).tensors
         found = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
         weight, bias = found.get("weight"), found.get("bias")
@@ -131,12 +147,6 @@ def read_head(path: Path) -> Tensor:
         if bias is not None and bias.fetch().any():
             raise BadTensor("head", path.name, "has a bias, which no zero-shot head has", "drop it")
         head = weight.fetch().to(torch.float32, copy=True)
-    except FileNotFoundError as error:
-        raise BadFile("head", path, "does not exist", "check the path") from error
-    except Unreadable as error:
-        raise BadFile("head", path, error.problem, error.remedy) from error
-    except DAMAGE as error:
-        raise BadFile("head", path, f"cannot be read ({error})", "fetch it again") from error
     if not head.isfinite().all():
         raise BadTensor("head", path.name, "holds NaN or infinity", "fetch or write it again")
     return head
