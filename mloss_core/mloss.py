@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import BadValue, UnknownName
+from .pieces import each
 from .types import NodeScores, check_rates
 
 EPSILON = 1e-4
@@ -122,8 +123,8 @@ def score_block(
 ) -> NodeScores:
     """M-Loss of one block (Eqs. 3, 4, 6, 7) from one shared input and each source's own c_fc.
 
-    Works in chunks of images, a source at a time, so that its memory depends neither on the
-    number of sources nor on the number of images.
+    Works in chunks of images, a thread each and a source at a time, so that its memory depends
+    neither on the number of sources nor on the number of images.
 
     Args:
         inputs: what the block's c_fc sees in the partly merged model (Algorithm 1, line 26).
@@ -133,16 +134,17 @@ def score_block(
     images, tokens, _ = inputs.shape
     nodes = len(layers[0][1])
     size = _images_at_once(tokens, nodes, inputs.device)
-    sums = torch.zeros(2, nodes, dtype=torch.float32, device=inputs.device)
-    per_token = []
-    for chunk in inputs.split(size):
+
+    def losses(chunk: Tensor) -> tuple[Tensor, Tensor]:
         # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
         x = chunk.flatten(0, 1) * sigma.gain
         merged, gap = _chunk_gap(x, layers, alpha, sigma)
-        per_token.append(torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)]))
-        sums[0] += gap.sum(0)
-        sums[1] += gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)
-    node = (sums.double().cpu() / (images * tokens)).numpy()
+        tokens = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
+        total = gap.sum(0)
+        return tokens, torch.stack([total, gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)])
+
+    per_token, sums = zip(*each(losses, inputs.split(size), inputs.device), strict=True)
+    node = (torch.stack(sums).sum(0).double().cpu() / (images * tokens)).numpy()
     # Every loss was measured gain times too large; the normalised ones are ratios.
     gap_square, square, total = torch.cat(per_token, 1).double().cpu()
     gap_norm, norm = gap_square.sqrt() / sigma.gain, square.sqrt() / sigma.gain

@@ -14,10 +14,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-# Entries of a piece of one source: all sources' pieces stay in a core's cache together.
-PIECE = 1 << 15
-# Entries whose thresholds are found at once: many small tensors, or one large.
-GROUP = 1 << 22
+from .pieces import each
+
+# Entries of a piece, all sources together: few enough for a cache, enough to be worth their calls.
+PIECE = 1 << 20
+# Entries of several sources that are made at once and kept; of larger tensors, no more than pieces.
+SMALL = 1 << 22
+# Entries whose thresholds one thread finds at once.
+GROUP = 1 << 17
 
 
 @dataclass(frozen=True)
@@ -43,17 +47,21 @@ class Vectors:
 
     @functools.cached_property
     def _whole(self) -> Tensor | None:
-        small = self.base.numel() * len(self.theirs) <= GROUP
+        small = self.base.numel() * len(self.theirs) <= SMALL
         return self._made(slice(None), slice(None)) if small else None
 
     def _made(self, sources: slice, rows: slice) -> Tensor:
-        stored = torch.stack([rows_of(t)[rows] for t in self.theirs[sources]])
-        return stored.to(self.base.device, torch.float32).sub_(rows_of(self.base)[rows])
+        base, theirs = rows_of(self.base)[rows], self.theirs[sources]
+        made = base.new_empty(len(theirs), *base.shape)
+        for vector, stored in zip(made, theirs, strict=True):
+            torch.sub(rows_of(stored)[rows].to(base.device), base, out=vector)
+        return made
 
     def pieces(self) -> Iterator[slice]:
         """Ranges of rows that make up pieces."""
         count, length = rows_of(self.base).shape
-        size = max(1, PIECE // length) if self.base.device.type == "cpu" else count
+        few = max(1, PIECE // (length * len(self.theirs)))
+        size = few if self.base.device.type == "cpu" else count
         return (slice(start, start + size) for start in range(0, count, size))
 
     def merged(
@@ -62,8 +70,13 @@ class Vectors:
     ) -> Float[Tensor, "*shape"]:
         """What `step` makes of every piece, which it may overwrite, put together."""
         out = torch.empty_like(rows_of(self.base))
-        for rows in self.pieces():
+
+        def place(rows: slice) -> None:
             out[rows] = step(self.part(slice(None), rows), rows)
+
+        _ = self._whole  # made before the threads ask for it
+        for _ in each(place, self.pieces(), out.device):
+            pass
         return out.view(self.base.shape)
 
     def limits(
@@ -76,17 +89,21 @@ class Vectors:
             rates: of each row instead.
         """
         count, length = rows_of(self.base).shape
-        size, found = max(1, GROUP // (count * length)), []
-        for start in range(0, len(self.theirs), size):
-            magnitude = self.part(slice(start, start + size), slice(None)).abs()
-            sources = len(magnitude)
+        everything, size = slice(None), max(1, GROUP // (count * length))
+
+        def found(sources: slice) -> Tensor:
+            whole = self._whole
+            made = self._made(sources, everything) if whole is None else whole[sources].clone()
+            magnitude, q = made.abs_(), len(made)
             if rates is None:
-                counts = kept_counts(np.full(sources, keep), count * length)
-                found.append(thresholds(magnitude.flatten(1), counts)[:, None].expand(-1, count))
-            else:
-                counts = np.tile(kept_counts(rates, length), sources)
-                found.append(thresholds(magnitude.flatten(0, 1), counts).view(sources, count))
-        return torch.cat(found)
+                kept = kept_counts(np.full(q, keep), count * length)
+                return thresholds_(magnitude.flatten(1), kept)[:, None].expand(-1, count)
+            kept = np.tile(kept_counts(rates, length), q)
+            return thresholds_(magnitude.flatten(0, 1), kept).view(q, count)
+
+        _ = self._whole
+        groups = (slice(first, first + size) for first in range(0, len(self.theirs), size))
+        return torch.cat(list(each(found, groups, self.base.device)))
 
 
 def rows_of(tensor: Tensor) -> Tensor:
@@ -110,10 +127,10 @@ def trim_(
     return rows.mul_(rows.abs().ge_(limits[..., None]))
 
 
-def thresholds(
+def thresholds_(
     magnitude: Float[Tensor, "rows length"], counts: Int[np.ndarray, " rows"]
 ) -> Float[Tensor, " rows"]:
-    """The counts[r]-th largest magnitude of each row r."""
+    """The counts[r]-th largest magnitude of each row r; leaves the rows in disorder."""
     length = magnitude.shape[1]
     place = length - counts
     if magnitude.device.type != "cpu":
@@ -122,8 +139,10 @@ def thresholds(
     # NumPy's vectorised partition and sort are many times faster than torch's on the CPU.
     values = magnitude.numpy()
     if (place == place[0]).all():
-        return torch.from_numpy(np.partition(values, place[0], axis=1)[:, place[0]])
-    return torch.from_numpy(np.sort(values, axis=1)[np.arange(len(values)), place])
+        values.partition(place[0], axis=1)
+    else:
+        values.sort(axis=1)
+    return torch.from_numpy(values[np.arange(len(values)), place])
 
 
 def random_masks(
@@ -138,22 +157,22 @@ def random_masks(
     return torch.from_numpy(draws < keep)
 
 
-def elect_and_merge(
+def elect_and_merge_(
     vectors: Float[Tensor, "sources *shape"], alpha: Float[Tensor, " sources"]
 ) -> Float[Tensor, "*shape"]:
     """Sign election and disjoint mean of trimmed task vectors (TIES, steps 2 and 3).
 
     The elected sign is that of sum(alpha_i t_i), zero counting as positive; the result is
-    sum(alpha_i t_i) / sum(alpha_i) over the sources that agree, zero where none does.
+    sum(alpha_i t_i) / sum(alpha_i) over the sources that agree, zero where none does. The vectors
+    are overwritten.
     """
     t = vectors.flatten(1)
     # The vote is exact for equal weights: they become ones, and doubles add without rounding.
     wide = torch.float32 if t.device.type == "mps" else torch.float64
     vote = (alpha / alpha.max()).to(wide) @ t.to(wide)
     sign = vote.ge_(0).mul_(2).sub_(1).to(t.dtype)
-    agreeing = (t * sign).clamp_(min=0)
-    total = alpha @ agreeing
-    weight = alpha @ agreeing.gt_(0)  # ones and zeros, see trim_
+    total = alpha @ t.mul_(sign).clamp_(min=0)
+    weight = alpha @ t.gt_(0)  # ones and zeros, see trim_
     # Where nobody agrees, total is zero.
     merged = sign * total / weight.clamp_(min=torch.finfo(t.dtype).tiny)
     return merged.view(vectors.shape[1:])

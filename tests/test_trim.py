@@ -31,14 +31,14 @@ def trimmed(matrix, rates):
     """A trimmed copy, row r at rate rates[r]."""
     counts = trim.kept_counts(np.asarray(rates), matrix.shape[1])
     rows = torch.tensor(matrix)
-    return trim.trim_(rows, trim.thresholds(rows.abs(), counts)).numpy()
+    return trim.trim_(rows, trim.thresholds_(rows.abs(), counts)).numpy()
 
 
 def elected(vectors, alpha, piece):
     """Election and disjoint mean of these task vectors of a base of zeros, in such pieces."""
     whole = trim.Vectors(torch.zeros(vectors.shape[1:]), list(torch.tensor(vectors)))
     with mock.patch.object(trim, "PIECE", piece):
-        return whole.merged(lambda t, rows: trim.elect_and_merge(t, alpha)).numpy()
+        return whole.merged(lambda t, rows: trim.elect_and_merge_(t, alpha)).numpy()
 
 
 @given(matrix=arrays(), data=st.data())
@@ -57,7 +57,7 @@ def test_a_whole_tensor_is_one_long_row(matrix, keep):
 @given(matrix=arrays(), data=st.data())
 def test_the_threshold_is_the_magnitude_at_the_count(matrix, data):
     counts = data.draw(npst.arrays(np.int64, len(matrix), elements=st.integers(1, matrix.shape[1])))
-    ours = trim.thresholds(torch.tensor(matrix).abs(), counts)
+    ours = trim.thresholds_(torch.tensor(matrix).abs(), counts)
     descending = -np.sort(-np.abs(matrix), axis=1)
     np.testing.assert_array_equal(ours, descending[np.arange(len(matrix)), counts - 1])
 
@@ -95,12 +95,12 @@ def test_unequal_weights_elect_and_merge_as_the_oracle(seed, q, piece):
 
 def test_a_vote_of_exactly_zero_elects_plus():
     vectors = torch.tensor([[1.0, 0.0], [-1.0, 0.0]])
-    assert trim.elect_and_merge(vectors, torch.tensor([0.5, 0.5])).tolist() == [1.0, 0.0]
+    assert trim.elect_and_merge_(vectors, torch.tensor([0.5, 0.5])).tolist() == [1.0, 0.0]
 
 
 def test_a_source_of_no_weight_has_no_say():
     vectors = torch.tensor([[1.0], [-9.0]])
-    assert trim.elect_and_merge(vectors, torch.tensor([1.0, 0.0])).tolist() == [1.0]
+    assert trim.elect_and_merge_(vectors, torch.tensor([1.0, 0.0])).tolist() == [1.0]
 
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])

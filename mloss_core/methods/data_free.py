@@ -42,7 +42,7 @@ def ties(
     """
     limits = vectors.limits(recipe.keep, rates)
     return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge(trim.trim_(t, limits[:, rows]), alpha)
+        lambda t, rows: trim.elect_and_merge_(trim.trim_(t, limits[:, rows]), alpha)
     )
 
 
@@ -52,5 +52,5 @@ def dare(vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=N
     masks = trim.random_masks(tuple(vectors.base.shape), q, keep, recipe.seed, name)
     masks = masks.view(q, *trim.rows_of(vectors.base).shape)
     return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge(t.mul_(masks[:, rows].to(t.device)).div_(keep), alpha)
+        lambda t, rows: trim.elect_and_merge_(t.mul_(masks[:, rows].to(t.device)).div_(keep), alpha)
     )
