@@ -6,13 +6,15 @@ averaged over tokens and images.
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .errors import BadValue, UnknownName
@@ -20,12 +22,14 @@ from .pieces import each
 from .types import NodeScores, check_rates
 
 EPSILON = 1e-4
-# Floats of one chunk of pre-activations: small enough to stay in a core's cache.
+# Pre-activations of one piece, and nodes of them at the most: they and their share of the weights
+# stay in a core's cache.
 CHUNK = 1 << 18
-TOKENS = 1 << 9  # at least so many at once: fewer would not pay for reading wide weights
+NODES = 1 << 9
 CHUNK_CUDA = 1 << 25
 # Loss to activation below which a node is measured in doubles: fp32 would err by 1e-5 and more.
 CLOSE = 2**-10
+FEW = 32  # tokens that show whether many nodes are so close
 
 
 @dataclass(frozen=True)
@@ -123,8 +127,8 @@ def score_block(
 ) -> NodeScores:
     """M-Loss of one block (Eqs. 3, 4, 6, 7) from one shared input and each source's own c_fc.
 
-    Works in chunks of images, a thread each and a source at a time, so that its memory depends
-    neither on the number of sources nor on the number of images.
+    Works in pieces of some images and some nodes, a thread each and a source at a time, so that
+    its memory depends neither on the number of sources nor on the number of images.
 
     Args:
         inputs: what the block's c_fc sees in the partly merged model (Algorithm 1, line 26).
@@ -133,20 +137,28 @@ def score_block(
     sigma = activation(act)
     images, tokens, _ = inputs.shape
     nodes = len(layers[0][1])
-    size = _images_at_once(tokens, nodes, inputs.device)
+    groups, chunks = _pieces(nodes, tokens, inputs)
+    sample = inputs.flatten(0, 1)[:: 1 + images * tokens // FEW] * sigma.gain
+    close = _close(*_magnitudes(sample.dtype, sample, layers, alpha, sigma))
+    precision = _wide(sample) if int(close.sum()) > nodes // 4 else sample.dtype
 
-    def losses(chunk: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(piece: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
+        some, chunk = piece
         # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
         x = chunk.flatten(0, 1) * sigma.gain
-        merged, gap = _chunk_gap(x, layers, alpha, sigma)
-        tokens = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
+        of_some = [(w[some], b[some]) for w, b in layers]
+        merged, gap = _chunk_gap(precision, x, of_some, alpha, sigma)
+        per_token = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
         total = gap.sum(0)
-        return tokens, torch.stack([total, gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)])
+        return per_token, torch.stack([total, gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)])
 
-    per_token, sums = zip(*each(losses, inputs.split(size), inputs.device), strict=True)
-    node = (torch.stack(sums).sum(0).double().cpu() / (images * tokens)).numpy()
+    found = list(each(losses, itertools.product(groups, chunks), inputs.device))
+    of_group = [found[start : start + len(chunks)] for start in range(0, len(found), len(chunks))]
+    sums = torch.cat([torch.stack([node for _, node in group]).sum(0) for group in of_group], 1)
+    per_token = torch.stack([torch.cat([t for t, _ in group], 1) for group in of_group]).sum(0)
+    node = (sums.double().cpu() / (images * tokens)).numpy()
     # Every loss was measured gain times too large; the normalised ones are ratios.
-    gap_square, square, total = torch.cat(per_token, 1).double().cpu()
+    gap_square, square, total = per_token.double().cpu()
     gap_norm, norm = gap_square.sqrt() / sigma.gain, square.sqrt() / sigma.gain
     return NodeScores(
         block=block,
@@ -158,14 +170,20 @@ def score_block(
     )
 
 
-def _images_at_once(tokens: int, nodes: int, device: torch.device) -> int:
-    """Images of one chunk: pre-activations fit a cache, but products are worth their weights."""
-    if device.type != "cpu":
-        return max(1, CHUNK_CUDA // (tokens * nodes))
-    return max(1, CHUNK // (tokens * nodes), TOKENS // tokens)
+def _pieces(nodes: int, tokens: int, inputs: Tensor) -> tuple[list[slice], Sequence[Tensor]]:
+    """Groups of nodes, and chunks of images, whose pre-activations fit into a cache."""
+    images = len(inputs)
+    if inputs.device.type != "cpu":
+        return [slice(None)], inputs.split(max(1, CHUNK_CUDA // (tokens * nodes)))
+    many = min(nodes, NODES)
+    at_most = torch.get_num_threads() * max(1, CHUNK // (tokens * many))
+    count = torch.get_num_threads() * math.ceil(images / at_most)  # as many for every thread
+    groups = [slice(start, start + many) for start in range(0, nodes, many)]
+    return groups, inputs.split(math.ceil(images / count))
 
 
 def _chunk_gap(
+    precision: torch.dtype,
     x: Float[Tensor, "t width"],
     layers: Sequence[tuple[Tensor, Tensor]],
     alpha: Sequence[float],
@@ -175,20 +193,26 @@ def _chunk_gap(
     tokens; h and x are sigma's gain times what the paper calls so.
 
     The loss is a difference of nearly equal numbers: nodes at which the sources are so close that
-    fp32's rounding would show in it are measured again in doubles.
+    fp32's rounding would show in it are measured again in doubles, if not all are at once.
     """
-    merged, gap = _gap_in(x.dtype, x, layers, alpha, sigma)
-    merged, gap = merged.abs_(), gap.abs_()
-    close = gap.sum(0) < CLOSE * merged.sum(0)
-    if x.device.type != "mps" and close.any():  # mps has no doubles
-        nodes = close.nonzero()[:, 0]
+    merged, gap = (m.to(x.dtype) for m in _magnitudes(precision, x, layers, alpha, sigma))
+    if precision == x.dtype and (nodes := _close(merged, gap).nonzero()[:, 0]).numel():
         few = [(w[nodes], b[nodes]) for w, b in layers]
-        exact = _gap_in(torch.float64, x, few, alpha, sigma)[1]
-        gap.index_copy_(1, nodes, exact.abs_().to(gap.dtype))
+        gap.index_copy_(1, nodes, _magnitudes(_wide(x), x, few, alpha, sigma)[1].to(gap.dtype))
     return merged, gap
 
 
-def _gap_in(
+def _wide(x: Tensor) -> torch.dtype:
+    """Doubles, where the device has them."""
+    return x.dtype if x.device.type == "mps" else torch.float64
+
+
+def _close(merged: Tensor, gap: Tensor) -> Bool[Tensor, " nodes"]:
+    """Nodes whose sources are too close for fp32."""
+    return gap.sum(0) < CLOSE * merged.sum(0)
+
+
+def _magnitudes(
     dtype: torch.dtype,
     x: Tensor,
     layers: Iterable[tuple[Tensor, Tensor]],
@@ -210,7 +234,8 @@ def _gap_in(
         mean_post = h.mul_(weight) if mean_post is None else mean_post.add_(h, alpha=weight)
     assert mean_pre is not None and mean_post is not None
     merged = sigma.kernel(mean_pre)
-    return merged, mean_post.sub_(merged)
+    gap = mean_post.sub_(merged).abs_()
+    return merged.abs_(), gap
 
 
 def keep_rates(
