@@ -66,6 +66,9 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
         value = getattr(default, name)
         help_text = f"{meaning} ({value:g})"
         command.add_argument(f"--{name}", type=type(value), default=value, help=help_text)
+    command.add_argument("--tokens", type=int, help="tokens of an image that are measured (all)")
+    precision = "of the measured products: fp32 or bf16 (fp32)"
+    command.add_argument("--precision", default=default.precision, help=precision)
     command.add_argument("--sources", default="all", help="names with commas (all)")
     command.add_argument("--weights", help="merging weights with commas (1/q each)")
     command.add_argument("--blocks", default="all", help="node-wise blocks: all, none, 0,8-10")
@@ -93,6 +96,8 @@ def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
         blocks=parse_blocks(args.blocks, family.model),
         samples=args.samples,
         seed=args.seed,
+        tokens=args.tokens,
+        precision=args.precision,
     )
 
 

@@ -32,6 +32,9 @@ CLOSE = 2**-10
 FEW = 32  # tokens that show whether many nodes are so close
 
 
+Layer = tuple[Float[Tensor, "nodes width"], Float[Tensor, " nodes"]]  # a source's c_fc
+
+
 @dataclass(frozen=True)
 class Activation:
     """An activation written as sigma(x) = kernel(gain * x) / gain, so that QuickGELU,
@@ -121,9 +124,10 @@ def _gap(h: Tensor, act: str, weights: Sequence[float] | None) -> tuple[Tensor, 
 def score_block(
     block: int,
     inputs: Float[Tensor, "images tokens width"],
-    layers: Sequence[tuple[Float[Tensor, "nodes width"], Float[Tensor, " nodes"]]],
+    layers: Sequence[Layer],
     act: str,
     alpha: Sequence[float],
+    product: torch.dtype = torch.float32,
 ) -> NodeScores:
     """M-Loss of one block (Eqs. 3, 4, 6, 7) from one shared input and each source's own c_fc.
 
@@ -133,19 +137,20 @@ def score_block(
     Args:
         inputs: what the block's c_fc sees in the partly merged model (Algorithm 1, line 26).
         layers: each source's c_fc weight and bias.
+        product: precision of the pre-activations; losses are never measured in less than fp32.
     """
     sigma = activation(act)
     images, tokens, _ = inputs.shape
     nodes = len(layers[0][1])
     groups, chunks = _pieces(nodes, tokens, inputs)
-    sample = inputs.flatten(0, 1)[:: 1 + images * tokens // FEW] * sigma.gain
-    close = _close(*_magnitudes(sample.dtype, sample, layers, alpha, sigma))
-    precision = _wide(sample) if int(close.sum()) > nodes // 4 else sample.dtype
+    sample = (inputs.flatten(0, 1)[:: 1 + images * tokens // FEW] * sigma.gain).to(product)
+    close = _close(*_magnitudes(torch.float32, sample, layers, alpha, sigma))
+    precision = _wide(sample) if int(close.sum()) > nodes // 4 else torch.float32
 
     def losses(piece: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
         some, chunk = piece
         # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
-        x = chunk.flatten(0, 1) * sigma.gain
+        x = (chunk.flatten(0, 1) * sigma.gain).to(product)
         of_some = [(w[some], b[some]) for w, b in layers]
         merged, gap = _chunk_gap(precision, x, of_some, alpha, sigma)
         per_token = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
@@ -170,6 +175,16 @@ def score_block(
     )
 
 
+def some_tokens(
+    inputs: Float[Tensor, "images tokens width"], count: int, seed: int
+) -> Float[Tensor, "images count width"]:
+    """So many tokens of each image, drawn anew for each; the same for every device."""
+    images, tokens, _ = inputs.shape
+    order = np.random.default_rng(seed).random((images, tokens)).argsort(1)[:, :count]
+    chosen = torch.from_numpy(np.sort(order, axis=1)).to(inputs.device)
+    return inputs.take_along_dim(chosen[..., None], dim=1)
+
+
 def _pieces(nodes: int, tokens: int, inputs: Tensor) -> tuple[list[slice], Sequence[Tensor]]:
     """Groups of nodes, and chunks of images, whose pre-activations fit into a cache."""
     images = len(inputs)
@@ -185,7 +200,7 @@ def _pieces(nodes: int, tokens: int, inputs: Tensor) -> tuple[list[slice], Seque
 def _chunk_gap(
     precision: torch.dtype,
     x: Float[Tensor, "t width"],
-    layers: Sequence[tuple[Tensor, Tensor]],
+    layers: Sequence[Layer],
     alpha: Sequence[float],
     sigma: Activation,
 ) -> tuple[Float[Tensor, "t nodes"], Float[Tensor, "t nodes"]]:
@@ -195,16 +210,16 @@ def _chunk_gap(
     The loss is a difference of nearly equal numbers: nodes at which the sources are so close that
     fp32's rounding would show in it are measured again in doubles, if not all are at once.
     """
-    merged, gap = (m.to(x.dtype) for m in _magnitudes(precision, x, layers, alpha, sigma))
-    if precision == x.dtype and (nodes := _close(merged, gap).nonzero()[:, 0]).numel():
+    merged, gap = (m.float() for m in _magnitudes(precision, x, layers, alpha, sigma))
+    if precision == torch.float32 and (nodes := _close(merged, gap).nonzero()[:, 0]).numel():
         few = [(w[nodes], b[nodes]) for w, b in layers]
-        gap.index_copy_(1, nodes, _magnitudes(_wide(x), x, few, alpha, sigma)[1].to(gap.dtype))
+        gap.index_copy_(1, nodes, _magnitudes(_wide(x), x, few, alpha, sigma)[1].float())
     return merged, gap
 
 
 def _wide(x: Tensor) -> torch.dtype:
     """Doubles, where the device has them."""
-    return x.dtype if x.device.type == "mps" else torch.float64
+    return torch.float32 if x.device.type == "mps" else torch.float64
 
 
 def _close(merged: Tensor, gap: Tensor) -> Bool[Tensor, " nodes"]:
@@ -215,7 +230,7 @@ def _close(merged: Tensor, gap: Tensor) -> Bool[Tensor, " nodes"]:
 def _magnitudes(
     dtype: torch.dtype,
     x: Tensor,
-    layers: Iterable[tuple[Tensor, Tensor]],
+    layers: Iterable[Layer],
     alpha: Sequence[float],
     sigma: Activation,
 ) -> tuple[Tensor, Tensor]:

@@ -25,6 +25,9 @@ def check(recipe: MergeRecipe, family: Family) -> None:
     if beyond:
         remedy = f"{family.name} has blocks 0 to {family.model.blocks - 1}"
         raise BadValue("--blocks", beyond[0], "does not exist", remedy)
+    if recipe.tokens is not None and recipe.tokens > family.model.tokens:
+        problem, remedy = "is more than an image has", f"give at most {family.model.tokens}"
+        raise BadValue("--tokens", recipe.tokens, problem, remedy)
 
 
 def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
@@ -52,8 +55,8 @@ def describe(
     fields["weights"] = recipe.alpha
     if calibration is None or not drawn:
         fields.pop("samples", None)
-    if not drawn:
-        fields.pop("seed", None)  # it decided the draw alone
+    if not drawn and recipe.tokens is None:
+        fields.pop("seed", None)  # it would have decided draws alone
     return {
         "recipe": fields,
         "base": family.base().sha256,

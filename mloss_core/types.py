@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from .errors import BadValue
+from .errors import BadValue, UnknownName
 
 Z95 = 1.959963984540054
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,9 @@ class MergeRecipe:
         scaling: lambda, the factor on the merged task vector.
         blocks: blocks that get node-wise treatment; None means all.
         samples: calibration images drawn from the family's pool.
-        seed: of the draw and of random masks.
+        seed: of the draws and of random masks.
+        tokens: of each image M-Loss is measured on, drawn at random; None means all.
+        precision: of the products that M-Loss is measured on, "fp32" or "bf16".
     """
 
     family: str
@@ -48,6 +51,8 @@ class MergeRecipe:
     blocks: tuple[int, ...] | None = None
     samples: int = 128
     seed: int = 42
+    tokens: int | None = None
+    precision: str = "fp32"
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
@@ -60,6 +65,10 @@ class MergeRecipe:
             raise BadValue("--samples", self.samples, "is below 1", "give at least 1 image")
         if not 0 <= self.seed < 2**63:
             raise BadValue("--seed", self.seed, "is out of range", "give 0 to 2^63 - 1")
+        if self.tokens is not None and self.tokens < 1:
+            raise BadValue("--tokens", self.tokens, "is below 1", "give 1 or more, or leave it out")
+        if self.precision not in PRECISIONS:
+            raise UnknownName("--precision", self.precision, PRECISIONS)
 
     @property
     def alpha(self) -> tuple[float, ...]:

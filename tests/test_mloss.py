@@ -155,6 +155,37 @@ def test_the_loss_per_image_is_that_of_the_image_alone():
     assert whole.per_image.mean() == pytest.approx(whole.node.mean(), rel=1e-5)
 
 
+def test_products_in_bf16_give_nearly_the_same_losses():
+    inputs, layers, h = block_of(3, images=40, nodes=64, width=32)
+    scores = score_block(0, inputs, layers, "quick_gelu", (1 / 3,) * 3, torch.bfloat16)
+    exact = node_mloss(h, "quick_gelu").numpy()
+    np.testing.assert_allclose(scores.node, exact, rtol=0.02)
+    assert np.abs(scores.node / exact - 1).max() > 1e-5  # it was not fp32 after all
+
+
+@pytest.mark.parametrize("difference", [1e-2, 1e-3, 1e-4])
+def test_close_sources_are_measured_as_doubles_would(difference):
+    inputs, layers, _ = block_of(
+        5, images=30, nodes=1100
+    )  # several groups of nodes, the last short
+    layers = [(layers[0][0] + difference * w, layers[0][1] + difference * b) for w, b in layers]
+    h = torch.stack([F.linear(inputs, w, b).double() for w, b in layers])
+    scores = score_block(0, inputs, layers, "quick_gelu", (1 / 3,) * 3)
+    np.testing.assert_allclose(scores.node, node_mloss(h, "quick_gelu").numpy(), rtol=1e-3)
+
+
+def test_some_tokens_of_each_image_are_drawn_anew_each_once():
+    inputs = torch.arange(6 * 5).float().view(6, 5, 1).expand(-1, -1, 3)
+    some = mloss.some_tokens(inputs, 3, seed=1)
+    positions = some[:, :, 0] - 5 * torch.arange(6)[:, None]
+    assert some.shape == (6, 3, 3)
+    assert (positions.diff(dim=1) > 0).all() and positions.min() >= 0 and positions.max() < 5
+    assert len({tuple(row) for row in positions.tolist()}) > 1
+    assert torch.equal(some, mloss.some_tokens(inputs, 3, seed=1))
+    assert not torch.equal(some, mloss.some_tokens(inputs, 3, seed=2))
+    assert torch.equal(mloss.some_tokens(inputs, 5, seed=1), inputs)
+
+
 RATES = st.tuples(st.floats(1e-3, 1), st.floats(0, 1)).map(lambda r: (r[0], r[0] * r[1]))
 
 

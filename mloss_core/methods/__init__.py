@@ -81,7 +81,10 @@ METHODS: dict[str, Method] = {
     "m-ties": Method(
         title="M-TIES",
         paper="Wang et al., M-Loss, AAAI 2026, Algorithm 1",
-        reads=("weights", "keep", "variation", "scaling", "blocks", "samples", "seed"),
+        reads=(
+            *("weights", "keep", "variation", "scaling"),
+            *("blocks", "samples", "seed", "tokens", "precision"),
+        ),
         explanation="TIES that keeps less of a node, down to k - e, the higher its M-Loss ranks "
         "in its block.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_{k_j}(t_1), \dots),"

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..family import ModelFamily, c_fc
-from ..mloss import keep_rates, score_block
+from ..mloss import Layer, keep_rates, score_block, some_tokens
 from ..trim import Vectors
-from ..types import BlockMerged, BlockScored, MergeRecipe
+from ..types import PRECISIONS, BlockMerged, BlockScored, MergeRecipe, NodeScores
 from ..vit import Tower, chunks
 from . import METHODS
 
@@ -57,7 +57,7 @@ def sweep(
         if stream is not None and block in chosen:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
             inputs = tower.mlp_input(block, stream)
-            scores = score_block(block, inputs, layers, family.activation, recipe.alpha)
+            scores = _scored(block, inputs, layers, family.activation, recipe)
             rates = keep_rates(scores.node, recipe.keep, recipe.variation)
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
@@ -68,6 +68,15 @@ def sweep(
         kept = plain if rates is None else float(np.mean(rates))
         yield BlockMerged(block=block, kept=kept, seconds=time.perf_counter() - start)
         start = time.perf_counter()
+
+
+def _scored(
+    block: int, inputs: Tensor, layers: Sequence[Layer], act: str, recipe: MergeRecipe
+) -> NodeScores:
+    """M-Loss of a block on as many tokens, and as precisely, as the recipe says."""
+    if recipe.tokens is not None:
+        inputs = some_tokens(inputs, recipe.tokens, recipe.seed)
+    return score_block(block, inputs, layers, act, recipe.alpha, PRECISIONS[recipe.precision])
 
 
 def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...]:
