@@ -1,6 +1,7 @@
 """Times the library and the app against floors that are timed in the same run.
 
     python scripts/bench.py [--family demo] [--repeat 5] [--json] [--app]
+    python scripts/bench.py --family synthetic-b32|synthetic-l14   (bench_full.py says what that is)
 
 Each repeat times the floor and then the work, so that a noisy machine hits both; the table shows
 median and least of the repeats. On the CPU, after one untimed warm-up. --app also times the app in
@@ -22,25 +23,22 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository is not
-
-import mloss_core as core  # noqa: E402
+from timing import CPU, ROOT, timed  # first: it finds mloss_core, which must come before torch
 
 # isort: split
-# After mloss_core, which says how threads wait before torch starts them; as the app does.
-import bench_app  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
+import bench_app
+import bench_full
+import numpy as np
+import torch
+import torch.nn.functional as F
 
-from mloss_core.calibration import preprocess  # noqa: E402
-from mloss_core.family import c_fc  # noqa: E402
-from mloss_core.recipe import calibration_of  # noqa: E402
-from mloss_core.run import references  # noqa: E402
-from mloss_core.tasks import read_npz  # noqa: E402
+import mloss_core as core
+from mloss_core.calibration import preprocess
+from mloss_core.family import c_fc
+from mloss_core.recipe import calibration_of
+from mloss_core.run import references
+from mloss_core.tasks import read_npz
 
-CPU = torch.device("cpu")
 RATIO, QUICK, WHOLE = 3.0, 1.5, 8.0  # limits: times the floor, and seconds
 ENDS = (".weight", ".bias")
 
@@ -84,6 +82,9 @@ class Line:
 def main() -> None:
     """Measures, then prints one table or one JSON object."""
     args = arguments()
+    if args.family.startswith("synthetic-"):
+        bench_full.report(args.family)
+        return
     try:
         family = core.load(args.family)
         lines = library(family, args.repeat)
@@ -162,13 +163,6 @@ def recipe_of(family: core.Family) -> core.MergeRecipe:
         samples=min(128, int(np.isin(pool, family.sources).sum())),
         **family.recommended("m-ties"),
     )
-
-
-def timed(work: Callable[[], object]) -> float:
-    """Seconds that the work takes."""
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
 
 
 def scores(recipe: core.MergeRecipe, family: core.Family) -> list[core.BlockScored]:

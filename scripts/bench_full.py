@@ -1,25 +1,29 @@
 """Times and weighs merges of full-size towers against floors of the same run.
 
-    python scripts/synthetic.py b32 models/synthetic-b32 --sources 16
-    python scripts/bench_full.py --family synthetic-b32 [--images 128] [--sources 8]
+    python scripts/bench.py --family synthetic-b32|synthetic-l14
 
-Naive TIES: a tensor at a time from mapped files, torch.kthvalue, whole-size election. Floor of
-M-TIES: one forward, each source's c_fc product and one activation pass of it in every block, and
-TIES. Memory: peak anonymous memory (RssAnon) of a fresh process a number of sources; Linux only.
+Makes the family first, in $MLOSS_MODELS (default ./models), where it is not there: sixteen sources,
+5.6 GB (fp32) for b32 and 10 GB (fp16) for l14. Naive TIES: a tensor at a time from mapped files,
+torch.kthvalue, whole-size election. Floor of M-TIES: one forward, each source's c_fc product and
+one activation pass of it in every block, and TIES. Memory: peak anonymous memory (RssAnon) of a
+fresh process a number of sources; Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from bench import CPU, timed  # first: it finds mloss_core, which must come before torch
+from timing import CPU, timed  # first: it finds mloss_core, which must come before torch
 
 # isort: split
+import numpy as np
+import synthetic
 import torch
 import torch.nn.functional as F
 
@@ -27,66 +31,88 @@ import mloss_core as core
 from mloss_core.calibration import batch_of, preprocess
 from mloss_core.family import c_fc
 
+SOURCES = 16
+TIMED, WEIGHED = 8, (4, 8, 16)  # sources
+# Images that are timed, and the dtype of the files: L/14 on two cores would take half an hour.
+SIZES = {"b32": (128, torch.float32), "l14": (16, torch.float16)}
+PICTURES = 128  # while memory is measured
+NODE_WISE = (0, 1)  # blocks then: the others would hold as much, one after the other
 
-def main() -> None:
-    """Prints the table, or with --weigh one process's peak."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--family", required=True)
-    parser.add_argument("--images", type=int, default=128)
-    parser.add_argument("--sources", type=int, default=8)
-    parser.add_argument("--weigh", metavar="METHOD", help="print the peak RssAnon of one merge")
-    args = parser.parse_args()
-    family = core.load(args.family)
-    if args.weigh:
-        print(weigh(family, args.weigh, args.sources, args.images))
-        return
-    times(family, args.sources, args.images)
+
+def report(name: str) -> None:
+    """Makes the family if need be, then prints seconds, ratios and memory."""
+    tower = name.removeprefix("synthetic-")
+    if tower not in SIZES:
+        raise SystemExit(f"error: {name} is not known; choose synthetic-b32 or synthetic-l14")
+    images, dtype = SIZES[tower]
+    if name not in core.families():
+        folder = core.zoo.roots()[-1] / name
+        print(f"making {folder}", flush=True)
+        synthetic.write(tower, folder, SOURCES, dtype)
+    family = core.load(name)
+    print(f"{name}: {TIMED} sources, {images} images, {torch.get_num_threads()} threads")
+    times(family, images)
     for method in ("ties", "m-ties"):
-        for sources in (4, 8, 16):
-            if sources <= len(family.sources):
-                print(f"RssAnon {method} q={sources}: {weighed(args, method, sources)} MiB")
+        peaks = [weighed(name, method, sources) for sources in WEIGHED]
+        slope = np.polyfit(WEIGHED, peaks, 1)[0]
+        shown = ", ".join(f"{mib} MiB at q = {q}" for q, mib in zip(WEIGHED, peaks, strict=True))
+        growth = 100 * (peaks[-1] / peaks[0] - 1)
+        print(
+            f"RssAnon of {method}: {shown}; {slope:+.1f} MiB a source, {growth:+.0f} %", flush=True
+        )
 
 
-def batch(family: core.Family, images: int) -> core.CalibrationBatch:
-    """The first images of the family's pool."""
+def recipe_of(family: core.Family, method: str, sources: int) -> core.MergeRecipe:
+    """That method on the first sources."""
+    return core.MergeRecipe(family=family.name, method=method, sources=family.sources[:sources])
+
+
+def merge(family: core.Family, recipe: core.MergeRecipe, images: int) -> list[np.ndarray]:
+    """One whole merge on the first images of the pool; node scores where it has them."""
     pool = core.load_batch(family.calibration_pool, family.model)
-    return batch_of(pool.images[:images])
+    events = core.run(recipe, family, device="cpu", calibration=batch_of(pool.images[:images]))
+    return [event.scores.node for event in events if isinstance(event, core.BlockScored)]
 
 
-def merge(family: core.Family, method: str, sources: int, images: int) -> None:
-    """One whole merge."""
-    recipe = core.MergeRecipe(family=family.name, method=method, sources=family.sources[:sources])
-    calibration = batch(family, images)
-    for _ in core.run(recipe, family, device="cpu", calibration=calibration):
-        pass
-
-
-def times(family: core.Family, sources: int, images: int) -> None:
-    """Naive TIES, TIES, the floor and M-TIES, in turn."""
-    for source in family.sources[:sources]:
+def times(family: core.Family, images: int) -> None:
+    """Naive TIES, TIES, the floor, M-TIES and its cheaper scores, in turn."""
+    for source in family.sources[:TIMED]:
         _ = family.source(source).sha256  # files in the page cache, hashes known
-    naive = timed(lambda: naive_ties(family, sources))
-    ties = timed(lambda: merge(family, "ties", sources, images))
+    naive = timed(lambda: naive_ties(family))
+    ties = timed(lambda: merge(family, recipe_of(family, "ties", TIMED), images))
     print(
         f"naive TIES {naive:.1f} s, TIES {ties:.1f} s: {naive / ties:.1f} times faster", flush=True
     )
-    floor = timed(lambda: products(family, sources, images)) + ties
-    whole = timed(lambda: merge(family, "m-ties", sources, images))
-    print(
-        f"floor {floor:.1f} s, M-TIES {whole:.1f} s: {whole / floor:.2f} times the floor",
-        flush=True,
-    )
+    floor = timed(lambda: products(family, images)) + ties
+    recipe = recipe_of(family, "m-ties", TIMED)
+    exact: list[np.ndarray] = []
+    whole = timed(lambda: exact.extend(merge(family, recipe, images)))
+    print(f"floor {floor:.1f} s, M-TIES {whole:.1f} s: {whole / floor:.2f} times", flush=True)
+    few = family.model.tokens // 4
+    for words, change in (("bf16", {"precision": "bf16"}), (f"{few} tokens", {"tokens": few})):
+        cheap: list[np.ndarray] = []
+        other = dataclasses.replace(recipe, **change)
+        seconds = timed(lambda r=other, into=cheap: into.extend(merge(family, r, images)))
+        lowest = min(map(rank_correlation, exact, cheap))
+        print(
+            f"M-TIES with scores in {words}: {seconds:.1f} s, {whole / seconds:.2f} times faster, "
+            f"lowest rank correlation of a block's nodes {lowest:.4f}",
+            flush=True,
+        )
 
 
-def naive_ties(family: core.Family, sources: int, keep: float = 0.2) -> dict[str, torch.Tensor]:
+def rank_correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """Spearman's, of scores without ties."""
+    return float(np.corrcoef(ours.argsort().argsort(), theirs.argsort().argsort())[0, 1])
+
+
+def naive_ties(family: core.Family, keep: float = 0.2) -> dict[str, torch.Tensor]:
     """TIES as one would write it first."""
     base = family.base().load(CPU)
     merged = {}
     for name, ours in base.items():
         vectors = []
-        for source in family.sources[:sources]:
+        for source in family.sources[:TIMED]:
             t = family.source(source).read([name])[name].float() - ours
             flat = t.abs().flatten()
             limit = flat.kthvalue(flat.numel() - max(1, int(keep * flat.numel())) + 1).values
@@ -98,26 +124,26 @@ def naive_ties(family: core.Family, sources: int, keep: float = 0.2) -> dict[str
     return merged
 
 
-def products(family: core.Family, sources: int, images: int) -> None:
+def products(family: core.Family, images: int) -> None:
     """One forward, and q products and activations a block, on as many tokens."""
-    pixels = preprocess(batch(family, images).images, family.model, CPU)
+    pool = core.load_batch(family.calibration_pool, family.model)
+    pixels = preprocess(pool.images[:images], family.model, CPU)
     core.Tower(family.model, family.base().load(CPU)).features(pixels)
     inputs = torch.randn(images * family.model.tokens, family.model.width)
     for block in range(family.model.blocks):
         names = [c_fc(block) + end for end in (".weight", ".bias")]
-        for source in family.sources[:sources]:
+        for source in family.sources[:TIMED]:
             weight, bias = family.source(source).read(names).values()
             F.silu(F.linear(inputs, weight.float(), bias.float()), inplace=True)
 
 
-def weighed(args: argparse.Namespace, method: str, sources: int) -> str:
+def weighed(family: str, method: str, sources: int) -> int:
     """Peak RssAnon of that merge in a process of its own, in MiB."""
-    command = [sys.executable, __file__, f"--family={args.family}", f"--images={args.images}"]
-    command += [f"--sources={sources}", f"--weigh={method}"]
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    command = [sys.executable, __file__, family, method, str(sources)]
+    return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
-def weigh(family: core.Family, method: str, sources: int, images: int) -> int:
+def weigh(family: core.Family, recipe: core.MergeRecipe) -> int:
     """Peak anonymous memory while merging, looked at every 10 ms, in MiB."""
     peak, done = [0], threading.Event()
 
@@ -130,11 +156,23 @@ def weigh(family: core.Family, method: str, sources: int, images: int) -> int:
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        merge(family, method, sources, images)
+        merge(family, recipe, PICTURES)
     finally:
         done.set()
         watcher.join()
     return round(peak[0] / 1024)
+
+
+def main() -> None:
+    """Prints one process's peak."""
+    parser = argparse.ArgumentParser(description="peak RssAnon of one merge, in MiB")
+    parser.add_argument("family")
+    parser.add_argument("method", choices=("ties", "m-ties"))
+    parser.add_argument("sources", type=int)
+    args = parser.parse_args()
+    family = core.load(args.family)
+    recipe = recipe_of(family, args.method, args.sources)
+    print(weigh(family, dataclasses.replace(recipe, blocks=NODE_WISE)))
 
 
 if __name__ == "__main__":
