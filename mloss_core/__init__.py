@@ -17,8 +17,9 @@ from .errors import InputError, MlossError
 from .evaluate import Evaluator, mean_accuracy, paired_difference
 from .family import ModelFamily
 from .methods import METHODS, Method
-from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block
+from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
 from .run import run
+from .scoring import score_block
 from .store import RunRecord, list_runs, load_run, save_run
 from .types import (
     Accuracy,

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from mloss_core import Tower, mloss
+from mloss_core import Tower, scoring
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ("--family=tiny", "--samples=6")
@@ -167,7 +167,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(mloss, "_chunk_gap", fail)
+    monkeypatch.setattr(scoring, "_chunk_gap", fail)
     monkeypatch.setattr(Tower, "features", fail)
     rest = ("--model=base",) if command == "evaluate" else ("--samples=6", "--out", out)
     outcome = cli(command, "--family=tiny", "--json", *rest)
@@ -175,7 +175,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
 
 
 @pytest.mark.parametrize(
-    "place", ["mloss_core.mloss._chunk_gap", "mloss_core.checkpoint.save_file"]
+    "place", ["mloss_core.scoring._chunk_gap", "mloss_core.checkpoint.save_file"]
 )
 def test_an_interruption_anywhere_leaves_nothing(place, cli, family, out, monkeypatch, refused):
     def interrupt(*_):

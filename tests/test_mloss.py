@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from mloss_core import ACTIVATIONS, keep_rates, layer_mloss, mloss, node_mloss, score_block
+from mloss_core import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block, scoring
 from mloss_core.errors import BadValue, UnknownName
 
 ACTS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "quick_gelu", "silu")
@@ -128,10 +128,10 @@ def block_of(seed, images=5, tokens=4, width=6, nodes=7, q=3):
 
 
 @pytest.mark.parametrize("act", ACTS)
-@pytest.mark.parametrize("chunk", [1, 60, mloss.CHUNK])
+@pytest.mark.parametrize("chunk", [1, 60, scoring.CHUNK])
 @pytest.mark.parametrize("alpha", [(1 / 3, 1 / 3, 1 / 3), (0.5, 0.2, 0.3)])
 def test_a_scored_block_is_what_its_pre_activations_say(act, chunk, alpha, monkeypatch):
-    monkeypatch.setattr(mloss, "CHUNK", chunk)
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
     inputs, layers, h = block_of(7)
     scores = score_block(4, inputs, layers, act, alpha)
     assert scores.block == 4
@@ -176,14 +176,14 @@ def test_close_sources_are_measured_as_doubles_would(difference):
 
 def test_some_tokens_of_each_image_are_drawn_anew_each_once():
     inputs = torch.arange(6 * 5).float().view(6, 5, 1).expand(-1, -1, 3)
-    some = mloss.some_tokens(inputs, 3, seed=1)
+    some = scoring.some_tokens(inputs, 3, seed=1)
     positions = some[:, :, 0] - 5 * torch.arange(6)[:, None]
     assert some.shape == (6, 3, 3)
     assert (positions.diff(dim=1) > 0).all() and positions.min() >= 0 and positions.max() < 5
     assert len({tuple(row) for row in positions.tolist()}) > 1
-    assert torch.equal(some, mloss.some_tokens(inputs, 3, seed=1))
-    assert not torch.equal(some, mloss.some_tokens(inputs, 3, seed=2))
-    assert torch.equal(mloss.some_tokens(inputs, 5, seed=1), inputs)
+    assert torch.equal(some, scoring.some_tokens(inputs, 3, seed=1))
+    assert not torch.equal(some, scoring.some_tokens(inputs, 3, seed=2))
+    assert torch.equal(scoring.some_tokens(inputs, 5, seed=1), inputs)
 
 
 RATES = st.tuples(st.floats(1e-3, 1), st.floats(0, 1)).map(lambda r: (r[0], r[0] * r[1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import ChainMap
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..family import ModelFamily, c_fc
-from ..mloss import Layer, keep_rates, score_block, some_tokens
+from ..mloss import keep_rates
+from ..resident import read
+from ..scoring import Layer, score_block, some_tokens
 from ..trim import Vectors
 from ..types import PRECISIONS, BlockMerged, BlockScored, MergeRecipe, NodeScores
 from ..vit import Tower, chunks
@@ -45,10 +47,11 @@ def sweep(
     tower = Tower(family, ChainMap(merged, base))
     chosen = node_wise_blocks(recipe, family)
     start = time.perf_counter()
-    merged |= _merge(base, _read(sources, family.outer_names()), recipe)
+    device = next(iter(base.values())).device
+    merged |= _merge(base, read(sources, family.outer_names(), device), recipe)
     stream = tower.embed(images) if chosen and images is not None else None
     for block in range(family.blocks):
-        theirs = _read(sources, family.block_names(block))
+        theirs = read(sources, family.block_names(block), device)
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
         layers = list(zip(theirs[weight], theirs[bias], strict=True))
         nodes = {weight: theirs.pop(weight)}
@@ -86,12 +89,6 @@ def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...
     return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
 
 
-def _read(sources: Sequence[Checkpoint], names: Collection[str]) -> dict[str, list[Tensor]]:
-    """The sources' tensors of these names as they are stored: mapped, not in memory yet."""
-    read = [source.read(names) for source in sources]
-    return {name: [tensors[name] for tensors in read] for name in names}
-
-
 def _merge(
     base: Weights,
     theirs: Mapping[str, Sequence[Tensor]],
@@ -101,7 +98,8 @@ def _merge(
     """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
     assert rule is not None, "ensembling leaves nothing to merge"
-    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
+    device = next(iter(base.values())).device
+    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=device)
     merged = {}
     for name, stored in theirs.items():
         change = rule(Vectors(base[name], stored), alpha, recipe, name, rates)
@@ -123,7 +121,3 @@ def _pieces(tower: Tower, x: Tensor) -> Iterator[Tensor]:
 
 def _over(x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([step(piece) for piece in chunks(x, x.shape[1])])
-
-
-def _device(weights: Weights) -> torch.device:
-    return next(iter(weights.values())).device
