@@ -1,4 +1,4 @@
-"""The command line: families, convert, score, merge, evaluate.
+"""The command line: families, fetch, heads, pool, convert, score, merge, evaluate.
 
 Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
 """
@@ -15,17 +15,21 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import arguments, device, store, zoo
+from . import arguments, device, preparing, store, zoo
 from .calibration import load_batch
 from .checkpoint import Checkpoint, check_output, save
 from .convert import convert
+from .doubts import doubts
 from .errors import MlossError
 from .evaluate import Evaluator, mean_accuracy
+from .free import free
 from .layouts import TOML
+from .memory import too_much
 from .methods import METHODS
+from .recipe import check
 from .run import run
 from .scaffold import scaffold
-from .types import BlockMerged, BlockScored, Event, Finished, NodeScores
+from .types import BlockMerged, BlockScored, Event, Finished, MergeRecipe, NodeScores
 from .vit import Tower
 
 
@@ -136,6 +140,7 @@ def evaluate(args: argparse.Namespace) -> None:
         checkpoint = family.base()
     else:
         checkpoint = Checkpoint.open(arguments.Path(args.model), "--model")
+        checkpoint = checkpoint.completed(family.base())
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
     evaluator = Evaluator(family, place)
@@ -165,6 +170,7 @@ def _events(args: argparse.Namespace) -> Iterator[Event]:
     family = zoo.load(args.family)
     recipe = arguments.recipe_of(args, family)
     batch = load_batch(args.calibration, family.model) if args.calibration else None
+    _warn(recipe, family, args.device)
     with tqdm(
         total=family.model.blocks, unit="block", disable=args.json or None, leave=False
     ) as bar:
@@ -174,6 +180,15 @@ def _events(args: argparse.Namespace) -> Iterator[Event]:
             elif isinstance(event, BlockMerged):
                 bar.update()
             yield event
+
+
+def _warn(recipe: MergeRecipe, family: zoo.Family, name: str) -> None:
+    """Says on stderr what is possible but hardly meant, and what may not fit into memory."""
+    check(recipe, family)
+    place = device.choose(name)
+    large = too_much(recipe, family, place, free(place))
+    for words in (*doubts(family, recipe.sources), *([f"this {large}"] if large else [])):
+        print(f"warning: {words}", file=sys.stderr)
 
 
 def _write(args: argparse.Namespace, tensors: dict[str, Tensor], metadata: dict) -> None:
@@ -212,6 +227,9 @@ def _plain(value: object) -> str:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "families": list_families,
+    "fetch": preparing.fetch,
+    "heads": preparing.heads,
+    "pool": preparing.pool,
     "convert": convert_file,
     "score": score,
     "merge": merge,

@@ -34,7 +34,10 @@ def build_parser() -> Parser:
     score = commands.add_parser("score", help="M-Loss of every node along an M-TIES merge")
     merge = commands.add_parser("merge", help="merge sources into one image tower")
     evaluate = commands.add_parser("evaluate", help="accuracy of an image tower")
-    for command in (families, convert, score, merge, evaluate):
+    heads = commands.add_parser("heads", help="zero-shot heads from the base's text tower")
+    fetch = commands.add_parser("fetch", help="download a family's base and datasets")
+    pool = commands.add_parser("pool", help="calibration images from the tasks' validation images")
+    for command in (families, convert, score, merge, evaluate, heads, fetch, pool):
         command.add_argument("--json", action="store_true", help="print JSON lines")
     families.add_argument(
         "--init", type=Path, metavar="FOLDER", help="write a family.toml for a folder of models"
@@ -42,6 +45,10 @@ def build_parser() -> Parser:
     convert.add_argument("model", type=Path, metavar="IN", help="a checkpoint, file or folder")
     convert.add_argument("out", type=Path, metavar="OUT", help="the .safetensors to write")
     convert.add_argument("--dtype", help="fp32, fp16 or bf16 (as it is)")
+    for command in (heads, fetch, pool):
+        command.add_argument("family", metavar="FAMILY", help="name of the family")
+    pool.add_argument("--each", type=int, default=64, help="images of each task (64)")
+    fetch.add_argument("--tasks", default="all", help="all, none, or names with commas (all)")
     for command in (score, merge, evaluate):
         command.add_argument("--family", default="demo", help="name of the family (demo)")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import hashlib
 import json
@@ -22,6 +23,7 @@ from . import dialects
 from .dialects import KEY, Unreadable, refused
 from .errors import BadFile, BadTensor
 
+PROJECTION = "visual.proj"
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -35,6 +37,7 @@ class Checkpoint:
         metadata: our own metadata, empty for others' files.
         dialect: how it is stored (docs/dialects.md).
         activation: where the file itself tells it.
+        lender: the base, of a source that was saved without its projection.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Checkpoint:
     metadata: Mapping[str, object]
     dialect: str = "open_clip"
     activation: str | None = None
+    lender: Checkpoint | None = None
 
     @classmethod
     def open(cls, path: Path, name: str) -> Checkpoint:
@@ -60,6 +64,19 @@ class Checkpoint:
             activation=found.activation,
         )
 
+    def completed(self, base: Checkpoint) -> Checkpoint:
+        """With the base's projection where this is a CLIPVisionModel, which is saved without.
+
+        Its tuning cannot have changed a projection that it never had.
+        """
+        if self.dialect != "hugging_face" or base.shapes.keys() - self.shapes.keys() != {
+            PROJECTION
+        }:
+            return self
+        shapes = {**self.shapes, PROJECTION: base.shapes[PROJECTION]}
+        dtypes = {**self.dtypes, PROJECTION: base.dtypes[PROJECTION]}
+        return dataclasses.replace(self, shapes=shapes, dtypes=dtypes, lender=base)
+
     @property
     def config(self) -> Mapping[str, Any]:
         """What config.json says; without one, the activation where the weights' file tells it."""
@@ -67,15 +84,21 @@ class Checkpoint:
             told = {"hidden_act": self.activation} if self.activation else {}
             return dialects.read_config(self.path) or told
 
-    def audit(self, shapes: Mapping[str, tuple[int, ...]], dtypes: Mapping[str, str] | None = None):
+    @property
+    def normalisation(self) -> dialects.Normalisation | None:
+        """Mean and std that the files beside the weights give; None where they don't."""
+        with refused(self.name, self.path):
+            return dialects.read_normalisation(self.path)
+
+    def audit(self, shapes: Mapping[str, tuple[int, ...]], base: Checkpoint | None = None):
         """Raises BadTensor naming the first tensors whose name, shape or dtype differ.
 
         Args:
             shapes: what the family has.
-            dtypes: the base's, where this is a source.
+            base: of this source; both have the same dtypes.
         """
         remedy = "use checkpoints fine-tuned from the same base"
-        if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {"visual.proj"}:
+        if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {PROJECTION}:
             remedy = dialects.NO_PROJECTION
         for problem, names in (
             ("lacks", sorted(shapes.keys() - self.shapes.keys())),
@@ -91,18 +114,22 @@ class Checkpoint:
             if self.dtypes[key] not in FLOATS:
                 problem = f"{key} has dtype {self.dtypes[key]}"
                 raise BadTensor(self.name, self.path.name, problem, f"use {', '.join(FLOATS)}")
-            if dtypes and self.dtypes[key] != dtypes[key]:
-                problem = f"{key} has dtype {self.dtypes[key]}, the base {dtypes[key]}"
-                raise BadTensor(self.name, self.path.name, problem, "convert one of the two")
+            if base and self.dtypes[key] != base.dtypes[key]:
+                problem = f"{key} has dtype {self.dtypes[key]}, the base {base.dtypes[key]}"
+                narrow = base if self.dtypes[key] == "F32" else self
+                raise BadTensor(self.name, self.path.name, problem, _conversion(narrow.path))
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
         with refused(self.name, self.path):
             tensors = dialects.contents(dialects.stamps(self.path)).tensors
-            missing = [name for name in names if name not in tensors]
+            lent = {PROJECTION} if self.lender else set()
+            missing = [name for name in names if name not in tensors and name not in lent]
             if missing:
                 raise Unreadable(f"no longer holds {missing[0]}")
-            return {name: tensors[name].fetch() for name in names}
+            own = {name: tensors[name].fetch() for name in names if name in tensors}
+        borrowed = [name for name in names if name not in own]
+        return own | self.lender.read(borrowed) if self.lender and borrowed else own
 
     def load(self, device: torch.device) -> dict[str, Tensor]:
         """All tensors in fp32 on the device."""
@@ -124,6 +151,11 @@ class Checkpoint:
         return (
             hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         )
+
+
+def _conversion(path: Path) -> str:
+    """The command that brings a file to the dtype that all arithmetic has."""
+    return f"use what python -m mloss_core convert {path} NEW.safetensors --dtype fp32 writes"
 
 
 @functools.lru_cache(maxsize=256)

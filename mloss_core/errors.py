@@ -72,4 +72,5 @@ class OutOfMemory(MlossError):
 def shown(value: object) -> str:
     """The value as an error shows it: paths and numbers plain, at most 120 characters."""
     text = "(empty)" if str(value) == "" else str(value)
-    return text if len(text) <= 120 else text[:117] + "..."
+    # Of a long path the end says most.
+    return text if len(text) <= 120 else f"{text[:40]}...{text[-77:]}"

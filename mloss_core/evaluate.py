@@ -22,6 +22,7 @@ from .zoo import Family
 
 KEPT = 128  # models whose features an Evaluator keeps
 STEP = 64  # images that a source embeds between two events: a place to stop
+PIXELS = 1 << 23  # floats of images at once: a whole test set in fp32 may be larger than memory
 
 
 def hits(
@@ -91,8 +92,12 @@ class Evaluator:
         if have < want:
             if self._built is None or self._built[0] != key:
                 self._built = (key, model())
-            more = self._built[1].features(self.pixels(name, have, want), name)
-            known = of_model[name] = more if known is None else torch.cat([known, more])
+            size = max(1, PIXELS // (3 * self.family.model.image_size**2))
+            parts = [] if known is None else [known]
+            for start in range(have, want, size):
+                pixels = self.pixels(name, start, min(start + size, want))
+                parts.append(self._built[1].features(pixels, name))
+            known = of_model[name] = torch.cat(parts)
         assert known is not None
         return known[:want]
 

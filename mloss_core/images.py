@@ -43,6 +43,37 @@ class Pictures:
         return Pictures(tuple(self.paths[i] for i in which), self.size)
 
 
+@dataclass(frozen=True)
+class Resized:
+    """Small pictures in memory that stand for an array of larger ones, enlarged when sliced.
+
+    Args:
+        pixels: as they came, grey or RGB.
+        which: those of them that are meant, in order.
+    """
+
+    pixels: UInt8[np.ndarray, "m h w"] | UInt8[np.ndarray, "m h w 3"]
+    which: Int64[np.ndarray, " n"]
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.which)
+
+    @overload
+    def __getitem__(self, which: slice) -> UInt8[np.ndarray, "n h w 3"]: ...
+    @overload
+    def __getitem__(self, which: Int64[np.ndarray, " n"]) -> Resized: ...
+    def __getitem__(
+        self, which: slice | Int64[np.ndarray, " n"]
+    ) -> Resized | UInt8[np.ndarray, "n h w 3"]:
+        if not isinstance(which, slice):
+            return Resized(self.pixels, self.which[which], self.size)
+        pictures = [Image.fromarray(self.pixels[i]) for i in self.which[which]]
+        return (
+            np.stack([prepared(p, self.size) for p in pictures]) if pictures else _none(self.size)
+        )
+
+
 def found(
     folder: Path, skipped: Iterable[str] = (), argument: str = "pictures"
 ) -> tuple[Path, ...]:
@@ -64,9 +95,9 @@ def found(
 
 
 def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pictures as CLIP is evaluated: shorter side to `size` (bicubic), centre cropped, RGB."""
+    """Pictures in files, prepared; raises BadFile naming one that cannot be decoded."""
     if not paths:
-        return np.empty((0, size, size, 3), np.uint8)
+        return _none(size)
     with ThreadPoolExecutor(DECODERS) as threads:
         return np.stack(list(threads.map(lambda path: _decoded(path, size), paths)))
 
@@ -74,13 +105,21 @@ def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
 def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     try:
         with Image.open(path) as picture:
-            scale = size / min(picture.size)
-            # As torchvision's Resize and CenterCrop round, which open_clip evaluates with.
-            width, height = (max(size, int(side * scale)) for side in picture.size)
-            rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+            return prepared(picture, size)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problem = f"cannot be decoded ({type(error).__name__})"
         remedy = "remove it, or name it under skip in family.toml"
         raise BadFile("picture", path, problem, remedy) from error
+
+
+def prepared(picture: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
+    """A picture as CLIP is evaluated: shorter side to `size` (bicubic), centre cropped, RGB."""
+    # As torchvision's Resize and CenterCrop round, which open_clip evaluates with.
+    width, height = (int(size * side / min(picture.size)) for side in picture.size)
+    rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
     return np.asarray(rgb.crop((left, top, left + size, top + size)))
+
+
+def _none(size: int) -> UInt8[np.ndarray, "0 size size 3"]:
+    return np.empty((0, size, size, 3), np.uint8)

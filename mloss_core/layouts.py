@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .dialects import WEIGHTS
+from .dialects import ADAPTER, WEIGHTS
 from .errors import BadFile
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
@@ -33,12 +33,14 @@ class Layout:
         about: family.json or family.toml as it is, empty where there is neither.
         base: None where the folder does not tell.
         sources, heads: files or folders by source and by task.
+        text: what holds the text tower, where it is not the base.
     """
 
     about: Mapping[str, Any]
     base: Path | None
     sources: Mapping[str, Path]
     heads: Mapping[str, Path] = field(default_factory=dict)
+    text: Path | None = None
 
 
 def is_family(folder: Path) -> bool:
@@ -51,9 +53,10 @@ def is_family(folder: Path) -> bool:
 def layout(folder: Path) -> Layout:
     """Finds a family's parts; raises BadFile for a bad family.toml or paths out of the folder."""
     about = described(folder)
+    text = _inside(folder, about["text"]) if "text" in about else None
     if (folder / OWN).is_file():  # everything has its place
         sources = {path.stem: path for path in sorted((folder / "sources").glob("*.safetensors"))}
-        return Layout(about=about, base=folder / "base.safetensors", sources=sources)
+        return Layout(about=about, base=folder / "base.safetensors", sources=sources, text=text)
     about.setdefault("tasks", _tasks(folder))
     models = dict(_models(folder))
     base = _inside(folder, about["base"]) if "base" in about else _base(models)
@@ -67,7 +70,7 @@ def layout(folder: Path) -> Layout:
     for path in (base, *sources.values(), *heads.values()):
         if path is not None:
             _inside(folder, path)
-    return Layout(about=about, base=base, sources=sources, heads=heads)
+    return Layout(about=about, base=base, sources=sources, heads=heads, text=text)
 
 
 def described(folder: Path) -> dict[str, Any]:
@@ -103,7 +106,7 @@ def _models(folder: Path) -> Iterator[tuple[str, Path]]:
             yield from _models(path)
         elif path.is_dir() and (path / "finetuned.pt").is_file():
             yield path.name, path / "finetuned.pt"
-        elif path.is_dir() and any((path / name).is_file() for name in WEIGHTS):
+        elif path.is_dir() and any((path / name).is_file() for name in (*WEIGHTS, ADAPTER)):
             yield path.name, path
         elif path.is_file() and path.suffix in ENDINGS:
             yield path.stem, path

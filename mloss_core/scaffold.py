@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from . import dialects
+from .benchmarks import alike
 from .checkpoint import Checkpoint
 from .errors import BadFile
 from .layouts import TOML, Layout, layout
@@ -34,7 +35,11 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
     """The base, its architecture as a comment, and its activation."""
     if parts.base is None:
         known = ", ".join(path.name for path in parts.sources.values())
-        return [f"# Which of these is the base could not be told: {known}", '# base = "FILE"']
+        return [
+            f"# Which of these is the base could not be told: {known}",
+            '# base = "FILE"',
+            '# base = "ViT-B-32-quickgelu/openai"  # or such a name of open_clip; fetch brings it',
+        ]
     base = Checkpoint.open(parts.base, "base")
     told = dialects.architecture(base.shapes, base.config)
     lines = [
@@ -52,7 +57,7 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
 
 
 def _source_lines(parts: Layout, folder: Path) -> list[str]:
-    """One line a source, and how to add tasks and calibration images."""
+    """One line a source, and how to add calibration images and tasks."""
     paths = ((name, path.relative_to(folder).as_posix()) for name, path in parts.sources.items())
     lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in paths]
     return [
@@ -61,7 +66,24 @@ def _source_lines(parts: Layout, folder: Path) -> list[str]:
         "[sources]",
         *lines,
         "",
+        *_task_lines(parts, folder),
+    ]
+
+
+def _task_lines(parts: Layout, folder: Path) -> list[str]:
+    """How to have accuracies: test images and heads."""
+    known, name = {source: alike(source) for source in parts.sources}, folder.resolve().name
+    lines = [
+        f"# [[tasks]]\n# name = {json.dumps(source)}\n# dataset = {json.dumps(dataset)}"
+        for source, dataset in known.items()
+        if dataset
+    ]
+    found = ["# Datasets of torchvision, by the sources' names; fetch downloads them:", *lines]
+    return [
+        *(found if lines else ()),
         "# A task with images in tasks/NAME.npz, or in tasks/NAME/test/CLASS/:",
         "# [[tasks]]",
         '# name = "NAME"',
+        '# Then run (for heads of a base without text tower, write text = "FILE" at the top):',
+        *(f"# python -m mloss_core {word} {name}" for word in ("fetch", "heads", "pool")),
     ]

@@ -1,4 +1,4 @@
-"""Labelled images of a task, read from an .npz without unpickling."""
+"""Labelled images of a task, from an .npz without unpickling or from folders of pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from .errors import BadFile, MlossError
-from .images import Pictures, found
+from .images import Pictures, Resized, found
+from .prompts import spoken
+
+BOMB, LARGE = 200, 1 << 28  # an archive may unpack to so many times its size, or to so many bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +29,7 @@ class Task:
     name: str
     title: str
     kind: str
-    images: UInt8[np.ndarray, "n h w 3"] | Pictures
+    images: UInt8[np.ndarray, "n h w 3"] | Pictures | Resized
     labels: Int64[np.ndarray, " n"]
     classes: tuple[str, ...]
 
@@ -38,12 +41,7 @@ def load_task(path: Path, name: str, title: str, kind: str, split: str = "test")
     images, labels = arrays[prefix + "images"], arrays[prefix + "labels"]
     classes = tuple(str(c) for c in arrays["classes"])
     check_images(images, f"task {name}", path)
-    if labels.shape != (len(images),) or labels.dtype.kind not in "iu":
-        problem = f"has labels of shape {labels.shape} for {len(images)} images"
-        raise BadFile(f"task {name}", path, problem, "give one integer label an image")
-    if labels.min() < 0 or labels.max() >= len(classes):
-        problem = f"has label {labels.max()} for {len(classes)} classes"
-        raise BadFile(f"task {name}", path, problem, "labels are 0 to classes - 1")
+    check_labels(labels, len(images), len(classes), f"task {name}", path)
     labels = labels.astype(np.int64)
     return Task(name=name, title=title, kind=kind, images=images, labels=labels, classes=classes)
 
@@ -60,29 +58,39 @@ def load_folder(
 
     Args:
         split: "test" or "val".
-        classes: names of the class folders in the head's order; none means by name.
+        classes: names of the class folders in the head's order, where `_` and a space are the same;
+            none means by name.
         skipped: pictures left out on the user's word, relative to their class folder.
         about: name, title and kind.
 
     Raises:
         BadFile: a split, a class or pictures are missing.
     """
-    place = folder / split
-    if not place.is_dir():
-        raise BadFile(f"task {about['name']}", place, "does not exist", "see docs/format.md")
-    there = sorted(path.name for path in place.iterdir() if path.is_dir())
-    classes = tuple(classes) or tuple(there)
-    if not classes or set(there) != set(classes):
-        odd = ", ".join(sorted(set(there) ^ set(classes))[:10]) or "no class folders"
-        problem = f"has other class folders than the task's classes: {odd}"
-        raise BadFile(f"task {about['name']}", place, problem, "give one folder a class")
-    files = [found(place / name, skipped) for name in classes]
+    place, argument = folder / split, f"task {about['name']}"
+    there = {spoken(name): place / name for name in class_folders(place, argument)}
+    classes = tuple(classes) or tuple(path.name for path in there.values())
+    odd = there.keys() ^ set(map(spoken, classes))
+    if odd:
+        shown = ", ".join(sorted(odd)[:10])
+        problem = f"has other class folders than the task's classes: {shown}"
+        raise BadFile(argument, place, problem, "give one folder a class")
+    files = [found(there[spoken(name)], skipped) for name in classes]
     return Task(
         images=Pictures(tuple(path for paths in files for path in paths), size),
         labels=np.repeat(np.arange(len(files)), [len(paths) for paths in files]),
         classes=classes,
         **about,
     )
+
+
+def class_folders(place: Path, argument: str) -> list[str]:
+    """Names of the folders of a split, in order; raises BadFile if there are none."""
+    if not place.is_dir():
+        raise BadFile(argument, place, "does not exist", "see docs/format.md")
+    names = sorted(path.name for path in place.iterdir() if path.is_dir())
+    if not names:
+        raise BadFile(argument, place, "has no class folders", "give one folder a class")
+    return names
 
 
 def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, np.ndarray]:
@@ -93,6 +101,10 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
             if missing:
                 problem = f"has no array {missing[0]!r} but {', '.join(file.files)[:80]}"
                 raise BadFile(argument, path, problem, f"it needs {', '.join(keys)}")
+            packed, unpacked = path.stat().st_size, sum(i.file_size for i in file.zip.infolist())
+            if unpacked > max(BOMB * packed, LARGE):
+                problem = f"unpacks to {unpacked} bytes, {unpacked // packed} times its size"
+                raise BadFile(argument, path, problem, "write it with numpy.savez")
             return {key: file[key] for key in keys}
     except FileNotFoundError as error:
         raise BadFile(argument, path, "does not exist", "check the path") from error
@@ -103,6 +115,19 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
         raise BadFile(
             argument, path, problem, "write it with numpy.savez, without objects"
         ) from error
+
+
+def check_labels(labels: np.ndarray, images: int, classes: int, argument: str, path: Path) -> None:
+    """Raises BadFile unless there is one integer label an image, each of a class."""
+    if labels.shape != (images,) or labels.dtype.kind not in "iu":
+        problem = f"has labels of shape {labels.shape} for {images} images"
+        raise BadFile(argument, path, problem, "give one integer label an image")
+    if not images:
+        raise BadFile(argument, path, "holds no images", "give at least one")
+    if labels.min() < 0 or labels.max() >= classes:
+        odd = labels.min() if labels.min() < 0 else labels.max()
+        problem = f"has label {odd} for {classes} classes"
+        raise BadFile(argument, path, problem, "labels are 0 to classes - 1")
 
 
 def check_images(images: np.ndarray, argument: str, path: Path) -> None:

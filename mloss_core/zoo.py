@@ -17,12 +17,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import dialects
+from . import declared, dialects, heads, hub
+from .benchmarks import benchmarks
 from .checkpoint import Checkpoint
 from .errors import BadFile, BadTensor, BadValue, UnknownName
 from .family import ModelFamily
 from .layouts import OWN, TOML, Layout, is_family, layout
-from .tasks import Task, load_folder, load_task
+from .prompts import Prompts
+from .task_files import read_prompts, read_task
+from .tasks import Task
 
 ZOO = Path(__file__).resolve().parents[1] / "assets" / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
@@ -64,7 +67,8 @@ class Family:
 
     def kind(self, task: str) -> str:
         """ "source" if a source was fine-tuned on the task, else "out-of-domain"."""
-        return self._task(task).get("kind", "source")
+        known = benchmarks().get(self._task(task).get("dataset", ""))
+        return self._task(task).get("kind", known.kind if known else "source")
 
     def _task(self, name: str) -> Mapping[str, Any]:
         return next((t for t in self.about["tasks"] if t["name"] == name), {})
@@ -86,24 +90,20 @@ class Family:
         """A source's image tower, audited against the base; raises UnknownName, BadTensor."""
         if name not in self.sources:
             raise UnknownName("--sources", name, self.sources)
-        source = Checkpoint.open(self.parts.sources[name], f"source {name}")
-        source.audit(self.model.shapes(), self.base().dtypes)
+        base = self.base()
+        source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
+        source.audit(self.model.shapes(), base)
         source.check_finite()
         return source
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
-        """Zero-shot head of each task: classes x embedding, from heads.safetensors or head_*.pt."""
+        """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
         loose = {task: path for task, path in self.parts.heads.items() if task in self.tasks}
         found = {task: dialects.read_head(path) for task, path in loose.items()}
         rest = [task for task in self.tasks if task not in found]
         if rest:
-            file = Checkpoint.open(self.folder / "heads.safetensors", f"heads of {self.name}")
-            missing = [task for task in rest if task not in file.shapes]
-            if missing:
-                remedy = "give one tensor a task"
-                raise BadTensor(file.name, file.path.name, f"lacks {missing[0]}", remedy)
-            file.check_finite()
-            found |= file.read(rest)
+            path = self.folder / heads.FILE
+            found |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
         for task, head in found.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
                 problem = f"has shape {tuple(head.shape)}"
@@ -111,16 +111,22 @@ class Family:
                 raise BadTensor(f"heads of {self.name}", task, problem, remedy)
         return {task: found[task].to(device, torch.float32) for task in self.tasks}
 
+    @property
+    def text_file(self) -> Path | None:
+        """The checkpoint whose text tower heads are made from."""
+        return self.parts.text or self.parts.base
+
+    def prompts(self, name: str) -> Prompts:
+        """Class names and prompt templates of a task; raises BadFile if nothing tells them."""
+        return read_prompts(self.folder, self._task(name))
+
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""
         if name not in self.tasks:
             raise UnknownName("--tasks", name, self.tasks)
         labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
-        folder = self.folder / "tasks" / name
-        if folder.is_dir():
-            classes, skipped = self._task(name).get("classes", ()), self.about.get("skip", ())
-            return load_folder(folder, split, self.model.image_size, classes, skipped, **labels)
-        return load_task(folder.with_name(f"{name}.npz"), split=split, **labels)
+        size, skipped = self.model.image_size, self.about.get("skip", ())
+        return read_task(self.folder, self._task(name), split, size, skipped, **labels)
 
     @property
     def calibration_pool(self) -> Path:
@@ -147,26 +153,37 @@ def load(name: str) -> Family:
         UnknownName: no family is called so.
         BadFile: its parts or its architecture cannot be told.
     """
+    return _read(find(name))
+
+
+def find(name: str) -> Path:
+    """The folder of the family of that name; raises BadValue, UnknownName."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         remedy = f"choose from {', '.join(families())}"
         raise BadValue("--family", name, "is not a plain name but a path or empty", remedy)
     for root in roots():
         if is_family(root / name):
-            return _read(root / name)
+            return root / name
     raise UnknownName("--family", name, families())
 
 
 def _read(folder: Path) -> Family:
     parts = layout(folder)
-    try:
-        tasks = [str(task["name"]) for task in parts.about["tasks"]]
-    except (KeyError, TypeError) as error:
-        problem = f"has tasks that cannot be read ({error!r})"
-        raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
-    found = set(parts.sources)
+    tasks, found = task_names(folder, parts), set(parts.sources)
     ordered = [task for task in tasks if task in found] + sorted(found - set(tasks))
     model = _model(folder, parts)
     return Family(model=model, folder=folder, parts=parts, sources=tuple(ordered))
+
+
+def task_names(folder: Path, parts: Layout) -> list[str]:
+    """The tasks that a family names; raises InputError if it says what cannot be meant."""
+    try:
+        names = [task["name"] for task in parts.about["tasks"]]
+    except (KeyError, TypeError) as error:
+        problem = f"has tasks that cannot be read ({error!r})"
+        raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
+    declared.check(parts.about, OWN if (folder / OWN).is_file() else TOML)
+    return names
 
 
 def _base(folder: Path, parts: Layout) -> Checkpoint:
@@ -174,6 +191,10 @@ def _base(folder: Path, parts: Layout) -> Checkpoint:
         found = ", ".join(parts.sources) or "no model at all"
         problem = f"does not tell which file is its base; it has {found}"
         raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
+    name = str(parts.about.get("base", ""))
+    if not parts.base.exists() and hub.pretrained(name):
+        remedy = f"run python -m mloss_core fetch {folder.name}, or {hub.by_hand(name, folder)}"
+        raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
     return Checkpoint.open(parts.base, f"base of family {folder.name}")
 
 
@@ -191,5 +212,17 @@ def _model(folder: Path, parts: Layout) -> ModelFamily:
         remedy = f'write activation = "quick_gelu" (OpenAI\'s CLIP) or "gelu" into its {TOML}'
         raise BadFile("family", folder, problem, remedy)
     fields: dict[str, Any] = dataclasses.asdict(told) | {"activation": activation}
-    mean, std = tuple(about.get("mean", MEAN)), tuple(about.get("std", STD))
+    mean, std = _normalisation(folder, about, base)
     return ModelFamily(name=folder.name, mean=mean, std=std, **fields)
+
+
+def _normalisation(
+    folder: Path, about: Mapping[str, Any], base: Checkpoint
+) -> dialects.Normalisation:
+    """Mean and std as family.toml says, else the files beside the base, else CLIP's."""
+    mean, std = base.normalisation or (MEAN, STD)
+    try:
+        return dialects.normalisation(about.get("mean", mean), about.get("std", std))
+    except (TypeError, ValueError) as error:
+        problem = f"has a mean or std that is wrong: {error}"
+        raise BadFile(TOML, folder / TOML, problem, "give three numbers each") from error

@@ -11,7 +11,7 @@ import open_clip
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from visitor import button, settled, visit, words
 
 from dialect_files import hugging_face_names, prefixed, state, write_module
@@ -94,6 +94,29 @@ def test_a_folder_of_another_tool_is_a_family_and_merges(write, shelf):
     *_, finished = run(recipe, family, device="cpu")
     assert isinstance(finished, Finished) and finished.weights is not None
     assert finished.weights.keys() == family.model.shapes().keys()
+
+
+def test_a_source_without_projection_takes_the_bases(shelf):
+    folder = hugging_face(shelf / "found")
+    pictures(folder / "unlabeled")
+    (folder / "family.toml").write_text(TOML)
+    for task in TASKS:  # as CLIPVisionModel.save_pretrained leaves them
+        path = folder / f"clip_{task}" / "model.safetensors"
+        tensors = load_file(path)
+        del tensors["visual_projection.weight"]
+        save_file(tensors, path)
+    family = load("found")
+    projection = family.base().read(["visual.proj"])["visual.proj"]
+    source = family.source("apples")
+    assert source.shapes == family.base().shapes
+    assert source.read(source.shapes)["visual.proj"].equal(projection)
+    recipe = MergeRecipe(family="found", method="ties", sources=TASKS)
+    *_, finished = run(recipe, family, device="cpu")
+    assert isinstance(finished, Finished) and finished.weights is not None
+    assert finished.weights["visual.proj"].equal(projection)
+    (folder / "clip" / "model.safetensors").write_bytes(path.read_bytes())
+    with pytest.raises(InputError, match=r"visual\.proj.*CLIPVisionModelWithProjection"):
+        load("found")
 
 
 def test_what_a_folder_does_not_tell_is_asked_never_guessed(shelf):

@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -20,23 +20,29 @@ from torch import Tensor
 from ..errors import BadFile, BadTensor
 from .architecture import NO_PROJECTION, Architecture, architecture, tower_shapes
 from .archives import ZIP_MAGIC, Archive, read_legacy, read_zip
-from .folders import WEIGHTS, read_config, weight_files
+from .folders import ADAPTER, WEIGHTS, read_config, weight_files
 from .modules import is_module, state_dict, told_activation
-from .names import PLAIN, house
+from .names import PLAIN, house, text_tower
+from .preprocessing import Normalisation, normalisation, read_normalisation
 from .stored import Stamp, Stored, Unreadable, from_safetensors, safetensors, stamp
 
 __all__ = [
+    "ADAPTER",
     "KEY",
     "NO_PROJECTION",
     "WEIGHTS",
     "Architecture",
     "Contents",
+    "Normalisation",
     "Stamp",
+    "Stored",
     "Unreadable",
     "architecture",
     "contents",
+    "normalisation",
     "read_config",
     "read_head",
+    "read_normalisation",
     "refused",
     "stamps",
     "tower_shapes",
@@ -57,12 +63,14 @@ class Contents:
         tensors: the image tower's, by our names; all of them where the dialect is plain.
         metadata: our own metadata, empty for others' files.
         activation: quick_gelu or gelu where the file itself tells, else None.
+        text: the text tower's tensors by our names, empty where the file has none.
     """
 
     dialect: str
     tensors: Mapping[str, Stored]
     metadata: Mapping[str, object]
     activation: str | None = None
+    text: Mapping[str, Stored] = field(default_factory=dict)
 
 
 @contextlib.contextmanager
@@ -96,7 +104,8 @@ def contents(files: tuple[Stamp, ...]) -> Contents:
     dialect, named = house(tensors)
     if dialect != PLAIN and parts[0].dialect:
         dialect = parts[0].dialect
-    return Contents(dialect, named, parts[0].metadata, parts[0].activation)
+    text = text_tower(tensors)
+    return Contents(dialect, named, parts[0].metadata, parts[0].activation, text)
 
 
 def _file(at: Stamp) -> Contents:

@@ -16,6 +16,7 @@ WEIGHTS = (
     "open_clip_model.safetensors",
     "open_clip_pytorch_model.bin",
 )
+ADAPTER = "adapter_config.json"  # of a LoRA adapter, which is no model of its own
 CONFIGS = ("config.json", "open_clip_config.json")
 LARGEST_JSON = 1 << 24
 
@@ -32,7 +33,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     for name in WEIGHTS:
         if (path / name).is_file():
             return _shards(path, path / name) if name.endswith(".json") else (path / name,)
-    if (path / "adapter_config.json").is_file():
+    if (path / ADAPTER).is_file():
         raise Unreadable("is a LoRA adapter", "merge it into its base first")
     raise Unreadable("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
 
@@ -69,13 +70,18 @@ def read_config(path: Path) -> dict[str, Any] | None:
     if not path.is_dir() and path.name not in WEIGHTS:
         return None
     folder = path if path.is_dir() else path.parent
-    for name in CONFIGS:
-        if (folder / name).is_file():
-            config = _json(folder / name)
-            if not isinstance(config, dict):
-                raise Unreadable(f"has a {name} that is no JSON object")
-            return config
-    return None
+    configs = (json_object(folder / name) for name in CONFIGS)
+    return next((config for config in configs if config is not None), None)
+
+
+def json_object(path: Path) -> dict[str, Any] | None:
+    """A file's JSON object, or None where there is no such file; raises Unreadable."""
+    if not path.is_file():
+        return None
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise Unreadable(f"has a {path.name} that is no JSON object")
+    return value
 
 
 def _json(path: Path) -> Any:

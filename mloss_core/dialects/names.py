@@ -1,30 +1,11 @@
-"""Names of an image tower's tensors: every dialect's, and ours, which are open_clip's."""
+"""Names of both towers' tensors: every dialect's, and ours, which are open_clip's."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from .stored import Stored, Unreadable, fused, transposed
-
-# The one table of Hugging Face's names, without .weight and .bias where a pair has both.
-OUTER = {
-    "embeddings.class_embedding": "class_embedding",
-    "embeddings.position_embedding.weight": "positional_embedding",
-    "embeddings.patch_embedding.weight": "conv1.weight",
-    "pre_layrnorm": "ln_pre",  # the typo is Hugging Face's
-    "post_layernorm": "ln_post",
-}
-BLOCK = {
-    "layer_norm1": "ln_1",
-    "self_attn.out_proj": "attn.out_proj",
-    "layer_norm2": "ln_2",
-    "mlp.fc1": "mlp.c_fc",
-    "mlp.fc2": "mlp.c_proj",
-}
-FUSED = "self_attn.{part}_proj", "attn.in_proj_"  # q, k and v, in this order
-PROJECTION = "visual_projection.weight"
-BLOCK_NAME = re.compile(r"vision_model\.encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
+from .hugging_face import IMAGE, TEXT, renamed
+from .stored import Stored, Unreadable, transposed
 
 # What wrappers put before names: DataParallel, torch.compile, Ilharco's ImageEncoder.
 WRAPPERS = {"module", "model", "clip", "clip_model", "_orig_mod"}
@@ -35,6 +16,10 @@ LEFT_OUT = {
     "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size",
     "vision_model.embeddings.position_ids",
 }  # fmt: skip
+# All that CLIP's own text tower consists of.
+TEXT_PARTS = (
+    "transformer.", "token_embedding.", "ln_final.", "positional_embedding", "text_projection",
+)  # fmt: skip
 # Names that only an image tower has, where they stand without `visual.`.
 BARE_TOWER = {"class_embedding", "conv1.weight", "ln_pre.weight", "ln_post.weight"}
 BARE_HUGGING_FACE = "embeddings.patch_embedding.weight"
@@ -56,12 +41,32 @@ def house(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, Stored]]:
     if BARE_HUGGING_FACE in bare:
         bare = {_in_vision_model(name): tensor for name, tensor in bare.items()}
     if any(name.startswith("vision_model.") for name in bare):
-        return "hugging_face", _from_hugging_face(_image_tower(bare))
+        return "hugging_face", renamed(_image_tower(bare), IMAGE)
     if any(name.startswith("visual.") for name in bare):
         return "open_clip", _image_tower(bare)
     if BARE_TOWER & bare.keys():
         return "open_clip", {f"visual.{name}": tensor for name, tensor in bare.items()}
     return PLAIN, dict(tensors)
+
+
+def text_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """The tensors of a file's text tower by our names, without `text.`; empty where it has none."""
+    bare = _unwrapped(tensors)
+    if any(name.startswith(TEXT.theirs) for name in bare):
+        kept = (TEXT.theirs, TEXT.projection[0])
+        theirs = {name: tensor for name, tensor in bare.items() if name.startswith(kept)}
+        return renamed(theirs, TEXT)
+    if BARE_TOWER & bare.keys():
+        return {}  # an image tower alone has names that a text tower has, too
+    found = {
+        name.removeprefix("text."): tensor
+        for name, tensor in bare.items()
+        if name.startswith((*TEXT_PARTS, "text."))
+    }
+    linear = found.get("text_projection.weight")  # how open_clip keeps it beside a bias
+    if linear is not None and len(linear.shape) == 2:
+        found["text_projection"] = transposed(found.pop("text_projection.weight"))
+    return found
 
 
 def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -79,7 +84,7 @@ def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
 
 
 def _in_vision_model(name: str) -> str:
-    return name if name == PROJECTION else f"vision_model.{name}"
+    return name if name == IMAGE.projection[0] else f"{IMAGE.theirs}{name}"
 
 
 def _image_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -88,50 +93,3 @@ def _image_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
         for name, tensor in tensors.items()
         if name not in LEFT_OUT and not name.startswith(TEXT_TOWER)
     }
-
-
-def _from_hugging_face(tensors: dict[str, Stored]) -> dict[str, Stored]:
-    """Renames, fuses q, k and v, and transposes the projection."""
-    found = {}
-    for name, tensor in tensors.items():
-        if name == PROJECTION and len(tensor.shape) == 2:
-            found["visual.proj"] = transposed(tensor)
-            continue
-        fused_name, parts = _attention(name, tensors)
-        if not parts:
-            found[_renamed(name)] = tensor
-        elif name == parts[0]:
-            found[fused_name] = fused([tensors[part] for part in parts])
-    return found
-
-
-def _renamed(name: str) -> str:
-    """Our name of a tensor; its own where the table has none."""
-    block = BLOCK_NAME.fullmatch(name)
-    if block and block[2] in BLOCK:
-        return f"visual.transformer.resblocks.{block[1]}.{BLOCK[block[2]]}.{block[3]}"
-    inner = name.removeprefix("vision_model.")
-    stem, _, kind = inner.rpartition(".")
-    if inner in OUTER:
-        return f"visual.{OUTER[inner]}"
-    if stem in OUTER and kind in ("weight", "bias"):
-        return f"visual.{OUTER[stem]}.{kind}"
-    return name
-
-
-def _attention(name: str, tensors: Mapping[str, Stored]) -> tuple[str, list[str]]:
-    """The fused name and its three parts, if all are there and alike; else no parts."""
-    block = BLOCK_NAME.fullmatch(name)
-    split, whole = FUSED
-    if not block or block[2] not in {split.format(part=part) for part in "qkv"}:
-        return "", []
-    start = f"vision_model.encoder.layers.{block[1]}."
-    parts = [f"{start}{split.format(part=part)}.{block[3]}" for part in "qkv"]
-    if not _alike(tensors.get(part) for part in parts):
-        return "", []
-    return f"visual.transformer.resblocks.{block[1]}.{whole}{block[3]}", parts
-
-
-def _alike(parts: Iterable[Stored | None]) -> bool:
-    kinds = {(part.shape, part.dtype) if part else None for part in parts}
-    return len(kinds) == 1 and None not in kinds and () not in {k[0] for k in kinds if k}

@@ -1,0 +1,43 @@
+"""Mean and std of pixels, as the files beside a checkpoint give them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from .folders import WEIGHTS, json_object
+from .stored import Unreadable
+
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red, green, blue
+
+
+def read_normalisation(path: Path) -> Normalisation | None:
+    """Mean and std that the files beside the weights give, or None: preprocessor_config.json of
+    Hugging Face, else preprocess_cfg of open_clip_config.json.
+
+    Raises:
+        Unreadable: they are no three numbers each, std above 0.
+    """
+    if not path.is_dir() and path.name not in WEIGHTS:
+        return None
+    folder = path if path.is_dir() else path.parent
+    theirs = json_object(folder / "preprocessor_config.json") or {}
+    cfg = (json_object(folder / "open_clip_config.json") or {}).get("preprocess_cfg", {})
+    for place, mean, std in ((theirs, "image_mean", "image_std"), (cfg, "mean", "std")):
+        if isinstance(place, dict) and mean in place and std in place:
+            try:
+                return normalisation(place[mean], place[std])
+            except (TypeError, ValueError) as error:
+                raise Unreadable(f"has {mean} or {std} that cannot be: {error}") from error
+    return None
+
+
+def normalisation(mean: Any, std: Any) -> Normalisation:
+    """Both as tuples of floats; raises TypeError or ValueError where they can't be."""
+    means, stds = tuple(map(float, mean)), tuple(map(float, std))
+    if len(means) != 3 or len(stds) != 3 or not all(map(math.isfinite, means + stds)):
+        raise ValueError("it is not three numbers")
+    if min(stds) <= 0:
+        raise ValueError("std is not above 0")
+    return means, stds

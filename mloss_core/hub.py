@@ -1,0 +1,48 @@
+"""Base models by open_clip's own names, as ViT-B-32-quickgelu/openai.
+
+A fetched one lies in the family's folder under that very name, as a folder of weights and config.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from .errors import BadValue
+
+CONFIG = "open_clip_config.json"
+
+
+def pretrained(name: str) -> dict[str, Any] | None:
+    """What open_clip knows of a model by its name and tag; None if it does not know it."""
+    import open_clip  # takes seconds
+
+    model, _, tag = name.partition("/")
+    return open_clip.get_pretrained_cfg(model, tag) or None
+
+
+def by_hand(name: str, folder: Path) -> str:
+    """What to put where, for whoever cannot download here."""
+    page = str((pretrained(name) or {}).get("hf_hub", "")).strip("/")
+    return f"put open_clip_model.safetensors of huggingface.co/{page} into {folder / name}"
+
+
+def config(name: str) -> dict[str, Any]:
+    """open_clip_config.json of a model by its name and tag.
+
+    Raises:
+        BadValue: open_clip does not know it, or it is no CLIP of two transformers.
+    """
+    import open_clip
+
+    model, known = open_clip.get_model_config(name.partition("/")[0]), pretrained(name)
+    if model is None or known is None:
+        remedy = 'see open_clip.list_pretrained(), or write base = "FILE"'
+        raise BadValue("base", name, "is no model of open_clip's", remedy)
+    vision = model["vision_cfg"]
+    if type(vision.get("layers")) is not int or not vision.get("patch_size"):
+        raise BadValue("base", name, "is no CLIP ViT", "choose one of the names ViT-*")
+    # Weights go before names: ViT-B-32/openai was trained with QuickGELU, too.
+    quick_gelu = bool(known.get("quick_gelu", model.get("quick_gelu", False)))
+    preprocess = {key: list(known[key]) for key in ("mean", "std") if key in known}
+    return {"model_cfg": {**model, "quick_gelu": quick_gelu}, "preprocess_cfg": preprocess}

@@ -1,0 +1,105 @@
+"""About how much memory a merge takes at its peak, told before it starts."""
+
+from __future__ import annotations
+
+import bisect
+import dataclasses
+import math
+
+import torch
+
+from .evaluate import PIXELS
+from .family import ModelFamily
+from .methods import METHODS
+from .methods.mloss_guided import node_wise_blocks
+from .types import MergeRecipe
+from .vit import ROWS, ROWS_CUDA
+from .zoo import Family
+
+FLOAT = 4  # bytes
+STARTED = 20 << 20  # threads, kernels and their workspaces, once a process
+CHUNKS = 24 << 20, 1 << 30  # of pre-activations while M-Loss is measured: on a CPU, on a GPU
+# Tensors alive at once, counted in the code and held against measured peaks (docs/performance.md).
+PREPARING, STREAM, TRIMMING = 3, 4, 10
+
+
+def needed(
+    recipe: MergeRecipe, family: Family, device: torch.device, tasks: int = 0, images: int = 50
+) -> int:
+    """Bytes that a run takes at its peak beyond what the process holds already: an estimate.
+
+    Args:
+        tasks: how many tasks are evaluated along the way.
+        images: test images of each after every block.
+    """
+    model = family.model
+    tower = FLOAT * sum(map(math.prod, model.shapes().values()))
+    mapped = device.type == "cpu" and set(family.base().dtypes.values()) == {"F32"}
+    samples = recipe.samples if node_wise_blocks(recipe, model) else 0
+    side = 3 * model.image_size**2
+    streams = FLOAT * STREAM * model.tokens * model.width
+    watched = tasks * images  # after every block
+    preparing = FLOAT * PREPARING * max(samples * side, watched * side, PIXELS * (tasks > 0))
+    work = _trimming(model, len(recipe.sources), device)
+    if samples or tasks:
+        work = max(work, _forward(model, device, max(samples, images)))
+    held = FLOAT * side * samples + streams * (samples + watched)
+    whole = _towers(recipe, tasks > 0, mapped) * tower
+    return STARTED + max(preparing + tower * (not mapped), whole + held + work)
+
+
+def most_samples(
+    recipe: MergeRecipe, family: Family, device: torch.device, limit: int, tasks: int = 0
+) -> int:
+    """Calibration images with which it needs at most so many bytes; 0 where one is too many."""
+
+    def needs(samples: int) -> int:
+        return needed(dataclasses.replace(recipe, samples=samples), family, device, tasks)
+
+    return bisect.bisect_right(range(1, recipe.samples + 1), limit, key=needs)
+
+
+def too_much(
+    recipe: MergeRecipe, family: Family, device: torch.device, limit: int, tasks: int = 0
+) -> str | None:
+    """What to say where it needs more than there is, and what to do; None where it fits."""
+    needs = needed(recipe, family, device, tasks)
+    if needs <= limit:
+        return None
+    fitting = most_samples(recipe, family, device, limit, tasks)
+    remedy = "free some memory, or take a larger machine"
+    if 0 < fitting < recipe.samples:
+        remedy = f"take at most {fitting} calibration images"
+    elif device.type != "cpu":
+        remedy = "take fewer sources, or --device cpu"
+    return (
+        f"needs about {amount(needs)} on {device.type}, where {amount(limit)} are free: it may "
+        f"fail or slow everything down; {remedy}"
+    )
+
+
+def amount(size: int) -> str:
+    """Bytes as people read them."""
+    return f"{max(size / 1e9, 0.1):.1f} GB"
+
+
+def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
+    """Whole towers in fp32 at once: the merged one, the base and, to compare, TIES and a source."""
+    if METHODS[recipe.method].rule is None:
+        return int(evaluated and not mapped)
+    return 1 + (not mapped) + evaluated * ((recipe.method != "ties") + (not mapped))
+
+
+def _trimming(model: ModelFamily, sources: int, device: torch.device) -> int:
+    """Task vectors of the largest tensor: of a source a thread on the CPU, of all elsewhere."""
+    largest = max(map(math.prod, model.shapes().values()))
+    if device.type == "cpu":
+        sources = min(sources, torch.get_num_threads())
+    return FLOAT * TRIMMING * sources * largest
+
+
+def _forward(model: ModelFamily, device: torch.device, images: int) -> int:
+    """One chunk of tokens through a block, or of pre-activations through M-Loss."""
+    rows, chunks = (ROWS, CHUNKS[0]) if device.type == "cpu" else (ROWS_CUDA, CHUNKS[1])
+    tokens = min(rows, images * model.tokens)
+    return max(FLOAT * tokens * (8 * model.width + model.nodes), chunks)
