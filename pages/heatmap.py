@@ -11,7 +11,7 @@ import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
 from views import figures, nav, session, strip, widgets, work
-from views.jobs import Job
+from views.jobs import Job, elapsed
 
 HEAD_START = 2.0  # seconds
 LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
@@ -37,10 +37,15 @@ def controls(family: Family) -> Job | None:
         # Most maps are measured in a second or two, and drawing beside the work slows both.
         with st.spinner("Measuring…"):
             job.wait(HEAD_START)
+        if job.active:  # so that the strip above shows it, with its cancel button
+            session.remember()
+            st.rerun()
+    settings = f"k = {recipe.keep:g}, e = {recipe.variation:g}, λ = {recipe.scaling:g}"
     last.caption(
-        f"{len(recipe.sources)} sources, along an M-TIES merge with k = {recipe.keep:g}, "
-        f"e = {recipe.variation:g}, λ = {recipe.scaling:g} (set on the Merge page)"
+        f"{len(recipe.sources)} sources, along an M-TIES merge with {settings} (set on the Merge "
+        f"page); {widgets.memory(recipe, family)}"
     )
+    widgets.doubtful(family, recipe.sources)
     if job is not None and job.spec != recipe:
         st.info("The settings have changed since this map was measured: compute it again.")
     return job
@@ -117,7 +122,8 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     )
     highest = max(found, key=lambda s: s.mean_interval()[0])
     mean, low, high = highest.mean_interval()
-    state = "measured so far" if job.active else f"measured in {job.seconds:.1f} s"
+    state = "measured so far" if job.active else f"measured in {elapsed(job.seconds)}"
+    state += f" on {session.device().type}"
     interval = f"95 % interval over images {figures.written(low)} to {figures.written(high)}"
     if math.isnan(low):
         interval = "one image has no interval"
@@ -163,6 +169,11 @@ group, colours, kind, picture = look(family)
 if job is None:
     gone = bool(session.chosen("score_job")) and session.job_of("score_job") is None
     strip.outcome(None, gone=gone)
+    if not gone:
+        st.info(
+            f"Press *Compute M-Loss*: the {family.model.blocks} blocks of this family are measured "
+            "one by one, on a CPU some seconds each."
+        )
 else:
     session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
     if not job.active:

@@ -8,7 +8,7 @@ import streamlit as st
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
 from mloss_core.store import final_hits, root
 from views import readouts, session, strip, widgets, work
-from views.jobs import Job
+from views.jobs import Job, elapsed
 
 
 def recipe_column(family: Family) -> MergeRecipe | None:
@@ -20,6 +20,10 @@ def recipe_column(family: Family) -> MergeRecipe | None:
         session.choose_value("merge_job", job.id)
         session.remember()
         st.rerun()
+    if recipe is not None:
+        said = widgets.memory(recipe, family, len(work.own_tasks(family)))
+        st.caption(f"{said[0].upper()}{said[1:]}")
+        widgets.doubtful(family, recipe.sources)
     return recipe
 
 
@@ -41,7 +45,7 @@ def progress(family: Family, job: Job) -> None:
     events = list(job.events)
     if events and isinstance(event := events[-1], Finished):
         st.success(
-            f"Merged in {event.seconds:.2f} s on {event.device}; evaluated on all test images."
+            f"Merged in {elapsed(event.seconds)} on {event.device}; evaluated on all test images."
         )
         readouts.final(family, final_hits(events), job.spec.method)
     elif known := readouts.so_far(job, work.own_tasks(family)):

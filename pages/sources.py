@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Accuracy, Family, TaskEvaluated, families
-from views import figures, nav, session, work
+from views import figures, nav, session, widgets, work
 from views.jobs import Job
 
 
@@ -20,7 +20,8 @@ def choose_family() -> Family:
             st.session_state.chosen = session.defaults(session.load(picked))
             st.rerun()
     st.subheader(family.about.get("title", family.name))
-    st.markdown(family.about.get("description", ""))
+    if description := family.about.get("description"):
+        st.markdown(description)
     model = family.model
     facts = {
         "blocks": model.blocks,
@@ -29,7 +30,7 @@ def choose_family() -> Family:
         "pixels": f"{model.image_size} × {model.image_size}",
         "activation": model.activation,
         "sources": len(family.sources),
-        "tasks": len(family.tasks),
+        "task" if len(family.tasks) == 1 else "tasks": len(family.tasks),
     }
     st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
     card(family)
@@ -68,6 +69,7 @@ def choose_sources(family: Family) -> None:
             f"sources {', '.join(names) or '(none)'}: too few; merging needs at least two sources"
         )
         return
+    widgets.doubtful(family, names)
     with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
         st.caption(
             "Relative parts; they are divided by their sum. Equal parts are simple averaging."
@@ -111,6 +113,9 @@ def measured(family: Family, job: Job) -> None:
     )
     if job.state == "failed":
         st.error(job.error)
+        if st.button("Measure again", help="When what it says has been mended."):
+            work.references(family, again=True)
+            st.rerun()
     rows = [
         {
             "source": family.title(name),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -69,6 +70,13 @@ def server(tmp_path_factory) -> Iterator[Server]:
     """The running app, on the demo family where it is there, else on a tiny one."""
     folder = tmp_path_factory.mktemp("server")
     write_family(folder / "models" / "tiny")
+    with running(folder, "demo" if DEMO.is_file() else "tiny") as started:
+        yield started
+
+
+@contextlib.contextmanager
+def running(folder: Path, family: str) -> Iterator[Server]:
+    """The app on the families in `folder`/models, with its runs and its log in `folder`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -85,7 +93,6 @@ def server(tmp_path_factory) -> Iterator[Server]:
     try:
         url = f"http://127.0.0.1:{port}"
         _wait(f"{url}/_stcore/health", process, folder / "log")
-        family = "demo" if DEMO.is_file() else "tiny"
         yield Server(url, family, folder / "runs", folder / "log", process)
     finally:
         process.terminate()

@@ -183,6 +183,7 @@ def test_find_passes_over_what_failed(board):
     job = board.submit("score", "s", lambda: 1 / 0, spec="spec")
     until(lambda: job.state == "failed")
     assert board.find("score", "spec") is None
+    assert board.find("score", "spec", failed=True) is job
 
 
 def test_only_so_many_ended_jobs_are_kept_and_no_active_one_is_dropped(board):

@@ -34,6 +34,7 @@ def visit(family, monkeypatch) -> Iterator[Callable[..., AppTest]]:
     yield open_page
     for job in list(session.board()._jobs.values()):
         job.cancel()
+        job.wait(30)  # a thread that still computes when Python ends takes the process with it
 
 
 def go(test: AppTest, page: str) -> AppTest:
@@ -43,7 +44,8 @@ def go(test: AppTest, page: str) -> AppTest:
 
 
 def sound(test: AppTest) -> AppTest:
-    assert [e.value for e in test.exception] == []
+    found = [(e.value, e.stack_trace) for e in test.exception]
+    assert found == [], found
     return test
 
 

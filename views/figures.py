@@ -162,9 +162,13 @@ def keep_rate_curves(
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
     """Cosine similarity of each pair of task vectors; the diagonal is left out."""
     z = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
+    known = cosines[np.isfinite(z)]
     figure = go.Figure(
         go.Heatmap(
             z=z,
+            # Task vectors at right angles must not look far apart for a thousandth of difference.
+            zmin=min(0.0, *known),
+            zmax=max(0.2, *known),
             x=list(names),
             y=list(names),
             colorscale="Cividis",
@@ -192,7 +196,7 @@ def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: 
             hovertemplate=task + "<br>after block %{x}: %{y:.1%}<extra></extra>",
         )
     figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
-    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
+    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.02, 1.03])
     return _framed(figure, 320)
 
 

@@ -71,6 +71,14 @@ class Job:
         self.over.wait(seconds)
 
 
+def elapsed(seconds: float) -> str:
+    """A time as people say it: 1.2 s, 48 s, 3 min 26 s."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
+
+
 class JobBoard:
     """All jobs of this server, and the one daemon thread that works on them."""
 
@@ -115,10 +123,12 @@ class JobBoard:
         """The job of that id, if this server knows it."""
         return self._jobs.get(job_id)
 
-    def find(self, kind: str, spec: Any) -> Job | None:
-        """The newest job of that kind and spec that did not fail and was not cancelled."""
+    def find(self, kind: str, spec: Any, *, failed: bool = False) -> Job | None:
+        """The newest job of that kind and spec that was not cancelled and, unless asked for, did
+        not fail."""
+        states = (*ACTIVE, "finished", *(["failed"] * failed))
         jobs = (j for j in reversed(list(self._jobs.values())) if j.kind == kind and j.spec == spec)
-        return next((j for j in jobs if j.active or j.state == "finished"), None)
+        return next((j for j in jobs if j.state in states), None)
 
     def active(self) -> list[Job]:
         """Jobs that wait or work, oldest first, idle work left out."""

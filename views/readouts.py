@@ -20,7 +20,7 @@ from mloss_core import (
 from mloss_core.store import Hits, final_hits
 
 from . import figures
-from .jobs import Job
+from .jobs import Job, elapsed
 
 NAMES = {"base": "base", "own": "own source", "ties": "TIES, same k", "ensembling": "ensemble"}
 
@@ -31,7 +31,7 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
     merged = [e.block for e in events if isinstance(e, BlockMerged)]
     blocks = family.model.blocks
     state = "all blocks merged" if len(merged) == blocks else f"block {len(merged)} of {blocks}"
-    st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {job.seconds:.1f} s")
+    st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {elapsed(job.seconds)}")
     seen = [e for e in events if isinstance(e, TaskEvaluated)]
     latest = {(e.model, e.task): e for e in seen}
     columns = st.columns(4)
@@ -51,10 +51,14 @@ def _readout(title: str, found: Mapping[str, TaskEvaluated | None]) -> None:
     if now is None:
         st.metric(title, "…", "waiting", delta_color="off", delta_arrow="off", border=True)
         return
-    change = "…"
+    change, moved = "…", False
     if base is not None:
-        change = f"{100 * (now.accuracy.rate - _rate(base, len(now.hits))):+.1f} against the base"
-    st.metric(title, f"{now.accuracy.rate:.1%}", change, border=True)
+        gain = now.accuracy.rate - _rate(base, len(now.hits))
+        change, moved = f"{100 * gain:+.1f} against the base", gain != 0
+    st.metric(
+        title, f"{now.accuracy.rate:.1%}", change, border=True,
+        delta_color="normal" if moved else "off", delta_arrow="auto" if moved else "off",
+    )  # fmt: skip
     marks = [
         f"{NAMES[m]} {_rate(e, len(now.hits)):.0%}"
         for m, e in found.items()

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import streamlit as st
+import torch
 
 from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
 from mloss_core.analysis import Geometry
@@ -40,10 +41,15 @@ def board() -> JobBoard:
     return JobBoard()
 
 
+def device() -> torch.device:
+    """Where all jobs of this server compute."""
+    return choose("auto")
+
+
 @st.cache_resource(show_spinner=False)
 def evaluator(family: str) -> Evaluator:
     """The evaluator of a family; only the job worker may compute with it."""
-    return Evaluator(load(family), choose("auto"))
+    return Evaluator(load(family), device())
 
 
 @st.cache_data(show_spinner="Measuring task vectors…", max_entries=64)

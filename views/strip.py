@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from . import session
-from .jobs import Job
+from .jobs import Job, elapsed
 
 
 def show() -> None:
@@ -21,7 +21,7 @@ def _row(job: Job) -> None:
     done = min(1.0, len(job.events) / max(1, job.steps))
     waiting = " (waiting for the job before it)" if job.state == "queued" else ""
     stopping = job.cancelled.is_set()
-    left.progress(done, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {job.seconds:.0f} s")
+    left.progress(done, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {elapsed(job.seconds)}")
     if right.button(
         "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
     ):

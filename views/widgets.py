@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import streamlit as st
 
 from mloss_core import METHODS, Family, InputError, MergeRecipe, keep_rates
+from mloss_core.doubts import doubts
+from mloss_core.free import free
+from mloss_core.memory import amount, needed, too_much
 
 from . import figures, session
 
@@ -138,6 +141,26 @@ def recipe_form(family: Family) -> MergeRecipe | None:
     except InputError as error:
         st.error(str(error))
         return None
+
+
+def memory(recipe: MergeRecipe, family: Family, tasks: int = 0) -> str:
+    """What a job needs and what is free; where that does not fit, a warning too.
+
+    Args:
+        tasks: how many tasks it evaluates along the way.
+    """
+    device = session.device()
+    left = free(device)
+    if large := too_much(recipe, family, device, left, tasks):
+        st.warning(f"This {large}.")
+    needs = amount(needed(recipe, family, device, tasks))
+    return f"needs about {needs} of memory, {amount(left)} free"
+
+
+def doubtful(family: Family, sources: Sequence[str]) -> None:
+    """Warnings of sources that are hardly meant."""
+    for words in doubts(family, sources):
+        st.warning(words[0].upper() + words[1:])
 
 
 def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.ndarray]) -> None:

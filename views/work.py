@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Generator
 from typing import Any
 
-from mloss_core import METHODS, BlockScored, Family, MergeRecipe, run, save_run
+from mloss_core import METHODS, BlockScored, Family, MergeRecipe, RunRecord, run, save_run
 from mloss_core.run import references as evaluate_references
 
 from . import session
@@ -19,9 +20,13 @@ def own_tasks(family: Family) -> tuple[str, ...]:
     return tuple(name for name in family.tasks if name in family.sources)
 
 
-def references(family: Family) -> Job:
+def references(family: Family, again: bool = False) -> Job:
     """Base, own sources and, after them, TIES as recommended and the ensemble, on all test
-    images: idle work, done once."""
+    images: idle work, done once.
+
+    Args:
+        again: also if it failed; otherwise every redrawn page would begin what fails again.
+    """
     tasks = own_tasks(family)
     recipe = recommended(family)
 
@@ -32,7 +37,7 @@ def references(family: Family) -> Job:
 
     board = session.board()
     spec = (family.name, tuple(family.source(s).sha256 for s in family.sources))
-    return board.find("references", spec) or board.submit(
+    return board.find("references", spec, failed=not again) or board.submit(
         "references",
         "Measuring the sources",
         events,
@@ -69,6 +74,12 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     """A merge with live accuracies; its result is the run's record in the store."""
     tasks = own_tasks(family)
 
+    def finish(log: list[Any]) -> RunRecord:
+        record = save_run(log)
+        # The file holds the weights: a board of jobs must not keep every merged model in memory.
+        log[-1] = dataclasses.replace(log[-1], weights=None)
+        return record
+
     def events() -> Generator[Any, None, None]:
         evaluator = session.evaluator(family.name)
         yield from run(recipe, family, evaluator=evaluator, tasks=tasks)
@@ -77,4 +88,4 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
     # three live references, two of the merge's end, and the whole references.
     steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
-    return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=save_run)
+    return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=finish)

@@ -1,0 +1,135 @@
+"""The main job with full-size towers in a real browser: ViT-B/32, four sources, and `evaluate`."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from browser import ROOT, SLOW, Server, chromium, open_page, running
+from PIL import Image
+from playwright.sync_api import Page, expect
+from safetensors.torch import save_file
+from test_journey import download, go, idle
+
+from mloss_core import Tower, load, load_run
+from mloss_core.calibration import preprocess
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+expect.set_options(timeout=SLOW)
+FAMILY, TASK, CLASSES = "synthetic-b32", "source00", ("bright", "dark")
+LONG = 4 * SLOW  # two cores take minutes over a merge of this size
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[Server]:
+    """The running app on a ViT-B/32 family of made-up weights."""
+    folder = tmp_path_factory.mktemp("full")
+    family = folder / "models" / FAMILY
+    command = [sys.executable, "scripts/synthetic.py", "b32", str(family), "--sources", "4"]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOSS_MODELS", str(family.parent))
+        add_task(family)
+    with running(folder, FAMILY) as started:
+        yield started
+    shutil.rmtree(folder)  # 2 GB
+
+
+def add_task(family: Path) -> None:
+    """Pictures in folders that count for a source, and the head that the base itself makes."""
+    rng = np.random.default_rng(0)
+    pictures = []
+    for i, name in enumerate(CLASSES):
+        place = family / "tasks" / TASK / "test" / name
+        place.mkdir(parents=True)
+        for number in range(12):
+            pixels = rng.integers(100 * (1 - i), 256 - 100 * i, (224, 224, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(place / f"{number:02d}.png")
+            pictures.append(pixels)
+    about = family / "family.json"
+    titled = {"name": TASK, "title": "Bright or dark"}
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"tasks": [titled]}))
+    found, device = load(FAMILY), torch.device("cpu")
+    images = preprocess(np.stack(pictures), found.model, device)
+    features = Tower(found.model, found.base().load(device)).features(images)
+    save_file({TASK: features.view(2, 12, -1).mean(1)}, family / "heads.safetensors")
+
+
+def measure(page: Page) -> None:
+    """The map fills block by block, and the page answers meanwhile."""
+    go(page, "M-Loss heatmap")
+    expect(page.get_by_text(re.compile(r"needs about \d\.\d GB of memory"))).to_be_visible()
+    idle(page)
+    page.get_by_role("button", name="Compute M-Loss").click()
+    expect(page.get_by_text(re.compile(r"^[1-9]\d? of 12 blocks measured so far"))).to_be_visible()
+    answers = []
+    for colours in ("rank", "linear", "log"):
+        start = time.monotonic()
+        page.get_by_role("radio", name=colours, exact=True).click()
+        usual = colours == "log"  # what is as it would be anyway is not in the link
+        page.wait_for_url(
+            lambda url, c=colours, u=usual: (f"colours={c}" in url) or (u and "colours" not in url)
+        )
+        answers.append(time.monotonic() - start)
+    expect(page.get_by_text("blocks measured so far")).to_be_visible(timeout=5_000)
+    print(f"answers while measuring: {', '.join(f'{s:.2f} s' for s in answers)}")
+    assert max(answers) < 10
+    expect(page.get_by_text("12 of 12 blocks measured in")).to_be_visible(timeout=LONG)
+
+
+def merge(page: Page) -> None:
+    """M-TIES on the first and the last few blocks."""
+    go(page, "Merge")
+    idle(page)
+    page.get_by_role("button", name="First and last few").click()
+    page.wait_for_url(re.compile("blocks=0(,|%2C)8(,|%2C)9(,|%2C)10"))
+    idle(page)
+    page.get_by_role("button", name="Launch merge").click()
+    page.wait_for_url(re.compile("merge_job="))
+    expect(page.get_by_text(re.compile("Merged in"))).to_be_visible(timeout=LONG)
+    expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"\d+\.\d%"))
+    expect(page.get_by_text("Tick rows to compare")).to_be_visible()
+    idle(page)
+
+
+def evaluated(model: Path, models: Path) -> dict:
+    """What the command line says of a file."""
+    command = [sys.executable, "-m", "mloss_core", "evaluate", "--family", FAMILY, "--json"]
+    done = subprocess.run(
+        [*command, "--model", str(model)],
+        cwd=ROOT, env=os.environ | {"MLOSS_MODELS": str(models)},
+        check=True, capture_output=True, text=True,
+    )  # fmt: skip
+    return json.loads(done.stdout.splitlines()[0])
+
+
+def test_a_full_size_family_from_sources_to_evaluate(open_page, server, tmp_path, monkeypatch):
+    start = time.monotonic()
+    page = open_page(f"/?family={FAMILY}")
+    expect(page.get_by_text("12 blocks")).to_be_visible()
+    expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
+    measure(page)
+    merge(page)
+    recipe, names = download(page, tmp_path)
+    assert (recipe["method"], recipe["blocks"]) == ("m-ties", [0, 8, 9, 10])
+    assert len(names) == 152
+
+    monkeypatch.setenv("MLOSS_RUNS", str(server.runs))
+    (run,) = server.runs.iterdir()
+    seen = load_run(run.name).hits["merged"][TASK]
+    (file,) = tmp_path.glob("*.safetensors")
+    said = evaluated(file, server.runs.parent / "models")
+    assert (said["task"], said["correct"], said["total"]) == (TASK, int(seen.sum()), 24)
+    file.unlink()
+    print(f"the journey took {time.monotonic() - start:.0f} s")
