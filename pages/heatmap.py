@@ -19,9 +19,11 @@ LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 
 def controls(family: Family) -> Job | None:
     """What to measure, and the job that measures it; the first visit measures by itself."""
-    left, middle, right, last = st.columns([1, 1, 1, 1], vertical_alignment="bottom")
+    left, inner, middle, right = st.columns(4, vertical_alignment="bottom")
     with left:
         widgets.samples(family)
+    with inner:
+        widgets.tokens(family)
     with middle:
         widgets.seed("Seed of the draw")
     try:
@@ -41,7 +43,7 @@ def controls(family: Family) -> Job | None:
             session.remember()
             st.rerun()
     settings = f"k = {recipe.keep:g}, e = {recipe.variation:g}, λ = {recipe.scaling:g}"
-    last.caption(
+    st.caption(
         f"{len(recipe.sources)} sources, along an M-TIES merge with {settings} (set on the Merge "
         f"page); {widgets.memory(recipe, family)}"
     )

@@ -28,12 +28,14 @@ BAD_LINKS = {
     "weights=x": "is not numbers",
     "samples=0": "samples=0 was not used",
     "seed=-1": "seed=-1 was not used",
+    "tokens=0": "tokens=0 was not used",
+    "tokens=6": "is more than an image has",
     "method=magic": "method=magic was not used",
     "colours=neon": "colours=neon was not used",
 }
 # Fit for the library or another family, but past what the page's own widgets allow.
 FAR_LINKS = ("keep=0.001&variation=0", "scaling=99", "scaling=-1", "samples=99999",
-             "weights=500,1,1", "group=5000", "seed=99999999999")  # fmt: skip
+             "weights=500,1,1", "group=5000", "seed=99999999999", "tokens=2")  # fmt: skip
 
 
 @pytest.mark.parametrize("link", BAD_LINKS)

@@ -29,7 +29,7 @@ from .jobs import Job, JobBoard
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
-    "samples", "seed", "group", "colours", "scores", "score_job", "merge_job",
+    "samples", "tokens", "seed", "group", "colours", "scores", "score_job", "merge_job",
 )  # fmt: skip
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
@@ -91,6 +91,7 @@ def defaults(family: Family) -> dict[str, str]:
         "scaling": f"{tuned.get('scaling', 1.0):g}",
         "blocks": "all",
         "samples": str(min(128, pool_size(family, family.sources))),
+        "tokens": str(family.model.tokens),
         "seed": "42",
         "group": "50" if family.model.nodes >= 1500 else "16",
         "colours": COLOURS[0],
@@ -135,7 +136,7 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
     value = chosen[key]
     if key in ("keep", "variation", "scaling"):
         float(value)
-    elif key in ("samples", "seed", "group"):
+    elif key in ("samples", "tokens", "seed", "group"):
         if int(value) < (0 if key == "seed" else 1):
             raise ValueError("it is below the least")
     elif key == "blocks":
@@ -191,6 +192,7 @@ def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> Merge
         "scaling": float(state["scaling"]),
         "blocks": parse_blocks(state["blocks"], family.model),
         "samples": int(state["samples"]),
+        "tokens": int(state["tokens"]) if int(state["tokens"]) != family.model.tokens else None,
         "seed": int(state["seed"]),
     }
     return MergeRecipe(**(fields | changes))
