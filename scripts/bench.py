@@ -83,7 +83,7 @@ def main() -> None:
     """Measures, then prints one table or one JSON object."""
     args = arguments()
     if args.family.startswith("synthetic-"):
-        bench_full.report(args.family)
+        bench_full.report(args.family, args.plot)
         return
     try:
         family = core.load(args.family)
@@ -116,6 +116,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--repeat", type=int, default=5, help="repeats of every figure (5)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--app", action="store_true", help="time the app in chromium too")
+    plot = "write RssAnon against the sources as a chart (synthetic families)"
+    parser.add_argument("--plot", type=Path, metavar="FILE.html", help=plot)
     args = parser.parse_args()
     if args.repeat < 1:
         parser.error("--repeat is below 1")

@@ -1,6 +1,6 @@
 """Times and weighs merges of full-size towers against floors of the same run.
 
-    python scripts/bench.py --family synthetic-b32|synthetic-l14
+    python scripts/bench.py --family synthetic-b32|synthetic-l14 [--plot FILE.html]
 
 Makes the family first, in $MLOSS_MODELS (default ./models), where it is not there: sixteen sources,
 5.6 GB (fp32) for b32 and 10 GB (fp16) for l14. Naive TIES: a tensor at a time from mapped files,
@@ -23,6 +23,7 @@ from timing import CPU, timed  # first: it finds mloss_core, which must come bef
 
 # isort: split
 import numpy as np
+import plotly.graph_objects as go
 import synthetic
 import torch
 import torch.nn.functional as F
@@ -39,7 +40,7 @@ PICTURES = 128  # while memory is measured
 NODE_WISE = (0, 1)  # blocks then: the others would hold as much, one after the other
 
 
-def report(name: str) -> None:
+def report(name: str, plot: Path | None = None) -> None:
     """Makes the family if need be, then prints seconds, ratios and memory."""
     tower = name.removeprefix("synthetic-")
     if tower not in SIZES:
@@ -52,14 +53,20 @@ def report(name: str) -> None:
     family = core.load(name)
     print(f"{name}: {TIMED} sources, {images} images, {torch.get_num_threads()} threads")
     times(family, images)
+    figure = go.Figure()
     for method in ("ties", "m-ties"):
         peaks = [weighed(name, method, sources) for sources in WEIGHED]
+        figure.add_scatter(x=WEIGHED, y=peaks, name=method)
         slope = np.polyfit(WEIGHED, peaks, 1)[0]
         shown = ", ".join(f"{mib} MiB at q = {q}" for q, mib in zip(WEIGHED, peaks, strict=True))
         growth = 100 * (peaks[-1] / peaks[0] - 1)
         print(
             f"RssAnon of {method}: {shown}; {slope:+.1f} MiB a source, {growth:+.0f} %", flush=True
         )
+    if plot is not None:
+        figure.update_xaxes(title="sources", range=[0, SOURCES + 1])
+        figure.update_yaxes(title="peak anonymous memory (RssAnon), MiB", rangemode="tozero")
+        figure.write_html(plot)
 
 
 def recipe_of(family: core.Family, method: str, sources: int) -> core.MergeRecipe:
