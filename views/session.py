@@ -102,9 +102,10 @@ def defaults(family: Family) -> dict[str, str]:
 
 
 def start() -> list[str]:
-    """Fills the state from the link on a session's first run; returns what was wrong with it."""
+    """Fills the state from the link on a session's first run; returns what was wrong with it,
+    again on every run until it is dismissed: a page may run again before anybody has read it."""
     if "chosen" in st.session_state:
-        return []
+        return st.session_state.wrong
     asked = st.query_params.to_dict()
     wrong = []
     name = asked.get("family", "demo")
@@ -128,7 +129,13 @@ def start() -> list[str]:
         wrong.append(f"link: {error}")
         chosen = defaults(family)
     st.session_state.chosen = chosen
+    st.session_state.wrong = wrong
     return wrong
+
+
+def dismiss() -> None:
+    """What was wrong with the link has been read."""
+    st.session_state.wrong = []
 
 
 def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:

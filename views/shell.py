@@ -20,8 +20,11 @@ def main() -> None:
         from mloss_core import MlossError
         from views import session, strip, work
     try:
-        for message in session.start():
+        wrong = session.start()
+        for message in wrong:
             st.warning(message)
+        if wrong:
+            st.button("Dismiss", key="dismiss", on_click=session.dismiss)
         strip.show()
         page.run()
         session.remember()
