@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,9 @@ def test_ctrl_c_in_the_middle_of_a_merge_leaves_nothing(models, tmp_path, out):
     command += ["--device=cpu", f"--calibration={pictures}", f"--out={out}"]
     environment = os.environ | {"MLOSS_MODELS": str(models)}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, cwd=ROOT, env=environment, **pipes) as process:
+    # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed, **pipes) as process:
         assert json.loads(process.stdout.readline())["event"] == "BlockScored"
         process.send_signal(signal.SIGINT)
         rest, err = process.communicate(timeout=60)
