@@ -13,7 +13,7 @@ from uuid import uuid4
 from . import hub
 from .benchmarks import benchmarks
 from .datasets import GONE, by_hand, opened
-from .dialects import WEIGHTS
+from .dialects import OPEN_CLIP_CONFIG, WEIGHTS
 from .errors import BadFile, BadValue, MlossError
 
 
@@ -36,7 +36,7 @@ def fetch_base(folder: Path, name: str) -> bool:
         called = file.name if file.name in WEIGHTS else "open_clip_pytorch_model.bin"
         (aside / name).mkdir(parents=True)
         _link(file.resolve(), aside / name / called)
-        (aside / name / hub.CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
+        (aside / name / OPEN_CLIP_CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         (folder / name).parent.mkdir(exist_ok=True)
         (aside / name).rename(folder / name)
     return True

@@ -10,8 +10,6 @@ from typing import Any
 
 from .errors import BadValue
 
-CONFIG = "open_clip_config.json"
-
 
 def pretrained(name: str) -> dict[str, Any] | None:
     """What open_clip knows of a model by its name and tag; None if it does not know it."""

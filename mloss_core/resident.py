@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Collection, Sequence
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from . import dialects
-from .checkpoint import Checkpoint
+from .checkpoint import FLOATS, Checkpoint
 from .free import free
 
 SHARE = 0.5  # of a GPU's free memory that sources may take: the rest is for the work
@@ -25,32 +26,33 @@ def read(
     On a GPU they stay there for the next merge of these sources where all of them fit; where they
     do not, they come mapped, and are moved a piece at a time by whoever computes with them.
     """
-    found = [source.read(names) for source in sources]
-    if device.type == "cuda":
+    if device.type != "cuda":
+        found = [source.read(names) for source in sources]
+    else:
         with _lock:
-            found = _moved(sources, found, device)
+            found = _moved(sources, names, device)
     return {name: [tensors[name] for tensors in found] for name in names}
 
 
 def _moved(
-    sources: Sequence[Checkpoint], found: list[dict[str, Tensor]], device: torch.device
+    sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
 ) -> list[dict[str, Tensor]]:
     keys = [(dialects.stamps(source.path), device) for source in sources]
     for other in _kept.keys() - set(keys):  # of an earlier choice, or of a file since changed
         del _kept[other]
     new = {key: source for key, source in zip(keys, sources, strict=True) if key not in _kept}
     if sum(map(_size, new.values())) > SHARE * free(device):
-        return found
+        return [source.read(names) for source in sources]
     _kept.update({key: {} for key in new})
-    for key, tensors in zip(keys, found, strict=True):
-        kept = _kept[key]
-        kept.update({n: t.to(device) for n, t in tensors.items() if n not in kept})
-    return [
-        {name: _kept[key][name] for name in tensors}
-        for key, tensors in zip(keys, found, strict=True)
-    ]
+    for key, source in zip(keys, sources, strict=True):
+        missing = source.read([name for name in names if name not in _kept[key]])
+        _kept[key].update({name: tensor.to(device) for name, tensor in missing.items()})
+    return [{name: _kept[key][name] for name in names} for key in keys]
 
 
 def _size(source: Checkpoint) -> int:
     """Bytes of a source's tensors."""
-    return sum(t.numel() * t.element_size() for t in source.read(source.shapes).values())
+    return sum(
+        math.prod(shape) * FLOATS[source.dtypes[name]].itemsize
+        for name, shape in source.shapes.items()
+    )

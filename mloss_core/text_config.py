@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .dialects import Unreadable
+from .dialects import HEAD_WIDTH, Unreadable
 
-HEAD_WIDTH = 64  # of every CLIP, unless a config says otherwise
 GIVE = 'write text = "FILE" into family.toml: a whole CLIP of this kind, or its text tower'
 MATRICES = (
     "token_embedding.weight", "positional_embedding", "text_projection",

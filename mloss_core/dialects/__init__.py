@@ -18,9 +18,9 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import BadFile, BadTensor
-from .architecture import NO_PROJECTION, Architecture, architecture, tower_shapes
+from .architecture import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
 from .archives import ZIP_MAGIC, Archive, read_legacy, read_zip
-from .folders import ADAPTER, WEIGHTS, read_config, weight_files
+from .folders import ADAPTER, OPEN_CLIP_CONFIG, WEIGHTS, read_config, weight_files
 from .modules import is_module, state_dict, told_activation
 from .names import PLAIN, house, text_tower
 from .preprocessing import Normalisation, normalisation, read_normalisation
@@ -28,8 +28,10 @@ from .stored import Stamp, Stored, Unreadable, from_safetensors, safetensors, st
 
 __all__ = [
     "ADAPTER",
+    "HEAD_WIDTH",
     "KEY",
     "NO_PROJECTION",
+    "OPEN_CLIP_CONFIG",
     "WEIGHTS",
     "Architecture",
     "Contents",

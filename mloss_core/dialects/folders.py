@@ -17,7 +17,8 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 ADAPTER = "adapter_config.json"  # of a LoRA adapter, which is no model of its own
-CONFIGS = ("config.json", "open_clip_config.json")
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
 LARGEST_JSON = 1 << 24
 
 
@@ -67,15 +68,16 @@ def read_config(path: Path) -> dict[str, Any] | None:
     Raises:
         Unreadable: it is no JSON object.
     """
-    if not path.is_dir() and path.name not in WEIGHTS:
-        return None
-    folder = path if path.is_dir() else path.parent
-    configs = (json_object(folder / name) for name in CONFIGS)
+    configs = (json_beside(path, name) for name in CONFIGS)
     return next((config for config in configs if config is not None), None)
 
 
-def json_object(path: Path) -> dict[str, Any] | None:
-    """A file's JSON object, or None where there is no such file; raises Unreadable."""
+def json_beside(path: Path, name: str) -> dict[str, Any] | None:
+    """The JSON object of that name in a folder, or beside a file named as in such folders; None
+    where there is none; raises Unreadable."""
+    if not path.is_dir() and path.name not in WEIGHTS:
+        return None
+    path = (path if path.is_dir() else path.parent) / name
     if not path.is_file():
         return None
     value = _json(path)

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from .folders import WEIGHTS, json_object
+from .folders import OPEN_CLIP_CONFIG, json_beside
 from .stored import Unreadable
 
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red, green, blue
@@ -19,11 +19,8 @@ def read_normalisation(path: Path) -> Normalisation | None:
     Raises:
         Unreadable: they are no three numbers each, std above 0.
     """
-    if not path.is_dir() and path.name not in WEIGHTS:
-        return None
-    folder = path if path.is_dir() else path.parent
-    theirs = json_object(folder / "preprocessor_config.json") or {}
-    cfg = (json_object(folder / "open_clip_config.json") or {}).get("preprocess_cfg", {})
+    theirs = json_beside(path, "preprocessor_config.json") or {}
+    cfg = (json_beside(path, OPEN_CLIP_CONFIG) or {}).get("preprocess_cfg", {})
     for place, mean, std in ((theirs, "image_mean", "image_std"), (cfg, "mean", "std")):
         if isinstance(place, dict) and mean in place and std in place:
             try:

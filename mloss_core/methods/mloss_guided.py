@@ -47,7 +47,7 @@ def sweep(
     tower = Tower(family, ChainMap(merged, base))
     chosen = node_wise_blocks(recipe, family)
     start = time.perf_counter()
-    device = next(iter(base.values())).device
+    device = _device(base)
     merged |= _merge(base, read(sources, family.outer_names(), device), recipe)
     stream = tower.embed(images) if chosen and images is not None else None
     for block in range(family.blocks):
@@ -98,8 +98,7 @@ def _merge(
     """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
     assert rule is not None, "ensembling leaves nothing to merge"
-    device = next(iter(base.values())).device
-    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=device)
+    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
     for name, stored in theirs.items():
         change = rule(Vectors(base[name], stored), alpha, recipe, name, rates)
@@ -121,3 +120,7 @@ def _pieces(tower: Tower, x: Tensor) -> Iterator[Tensor]:
 
 def _over(x: Tensor, step: Callable[[Tensor], Tensor]) -> Tensor:
     return torch.cat([step(piece) for piece in chunks(x, x.shape[1])])
+
+
+def _device(weights: Weights) -> torch.device:
+    return next(iter(weights.values())).device
