@@ -13,8 +13,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 from .analysis import Geometry, geometry
 from .calibration import draw_batch, load_batch
 from .checkpoint import Checkpoint, save
+from .comparison import Comparison, compare, verdict
 from .errors import InputError, MlossError
-from .evaluate import Evaluator, mean_accuracy, paired_difference
+from .evaluate import Evaluator, mean_accuracy
 from .family import ModelFamily
 from .methods import METHODS, Method
 from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
@@ -45,6 +46,7 @@ __all__ = [
     "BlockScored",
     "CalibrationBatch",
     "Checkpoint",
+    "Comparison",
     "Embedded",
     "Evaluator",
     "Event",
@@ -61,6 +63,7 @@ __all__ = [
     "TaskEvaluated",
     "Tower",
     "__version__",
+    "compare",
     "draw_batch",
     "families",
     "geometry",
@@ -72,9 +75,9 @@ __all__ = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
-    "paired_difference",
     "run",
     "save",
     "save_run",
     "score_block",
+    "verdict",
 ]

@@ -1,4 +1,4 @@
-"""Accuracy of anything that embeds images, always with its count, and paired comparisons."""
+"""Accuracy of anything that embeds images, always with its count."""
 
 from __future__ import annotations
 
@@ -155,22 +155,7 @@ class Evaluator:
 def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
     """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
     means = [float(h.mean()) for h in rates.values()]
-    return _with_interval(
-        means, [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)]
-    )
-
-
-def paired_difference(
-    ours: Mapping[str, Bool[np.ndarray, " n"]], theirs: Mapping[str, Bool[np.ndarray, " n"]]
-) -> tuple[float, float, float]:
-    """Mean over the tasks of the accuracy difference on the same images, with its 95 % interval."""
-    gaps = [ours[t].astype(float) - theirs[t] for t in ours]
-    return _with_interval([float(g.mean()) for g in gaps], [float(g.var()) / len(g) for g in gaps])
-
-
-def _with_interval(
-    means: Sequence[float], variances: Sequence[float]
-) -> tuple[float, float, float]:
+    variances = [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)]
     mean = math.fsum(means) / len(means)
     half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
     return mean, mean - half, mean + half

@@ -5,7 +5,16 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, RunRecord, list_runs
+from mloss_core import (
+    METHODS,
+    BlockScored,
+    Family,
+    Finished,
+    MergeRecipe,
+    RunRecord,
+    list_runs,
+    verdict,
+)
 from mloss_core.store import final_hits, root
 from views import readouts, session, strip, widgets, work
 from views.jobs import Job, elapsed
@@ -116,7 +125,7 @@ def compare(family: Family, chosen: list[RunRecord]) -> None:
     readouts.table(family, named)
     (first, ours), *others = named.items()
     for name, theirs in others:
-        st.markdown(readouts.verdict(first, name, ours, theirs))
+        st.markdown(verdict(first, name, ours, theirs))
 
 
 family = session.current_family()

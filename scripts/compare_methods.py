@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from anywhere
@@ -23,8 +22,8 @@ from mloss_core import (
     TaskEvaluated,
     load,
     mean_accuracy,
-    paired_difference,
     run,
+    verdict,
 )
 from mloss_core.device import choose
 from mloss_core.store import Hits, final_hits
@@ -45,8 +44,9 @@ def main() -> None:
         average = f"{100 * mean:.2f} ({100 * low:.2f} to {100 * high:.2f})"
         print(f"| {model} {settings.get(model, '')} | {' | '.join(cells)} | {average} |")
     print()
-    for line in verdicts(hits):
-        print(line)
+    for rival, theirs in hits.items():
+        if rival not in ("base", "own", "M-TIES"):
+            print(verdict("M-TIES", rival, hits["M-TIES"], theirs) + "\n")
 
 
 def measured(family: Family) -> tuple[Hits, dict[str, str]]:
@@ -68,17 +68,6 @@ def measured(family: Family) -> tuple[Hits, dict[str, str]]:
         hits[method.title] = found["merged"]
         settings[method.title] = ", ".join(f"{k} {v:g}" for k, v in tuned.items())
     return hits, settings
-
-
-def verdicts(hits: Hits) -> Iterator[str]:
-    """M-TIES against each rival on the same images, in words."""
-    for rival, theirs in hits.items():
-        if rival in ("base", "own", "M-TIES"):
-            continue
-        mean, low, high = (100 * x for x in paired_difference(hits["M-TIES"], theirs))
-        words = "not distinguishable" if low <= 0 <= high else ("ahead" if mean > 0 else "behind")
-        interval = f"{mean:+.2f} points (95 % interval {low:+.2f} to {high:+.2f})"
-        yield f"M-TIES against {rival}: {interval}: {words}"
 
 
 if __name__ == "__main__":

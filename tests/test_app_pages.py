@@ -63,7 +63,7 @@ def test_two_ticked_merges_are_compared_paired(visit):
     test.session_state["runs"] = {"selection": {"rows": [0, 1], "columns": [], "cells": []}}
     sound(test.run())
     assert "Compared on the same test images" in words(test)
-    assert "paired on 36 images" in words(test)
+    assert "on 36 images" in words(test)
     links = [e.proto.url for e in test.get("link_button")]
     assert links == [f"/download/{run.id}" for run in list_runs()]
 

@@ -22,6 +22,7 @@ NAMES = [
     "BlockScored",
     "CalibrationBatch",
     "Checkpoint",
+    "Comparison",
     "Embedded",
     "Evaluator",
     "Event",
@@ -38,6 +39,7 @@ NAMES = [
     "TaskEvaluated",
     "Tower",
     "__version__",
+    "compare",
     "draw_batch",
     "families",
     "geometry",
@@ -49,11 +51,11 @@ NAMES = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
-    "paired_difference",
     "run",
     "save",
     "save_run",
     "score_block",
+    "verdict",
 ]
 # Imports every core module afresh and says which user interface libraries came along.
 PROBE = """

@@ -15,7 +15,7 @@ from mloss_core import (
     MergeRecipe,
     TaskEvaluated,
     mean_accuracy,
-    paired_difference,
+    verdict,
 )
 from mloss_core.store import Hits, final_hits
 
@@ -101,19 +101,6 @@ def final(family: Family, hits: Hits, method: str) -> None:
     for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble")):
         if rival in hits and rival != method and hits[rival].keys() == hits["merged"].keys():
             st.markdown(verdict(METHODS[method].title, name, hits["merged"], hits[rival]))
-
-
-def verdict(name: str, rival: str, ours: Mapping, theirs: Mapping) -> str:
-    """The paired comparison in words: ahead, behind, or not distinguishable."""
-    mean, low, high = (100 * x for x in paired_difference(ours, theirs))
-    images = sum(len(h) for h in ours.values())
-    where = "ahead of" if mean > 0 else "behind" if mean < 0 else "level with"
-    said = (
-        f"**{name} is {where} {rival}{f' by {abs(mean):.2f} points' * (mean != 0)}** "
-        f"(difference {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f}, paired on "
-        f"{images:,} images)"
-    )
-    return said + (": not distinguishable." if low <= 0 <= high else ".")
 
 
 def table(family: Family, models: Mapping[str, Mapping]) -> None:
