@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from . import arguments, device, preparing, store, zoo
 from .calibration import load_batch
-from .checkpoint import Checkpoint, check_output, save
+from .checkpoint import Checkpoint, save
 from .convert import convert
 from .doubts import doubts
 from .errors import MlossError
@@ -26,6 +26,7 @@ from .free import free
 from .layouts import TOML
 from .memory import too_much
 from .methods import METHODS
+from .output import check_output
 from .recipe import check
 from .run import run
 from .scaffold import scaffold

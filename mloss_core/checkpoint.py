@@ -7,21 +7,19 @@ import functools
 import hashlib
 import json
 import math
-import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from . import dialects
 from .dialects import KEY, Unreadable, refused
-from .errors import BadFile, BadTensor
+from .errors import BadTensor
+from .output import written
 
 PROJECTION = "visual.proj"
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
@@ -175,52 +173,13 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
 
 
-def check_output(path: Path) -> None:
-    """Raises BadFile if the output exists or its folder doesn't."""
-    try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        pass
-    except OSError as error:
-        raise BadFile("--out", path, f"cannot be written ({error})", "name another file") from error
-    else:
-        raise BadFile("--out", path, "exists and is never overwritten", "name another file")
-    if not path.parent.is_dir():
-        raise BadFile(
-            "--out", path, "is in a folder that does not exist", "create the folder first"
-        )
-    if not os.access(path.parent, os.W_OK):
-        raise BadFile("--out", path, "is in a folder that cannot be written to", "name another")
-
-
-def _put(aside: Path, path: Path) -> None:
-    """Gives the written file its name, never replacing one that came in between."""
-    try:
-        os.link(aside, path)
-    except FileExistsError:
-        raise
-    except OSError:  # a file system without hard links
-        check_output(path)
-        aside.rename(path)
-
-
 def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
     """Writes a safetensors file whole or not at all, with metadata as one sorted JSON value.
 
     Raises:
         BadFile: the path exists, its folder doesn't, or the disk is full.
     """
-    check_output(path)
-    aside = path.with_name(f".{path.name[:80]}.{uuid4().hex}.part")
-    try:
-        # save_file orders tensors by dtype and name: the same tensors give the same bytes.
-        contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    # save_file orders tensors by dtype and name: the same tensors give the same bytes.
+    contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    with written(path) as aside:
         save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
-        aside.chmod(0o644)  # safetensors leaves files that only their owner can read
-        _put(aside, path)
-    except (OSError, SafetensorError) as error:
-        raise BadFile(
-            "--out", path, f"cannot be written ({error})", "free space or go elsewhere"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)

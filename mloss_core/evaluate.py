@@ -39,24 +39,24 @@ def test_order(task: Task) -> Int64[np.ndarray, " n"]:
 
 
 class Evaluator:
-    """Evaluates models on a family's tasks; keeps test images and features in memory.
+    """Evaluates models on one split of a family's tasks; keeps images and features in memory.
 
     Features are kept under a key that names the model's content, in the order of `test_order`,
     and only extended when more images are asked for: nothing is embedded twice, whoever asks.
     For one thread at a time.
     """
 
-    def __init__(self, family: Family, device: torch.device):
-        self.family, self.device = family, device
+    def __init__(self, family: Family, device: torch.device, split: str = "test"):
+        self.family, self.device, self.split = family, device, split
         self.heads = family.heads(device)
         self._tasks: dict[str, Task] = {}
         self._features: dict[str, dict[str, Tensor]] = {}  # by model and task, last used last
         self._built: tuple[str, MergedModel] | None = None  # the last model that embedded
 
     def task(self, name: str) -> Task:
-        """The task's test images in `test_order`, read once."""
+        """The task's images in `test_order`, read once."""
         if name not in self._tasks:
-            task = self.family.task(name)
+            task = self.family.task(name, self.split)
             order = test_order(task)
             shuffled = {"images": task.images[order], "labels": task.labels[order]}
             if len(self.heads[name]) != len(task.classes):
@@ -69,7 +69,7 @@ class Evaluator:
         return self._tasks[name]
 
     def pixels(self, name: str, start: int, stop: int | None) -> Float[Tensor, "n 3 h w"]:
-        """Preprocessed test images of a task, from start to stop."""
+        """Preprocessed images of a task, from start to stop."""
         return preprocess(self.task(name).images[start:stop], self.family.model, self.device)
 
     def features(

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
-from uuid import uuid4
 
 import numpy as np
 
 from .errors import BadFile, BadValue
+from .output import check_output, written
 from .zoo import Family
 
 FILE = "calibration.npz"
@@ -28,9 +27,8 @@ def make_pool(family: Family, each: int) -> Iterator[str]:
     path, tasks = family.folder / FILE, [t for t in family.tasks if t in family.sources]
     if each < 1:
         raise BadValue("--each", each, "is below 1", "give at least 1 image")
-    if path.exists() or path.is_symlink():
-        problem = "exists and is never overwritten"
-        raise BadFile(f"calibration of {family.name}", path, problem, "move it away first")
+    argument = f"calibration of {family.name}"
+    check_output(path, argument, "move it away first")
     if not tasks:
         problem = "has no task named as a source"
         raise BadFile("family", family.folder, problem, "name tasks in its family.toml")
@@ -41,16 +39,5 @@ def make_pool(family: Family, each: int) -> Iterator[str]:
         images.append(task.images[np.sort(chosen)][:])
         names += [name] * len(chosen)
         yield name
-    _write(path, np.concatenate(images), np.array(names))
-
-
-def _write(path: Path, images: np.ndarray, tasks: np.ndarray) -> None:
-    aside = path.with_name(f".{uuid4().hex}.part.npz")
-    try:
-        np.savez(aside, images=images, tasks=tasks)
-        aside.rename(path)
-    except OSError as error:
-        problem, remedy = f"cannot be written ({error})", "free space"
-        raise BadFile("calibration", path, problem, remedy) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with written(path, argument) as aside:
+        np.savez(aside, images=np.concatenate(images), tasks=np.array(names))

@@ -43,6 +43,13 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     return batch
 
 
+def deciding(recipe: MergeRecipe) -> dict[str, object]:
+    """The recipe's fields that its method reads, with the merging weights written out."""
+    read = ("family", "method", "sources", *METHODS[recipe.method].reads)
+    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
+    return fields | {"weights": recipe.alpha}
+
+
 def describe(
     recipe: MergeRecipe,
     family: Family,
@@ -50,9 +57,7 @@ def describe(
     drawn: bool = True,
 ) -> dict[str, object]:
     """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
-    read = ("family", "method", "sources", *METHODS[recipe.method].reads)
-    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
-    fields["weights"] = recipe.alpha
+    fields = deciding(recipe)
     if calibration is None or not drawn:
         fields.pop("samples", None)
     if not drawn and recipe.tokens is None:

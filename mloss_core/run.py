@@ -19,6 +19,7 @@ from .calibration import preprocess
 from .evaluate import Evaluator
 from .methods import METHODS
 from .methods.mloss_guided import Weights, node_wise_blocks, sweep
+from .peak import watched
 from .recipe import calibration_of, check, content_key, describe
 from .types import (
     BlockMerged,
@@ -102,6 +103,42 @@ def _run(
             yield from references(evaluator, recipe, tasks, label, None, ties)
     weights = {name: tensor.cpu() for name, tensor in merged.items()} or None
     yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
+
+
+def measured(
+    recipe: MergeRecipe,
+    evaluator: Evaluator,
+    tasks: Sequence[str],
+    beside: Sequence[str] = (),
+) -> Iterator[Event]:
+    """Merges, then evaluates the whole model alone on all of the evaluator's images: what an
+    experiment needs of a recipe.
+
+    Args:
+        beside: references evaluated with it, see `references`.
+
+    Raises:
+        InputError: before any work, where the recipe or the files are wrong.
+    """
+    family, device = evaluator.family, evaluator.device
+    check(recipe, family)
+    calibration = calibration_of(recipe, family)
+    metadata, seconds = describe(recipe, family, calibration), 0.0
+    merged: Weights = {}
+    with devices.reported_memory(device.type):
+        with watched(device) as peak:
+            for event in _merge(recipe, family, device, calibration, merged):
+                yield event
+                seconds += event.seconds
+        if not merged:
+            for event in references(evaluator, recipe, tasks, "ensembling", None):
+                if isinstance(event, Embedded):  # a place to stop
+                    yield event
+        yield from _whole(evaluator, recipe, metadata, merged, tasks, None)
+        for label in beside:
+            yield from references(evaluator, recipe, tasks, label, None)
+    most = peak[0] if peak and merged else None
+    yield Finished(weights=None, metadata=metadata, seconds=seconds, device=device.type, peak=most)
 
 
 def _merge(

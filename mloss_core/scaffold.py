@@ -10,6 +10,7 @@ from .benchmarks import alike
 from .checkpoint import Checkpoint
 from .errors import BadFile
 from .layouts import TOML, Layout, layout
+from .output import written
 
 
 def scaffold(folder: Path) -> str:
@@ -27,7 +28,8 @@ def scaffold(folder: Path) -> str:
     if parts.base is None and not parts.sources:
         raise BadFile("--init", folder, "holds no models", "see docs/format.md")
     text = "\n".join([*_base_lines(parts, folder), "", *_source_lines(parts, folder)]) + "\n"
-    (folder / TOML).write_text(text, encoding="utf-8")
+    with written(folder / TOML, "--init") as aside:
+        aside.write_text(text, encoding="utf-8")
     return text
 
 

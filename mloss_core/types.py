@@ -232,12 +232,14 @@ class Finished:
         metadata: recipe, source hashes and version, as stored in a merged file.
         seconds: wall time of merging alone, evaluation not counted.
         device: where the tensors were.
+        peak: bytes that merging took at its peak, measured; None where that is unknown.
     """
 
     weights: dict[str, torch.Tensor] | None
     metadata: dict[str, object] = field(default_factory=dict)
     seconds: float
     device: str
+    peak: int | None = None
 
 
 Event = BlockScored | BlockMerged | TaskEvaluated | Embedded | Finished

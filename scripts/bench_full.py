@@ -13,10 +13,8 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 from timing import CPU, timed  # first: it finds mloss_core, which must come before torch
@@ -31,6 +29,7 @@ import torch.nn.functional as F
 import mloss_core as core
 from mloss_core.calibration import batch_of, preprocess
 from mloss_core.family import c_fc
+from mloss_core.peak import anonymous, watched
 
 SOURCES = 16
 TIMED, WEIGHED = 8, (4, 8, 16)  # sources
@@ -151,23 +150,12 @@ def weighed(family: str, method: str, sources: int) -> int:
 
 
 def weigh(family: core.Family, recipe: core.MergeRecipe) -> int:
-    """Peak anonymous memory while merging, looked at every 10 ms, in MiB."""
-    peak, done = [0], threading.Event()
-
-    def watch() -> None:
-        while not done.wait(0.01):
-            status = Path("/proc/self/status").read_text()
-            found = re.search(r"RssAnon:\s+(\d+)", status)
-            peak[0] = max(peak[0], int(found.group(1)) if found else 0)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
+    """Peak anonymous memory of this process while merging, in MiB."""
+    held = anonymous()
+    with watched(CPU) as peak:
         merge(family, recipe, PICTURES)
-    finally:
-        done.set()
-        watcher.join()
-    return round(peak[0] / 1024)
+    assert held is not None and peak, "RssAnon is Linux's"
+    return round((held + peak[0]) / 2**20)
 
 
 def main() -> None:

@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # a script's own folder is on the path, the repository is not
+import timing  # noqa: F401  # first: it finds mloss_core, which must come before torch
 
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-from safetensors.torch import save_file  # noqa: E402
-from torch import Tensor  # noqa: E402
+# isort: split
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
 
-from mloss_core.family import ModelFamily  # noqa: E402
-from mloss_core.zoo import MEAN, STD  # noqa: E402
+from mloss_core.family import ModelFamily
+from mloss_core.zoo import MEAN, STD
 
 # As open_clip's ViT-B-32-quickgelu, ViT-B-16-quickgelu and ViT-L-14-quickgelu.
 TOWERS = {

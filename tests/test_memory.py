@@ -144,29 +144,17 @@ def test_the_command_line_warns_and_goes_on(cli, family, out, monkeypatch):
 
 
 PEAK = """
-import sys, threading
-from pathlib import Path
+import sys
 import mloss_core as core
-
-def anonymous():
-    line = next(x for x in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in x)
-    return 1024 * int(line.split()[1])
-
-def watch():
-    while not done.wait(0.005):
-        peak[0] = max(peak[0], anonymous())
-
-family = core.load("demo")
-recipe = core.MergeRecipe(family="demo", method=sys.argv[1], sources=family.sources)
-peak, done, before = [0], threading.Event(), anonymous()
-watcher = threading.Thread(target=watch)
-watcher.start()
-for _ in core.run(recipe, family, device="cpu"):
-    pass
-done.set()
-watcher.join()
 from mloss_core.memory import needed
-print((peak[0] - before) / needed(recipe, family, core.device.choose("cpu")))
+from mloss_core.peak import watched
+
+family, cpu = core.load("demo"), core.device.choose("cpu")
+recipe = core.MergeRecipe(family="demo", method=sys.argv[1], sources=family.sources)
+with watched(cpu) as peak:
+    for _ in core.run(recipe, family, device="cpu"):
+        pass
+print(peak[0] / needed(recipe, family, cpu))
 """
 
 

@@ -1,0 +1,52 @@
+"""How much memory a piece of work took at its peak, measured."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+STATUS = Path("/proc/self/status")
+EVERY = 0.005  # seconds
+
+
+def anonymous() -> int | None:
+    """Bytes of this process that are no mapped files (RssAnon); None where nothing tells."""
+    try:
+        found = re.search(r"RssAnon:\s+(\d+) kB", STATUS.read_text())
+    except OSError:  # not Linux
+        return None
+    return int(found.group(1)) << 10 if found else None
+
+
+@contextmanager
+def watched(device: torch.device) -> Iterator[list[int]]:
+    """Watches memory while the block runs: the list then holds the most that was taken beyond
+    what was held before, in bytes of the GPU or of anonymous memory; it stays empty where nothing
+    tells."""
+    peak: list[int] = []
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        yield peak
+        peak.append(torch.cuda.max_memory_allocated(device) - before)
+        return
+    before, highest, done = anonymous(), [0], threading.Event()
+
+    def look() -> None:
+        while not done.wait(EVERY):
+            highest[0] = max(highest[0], anonymous() or 0)
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        yield peak
+    finally:
+        done.set()
+        watcher.join()
+    if before is not None and highest[0]:
+        peak.append(max(0, highest[0] - before))
