@@ -50,9 +50,9 @@ NAMES = [
     "mean_accuracy",
     "node_mloss",
     "paired_difference",
+    "recorded",
     "run",
     "save",
-    "save_run",
     "score_block",
 ]
 # Imports every core module afresh and says which user interface libraries came along.
