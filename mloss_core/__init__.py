@@ -21,7 +21,7 @@ from .methods import METHODS, Method
 from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
 from .run import run
 from .scoring import score_block
-from .store import RunRecord, list_runs, load_run, save_run
+from .store import RunRecord, list_runs, load_run, recorded
 from .types import (
     Accuracy,
     BlockMerged,
@@ -75,9 +75,9 @@ __all__ = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
+    "recorded",
     "run",
     "save",
-    "save_run",
     "score_block",
     "verdict",
 ]

@@ -46,7 +46,7 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
 def deciding(recipe: MergeRecipe) -> dict[str, object]:
     """The recipe's fields that its method reads, with the merging weights written out."""
     read = ("family", "method", "sources", *METHODS[recipe.method].reads)
-    fields = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
+    fields: dict[str, object] = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
     return fields | {"weights": recipe.alpha}
 
 

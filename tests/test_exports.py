@@ -51,9 +51,9 @@ NAMES = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
+    "recorded",
     "run",
     "save",
-    "save_run",
     "score_block",
     "verdict",
 ]

@@ -1,4 +1,4 @@
-"""run(): its events in order, what it evaluates on the way, and runs on disk."""
+"""run(): its events in order, and what it evaluates on the way."""
 
 from __future__ import annotations
 
@@ -16,15 +16,11 @@ from mloss_core import (
     MergeRecipe,
     TaskEvaluated,
     Tower,
-    list_runs,
     load,
-    load_run,
     run,
-    save_run,
-    store,
 )
 from mloss_core.calibration import preprocess
-from mloss_core.errors import BadFile, OutOfMemory, UnknownName
+from mloss_core.errors import OutOfMemory, UnknownName
 from mloss_core.evaluate import hits
 from mloss_core.methods.mloss_guided import sweep
 from mloss_core.recipe import calibration_of
@@ -210,62 +206,3 @@ def test_unknown_tasks_and_other_errors_come_out_as_they_are(family, monkeypatch
     with pytest.raises(RuntimeError, match="an internal mistake") as caught:
         list(run(recipe_for(family), family, device="cpu"))
     assert not isinstance(caught.value, OutOfMemory)
-
-
-def test_a_saved_run_comes_back_as_it_was(events, runs):
-    record = save_run(events)
-    assert [path.name for path in runs.iterdir()] == [record.id]
-    again = load_run(record.id)
-    assert again.metadata["recipe"]["method"] == "m-ties"
-    assert (again.seconds, again.device) == (events[-1].seconds, "cpu")
-    assert again.model.is_file()
-    assert set(again.hits) == {"merged", "base", "own", "ties", "ensembling"}
-    expected = evaluated(events, model="merged", task="apples", block=None)[-1].hits
-    np.testing.assert_array_equal(again.hits["merged"]["apples"], expected)
-    names = ["events.jsonl", "hits.npz", "model.safetensors", "recipe.json", "record.json"]
-    assert sorted(p.name for p in again.folder.iterdir()) == [*names, "scores.safetensors"]
-
-
-def test_runs_are_listed_newest_first(events, runs):
-    assert list_runs() == []
-    ids = [save_run(events).id for _ in range(2)]
-    (runs / ids[0]).rename(runs / ("1999" + ids[0][4:]))
-    assert [record.id for record in list_runs()] == [ids[1], "1999" + ids[0][4:]]
-
-
-@pytest.mark.parametrize(
-    "error", [OSError("disk full"), BadFile("a", "b", "c", "d"), KeyboardInterrupt()]
-)
-def test_a_save_that_fails_midway_leaves_nothing(error, events, runs, monkeypatch):
-    def fail(*_):
-        raise error
-
-    monkeypatch.setattr(store, "save", fail)
-    with pytest.raises(KeyboardInterrupt if isinstance(error, KeyboardInterrupt) else BadFile):
-        save_run(events)
-    assert list(runs.iterdir()) == []
-
-
-@pytest.mark.parametrize("file", ["record.json", "hits.npz"])
-@pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_torn_run_is_passed_over(file, share, events, runs):
-    whole, torn = save_run(events), save_run(events)
-    content = (torn.folder / file).read_bytes()
-    (torn.folder / file).write_bytes(content[: int(len(content) * share)])
-    assert [record.id for record in list_runs()] == [whole.id]
-    with pytest.raises(BadFile, match=torn.id):
-        load_run(torn.id)
-
-
-def test_a_run_whose_writer_was_killed_is_not_listed(events, runs):
-    record = save_run(events)
-    record.folder.rename(runs / f".{record.id}.part")
-    assert list_runs() == []
-
-
-@pytest.mark.parametrize("name", ["../elsewhere", "/etc", "", ".", "nothing"])
-def test_a_run_is_asked_for_by_its_plain_name(name, events, runs):
-    record = save_run(events)
-    record.folder.rename(runs.parent / "elsewhere")
-    with pytest.raises(BadFile):
-        load_run(name)

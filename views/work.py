@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Generator
 from typing import Any
 
-from mloss_core import METHODS, BlockScored, Family, MergeRecipe, RunRecord, run, save_run
+from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, recorded, run
 from mloss_core.run import references as evaluate_references
+from mloss_core.store import new_id
 
 from . import session
 from .jobs import Job
@@ -59,10 +61,12 @@ def begin_references(family: Family) -> None:
 
 
 def score(family: Family, recipe: MergeRecipe) -> Job:
-    """M-Loss of every block along an M-TIES merge of the recipe."""
+    """M-Loss of every block along an M-TIES merge of the recipe, recorded as a run."""
 
     def events() -> Generator[Any, None, None]:
-        return (e for e in run(recipe, family) if isinstance(e, BlockScored))
+        whole = recorded(run(recipe, family), recipe, kind="score", keep_model=False)
+        with contextlib.closing(whole) as log:
+            yield from (e for e in log if isinstance(e, BlockScored))
 
     board = session.board()
     return board.find("score", recipe) or board.submit(
@@ -71,21 +75,25 @@ def score(family: Family, recipe: MergeRecipe) -> Job:
 
 
 def merge(family: Family, recipe: MergeRecipe) -> Job:
-    """A merge with live accuracies; its result is the run's record in the store."""
-    tasks = own_tasks(family)
-
-    def finish(log: list[Any]) -> RunRecord:
-        record = save_run(log)
-        # The file holds the weights: a board of jobs must not keep every merged model in memory.
-        log[-1] = dataclasses.replace(log[-1], weights=None)
-        return record
+    """A merge with live accuracies, recorded as a run; its result is the run's id."""
+    tasks, name = own_tasks(family), new_id(recipe)
 
     def events() -> Generator[Any, None, None]:
         evaluator = session.evaluator(family.name)
-        yield from run(recipe, family, evaluator=evaluator, tasks=tasks)
+        work = run(recipe, family, evaluator=evaluator, tasks=tasks)
+        with contextlib.closing(recorded(work, recipe, kind="merge", id=name)) as log:
+            for event in log:
+                # The file holds them: a board of jobs must not keep every merged model in memory.
+                yield dataclasses.replace(event, weights=None) if _holds(event) else event
 
     title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
     # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
     # three live references, two of the merge's end, and the whole references.
     steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
-    return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=finish)
+    return session.board().submit(
+        "merge", title, events, spec=recipe, steps=steps, finish=lambda log: name
+    )
+
+
+def _holds(event: Any) -> bool:
+    return isinstance(event, Finished) and event.weights is not None

@@ -1,0 +1,233 @@
+"""A run's folder, read: what was asked, what became of it, and what came out (docs/runs.md)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from jaxtyping import Float
+from safetensors.numpy import load_file
+
+from .errors import BadFile, MlossError
+from .events import Hits
+from .types import Accuracy, MergeRecipe
+
+PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # a folder that is still written, or was
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+RECIPE, STATE, EVENTS, RECORD = "recipe.json", "state.json", "events.jsonl", "record.json"
+HITS, SCORES, MODEL, TITLE = "hits.npz", "scores.safetensors", "model.safetensors", "title.txt"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """A run on disk.
+
+    Args:
+        kind: "merge", "score" or "cell".
+        state: "running", "finished", "failed", "cancelled", or "interrupted": its process died.
+        error: why it failed; empty otherwise.
+        title: the user's name for it.
+        metadata: recipe, hashes of inputs and version; the recipe alone until it is finished.
+        seconds: wall time of merging alone; None until it is finished.
+        versions: of Python and the libraries that computed it; empty in old runs.
+        facts: what whoever started it wanted kept beside it.
+        counted: accuracy of each whole model on each task; None where only hits tell (old runs).
+    """
+
+    id: str
+    folder: Path
+    kind: str
+    state: str
+    error: str
+    title: str | None
+    created: str
+    metadata: Mapping[str, Any]
+    seconds: float | None
+    device: str
+    versions: Mapping[str, str]
+    facts: Mapping[str, Any]
+    counted: Mapping[str, Mapping[str, Accuracy]] | None
+
+    @property
+    def model(self) -> Path | None:
+        """The merged model's file; None where none was left."""
+        path = self.folder / MODEL
+        return path if self.state == "finished" and path.is_file() else None
+
+    @functools.cached_property
+    def hits(self) -> Hits:
+        """For each whole model and task, image by image, whether the answer was right.
+
+        Raises:
+            BadFile: the file cannot be read.
+        """
+        hits: Hits = {}
+        if self.state == "finished":
+            path = self.folder / HITS
+            with refused(self.id), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+                for key in file.files:
+                    model, task = key.split("/", 1)
+                    hits.setdefault(model, {})[task] = file[key]
+        return hits
+
+    @property
+    def accuracies(self) -> Mapping[str, Mapping[str, Accuracy]]:
+        """Accuracy of each whole model on each task, read without the hits where counted."""
+        return counts(self.hits) if self.counted is None else self.counted
+
+    def scores(self) -> dict[int, Float[np.ndarray, " nodes"]]:
+        """Node M-Loss (Eq. 4) of each block that was scored; raises BadFile."""
+        path = self.folder / SCORES
+        if self.state != "finished" or not path.is_file():
+            return {}
+        with refused(self.id):
+            tensors = load_file(path)
+            return {int(name.removeprefix("block.")): tensors[name] for name in tensors}
+
+    def recipe(self) -> MergeRecipe:
+        """The recipe, to do it again.
+
+        Raises:
+            BadFile: it says what this version does not know, or what cannot be.
+        """
+        asked = self.metadata["recipe"]
+        if (self.folder / STATE).is_file():  # before the end, all fields were written down
+            with refused(self.id):
+                asked = json.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
+        # Old runs keep only what their method reads: a default e may be above their k.
+        asked = {"variation": 0.0, **asked}
+        strange = sorted(asked.keys() - {field.name for field in fields(MergeRecipe)})
+        if strange:
+            problem = f"has {strange[0]}, which this version does not know"
+            raise BadFile("recipe of run", self.id, problem, "use the version that wrote it")
+        with refused(self.id):
+            plain: dict[str, Any] = {
+                k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()
+            }
+            return MergeRecipe(**plain)
+
+
+def root() -> Path:
+    """The folder of all runs."""
+    return Path(os.environ.get("MLOSS_RUNS", "runs"))
+
+
+def counts(hits: Hits) -> dict[str, dict[str, Accuracy]]:
+    """Correct and total of each model on each task."""
+    return {
+        model: {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in tasks.items()}
+        for model, tasks in hits.items()
+    }
+
+
+@contextlib.contextmanager
+def refused(name: str) -> Iterator[None]:
+    """Says BadFile for everything that reading a run's folder may run into."""
+    try:
+        yield
+    except BadFile:
+        raise
+    except Exception as error:
+        problem = f"cannot be read ({error})"
+        raise BadFile("run", name, problem, "choose another, or delete its folder") from error
+
+
+def folders() -> Iterator[tuple[str, Path]]:
+    """Every folder that looks like a run, with its id: first those that have their name."""
+    with contextlib.suppress(OSError):
+        found = sorted(entry.name for entry in os.scandir(root()) if entry.is_dir())
+        yield from ((name, root() / name) for name in found if PLAIN.fullmatch(name))
+        for name in found:
+            if part := PART.fullmatch(name):
+                yield part[1], root() / name
+
+
+def read(name: str, folder: Path) -> RunRecord:
+    """The run in a folder; raises BadFile where it is none."""
+    with refused(name):
+        state = _json(folder / STATE) if (folder / STATE).is_file() else {}
+        finished = (folder / RECORD).is_file()
+        if not finished and not state:
+            raise FileNotFoundError(f"there is no {RECORD}")
+        record = _json(folder / RECORD) if finished else _begun(folder)
+        counted = record.get("accuracies")
+        found = RunRecord(
+            id=name,
+            folder=folder,
+            kind=str(state.get("kind", "merge")),
+            state="finished" if finished else _state(state),
+            error=str(state.get("error", "")),
+            title=_title(folder),
+            created=str(state.get("created") or record["created"]),
+            metadata=record["metadata"],
+            seconds=record.get("seconds"),
+            device=str(record.get("device", "")),
+            versions=dict(state.get("versions", {})),
+            facts=dict(state.get("facts", {})),
+            counted=None if finished and counted is None else _accuracies(counted or {}),
+        )
+        _check(found.metadata["recipe"])
+        return found
+
+
+def _begun(folder: Path) -> dict[str, Any]:
+    """What is known of a run that has not finished."""
+    return {"metadata": {"recipe": _json(folder / RECIPE)}}
+
+
+def _check(recipe: Mapping[str, Any]) -> None:
+    """Raises where a recipe lacks what everything that shows one reads."""
+    if not isinstance(recipe["family"], str) or not isinstance(recipe["method"], str):
+        raise ValueError("its recipe names no family or method")
+    if not isinstance(recipe["sources"], list):
+        raise ValueError("its recipe has no list of sources")
+
+
+def _accuracies(counted: Mapping[str, Any]) -> dict[str, dict[str, Accuracy]]:
+    return {
+        model: {t: Accuracy(correct=int(c), total=int(n)) for t, (c, n) in tasks.items()}
+        for model, tasks in counted.items()
+    }
+
+
+def _state(state: Mapping[str, Any]) -> str:
+    """How an unfinished run ended, or whether the very process that writes it still lives."""
+    if state.get("end"):
+        return str(state["end"])
+    try:
+        started = psutil.Process(int(state["pid"])).create_time()
+    except (psutil.Error, OverflowError, ValueError):
+        return "interrupted"
+    # The same number may have gone to another process; clocks are set by up to a second.
+    return "running" if abs(started - state["started"]) < 2 else "interrupted"
+
+
+def _title(folder: Path) -> str | None:
+    try:
+        return (folder / TITLE).read_text(encoding="utf-8").strip() or None
+    except FileNotFoundError:
+        return None
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(value, dict):
+        raise ValueError(f"{path.name} is no JSON object")
+    return value
+
+
+def readable(name: str, folder: Path) -> RunRecord | None:
+    """The run in a folder, or None where it cannot be read."""
+    try:
+        return read(name, folder)
+    except MlossError:
+        return None
