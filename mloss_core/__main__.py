@@ -22,6 +22,7 @@ from .convert import convert
 from .doubts import doubts
 from .errors import MlossError
 from .evaluate import Evaluator, mean_accuracy
+from .experiments.command import experiment
 from .free import free
 from .layouts import TOML
 from .memory import too_much
@@ -235,6 +236,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "score": score,
     "merge": merge,
     "evaluate": evaluate,
+    "experiment": experiment,
 }
 
 if __name__ == "__main__":

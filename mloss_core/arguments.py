@@ -37,7 +37,8 @@ def build_parser() -> Parser:
     heads = commands.add_parser("heads", help="zero-shot heads from the base's text tower")
     fetch = commands.add_parser("fetch", help="download a family's base and datasets")
     pool = commands.add_parser("pool", help="calibration images from the tasks' validation images")
-    for command in (families, convert, score, merge, evaluate, heads, fetch, pool):
+    experiment = commands.add_parser("experiment", help="redo a table of the paper")
+    for command in (families, convert, score, merge, evaluate, heads, fetch, pool, experiment):
         command.add_argument("--json", action="store_true", help="print JSON lines")
     families.add_argument(
         "--init", type=Path, metavar="FOLDER", help="write a family.toml for a folder of models"
@@ -49,7 +50,7 @@ def build_parser() -> Parser:
         command.add_argument("family", metavar="FAMILY", help="name of the family")
     pool.add_argument("--each", type=int, default=64, help="images of each task (64)")
     fetch.add_argument("--tasks", default="all", help="all, none, or names with commas (all)")
-    for command in (score, merge, evaluate):
+    for command in (score, merge, evaluate, experiment):
         command.add_argument("--family", default="demo", help="name of the family (demo)")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     for command in (score, merge):
@@ -57,6 +58,7 @@ def build_parser() -> Parser:
     merge.add_argument("--method", default="m-ties", help="a merging method (m-ties)")
     evaluate.add_argument("--model", required=True, help="an image tower of any dialect, or base")
     evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
+    _experiment_arguments(experiment)
     return parser
 
 
@@ -84,6 +86,18 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--dtype", default="fp32", help="of what is written: fp32, fp16, bf16")
     command.add_argument("--out", type=Path, required=True, help="the .safetensors to write")
+
+
+def _experiment_arguments(command: argparse.ArgumentParser) -> None:
+    """Which experiment, and the recipe that it varies."""
+    command.add_argument("name", metavar="NAME", help="an experiment, or all")
+    for name, kind in (("keep", float), ("variation", float), ("scaling", float)):
+        meaning = "of the recipe that is varied (as the family recommends)"
+        command.add_argument(f"--{name}", type=kind, help=meaning)
+    command.add_argument("--samples", type=int, help="calibration images (128)")
+    command.add_argument("--seed", type=int, help="of the draw (42)")
+    command.add_argument("--sources", default="all", help="names with commas (all)")
+    command.add_argument("--out", type=Path, help="the Markdown file to write")
 
 
 def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:

@@ -75,6 +75,14 @@ def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> C
     return batch_of(arrays["images"][chosen])
 
 
+def pool_size(pool: Path, sources: Sequence[str]) -> int:
+    """How many calibration images a pool holds for these sources; raises BadFile."""
+    if pool.is_dir():  # pictures in a folder belong to no task
+        return len(found(pool))
+    tasks = read_npz(pool, "calibration pool", ("tasks",))["tasks"]
+    return int(np.isin(tasks, list(sources)).sum())
+
+
 def draw_pictures(
     pool: Path, samples: int, seed: int, size: int, skipped: Sequence[str] = ()
 ) -> CalibrationBatch:

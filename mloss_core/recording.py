@@ -158,6 +158,7 @@ class _Log:
             "accuracies": counted,
         }
         record |= {"seconds": finished.seconds if finished else None}
+        record |= {"peak": finished.peak if finished else None}
         record |= {"device": finished.device if finished else ""}
         self.file.close()
         put(self.folder / RECORD, json.dumps(record, indent=1))

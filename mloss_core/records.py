@@ -38,6 +38,7 @@ class RunRecord:
         title: the user's name for it.
         metadata: recipe, hashes of inputs and version; the recipe alone until it is finished.
         seconds: wall time of merging alone; None until it is finished.
+        peak: bytes that merging took at its peak, where that was measured.
         versions: of Python and the libraries that computed it; empty in old runs.
         facts: what whoever started it wanted kept beside it.
         counted: accuracy of each whole model on each task; None where only hits tell (old runs).
@@ -52,6 +53,7 @@ class RunRecord:
     created: str
     metadata: Mapping[str, Any]
     seconds: float | None
+    peak: int | None
     device: str
     versions: Mapping[str, str]
     facts: Mapping[str, Any]
@@ -170,6 +172,7 @@ def read(name: str, folder: Path) -> RunRecord:
             created=str(state.get("created") or record["created"]),
             metadata=record["metadata"],
             seconds=record.get("seconds"),
+            peak=record.get("peak"),
             device=str(record.get("device", "")),
             versions=dict(state.get("versions", {})),
             facts=dict(state.get("facts", {})),

@@ -11,18 +11,24 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import streamlit as st
 import torch
 
-from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
+from mloss_core import (
+    Evaluator,
+    Family,
+    InputError,
+    MergeRecipe,
+    calibration,
+    families,
+    geometry,
+    load,
+)
 from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
-from mloss_core.images import found
 from mloss_core.methods import METHODS
 from mloss_core.recipe import check
-from mloss_core.tasks import read_npz
 
 from .jobs import Job, JobBoard
 
@@ -59,23 +65,18 @@ def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ..
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _pool(path: Path, changed: int) -> dict[str, int]:
-    """Calibration images by task; of pictures in a folder, which have none, all under ""."""
-    if path.is_dir():
-        return {"": len(found(path))}
-    tasks = read_npz(path, "calibration pool", ("tasks",))["tasks"]
-    names, counts = np.unique(tasks, return_counts=True)
-    return dict(zip(names.tolist(), counts.tolist(), strict=True))
+def _pool(path: Path, changed: int, sources: tuple[str, ...]) -> int:
+    """Calibration images for these sources, by the pool's time of change."""
+    return calibration.pool_size(path, sources)
 
 
 def pool_size(family: Family, sources: Sequence[str]) -> int:
     """How many calibration images there are for these sources, at least 1."""
+    pool = family.calibration_pool
     try:
-        changed = family.calibration_pool.stat().st_mtime_ns
-        counts = _pool(family.calibration_pool, changed)
+        return max(1, _pool(pool, pool.stat().st_mtime_ns, tuple(sources)))
     except (InputError, OSError):
         return 128  # the job will say what is wrong with the file
-    return max(1, sum(counts.get(name, 0) for name in ("", *sources)))
 
 
 def defaults(family: Family) -> dict[str, str]:

@@ -1,0 +1,21 @@
+"""Experiments: sets of recipes measured cell by cell, each of which redoes a table of the paper."""
+
+from .cells import Cell, Lab
+from .claims import claims
+from .perform import CellDone, perform, start_recipe
+from .plans import EXPERIMENTS, Experiment, own_tasks
+from .tables import Row, rows
+
+__all__ = [
+    "EXPERIMENTS",
+    "Cell",
+    "CellDone",
+    "Experiment",
+    "Lab",
+    "Row",
+    "claims",
+    "own_tasks",
+    "perform",
+    "rows",
+    "start_recipe",
+]

@@ -1,0 +1,143 @@
+"""What an experiment's outcomes say about the paper's claim, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy.stats import rankdata
+
+from ..comparison import compare, verdict
+from ..store import RunRecord
+from .perform import CellDone
+from .tables import Row
+
+
+def _tested(found: Sequence[CellDone]) -> list[CellDone]:
+    return [done for done in found if done.cell.split == "test"]
+
+
+def _methods(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    known = {row.label: row for row in rows}
+    best = max((r for r in rows if r.recipe and r.towers == 1), key=lambda row: row.mean[0])
+    yield f"The highest mean of a merged model is that of {best.label}: {100 * best.mean[0]:.2f} %."
+    yield from _against("M-TIES", known, [n for n in known if n not in ("Base", "Own sources")])
+    base, own = known.get("Base"), known.get("Own sources")
+    if base and own and own.mean[0] > base.mean[0]:
+        gain = own.mean[0] - base.mean[0]
+        shares = {
+            row.label: 100 * (row.mean[0] - base.mean[0]) / gain for row in rows if row.recipe
+        }
+        told = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
+        yield f"Share of the gain from base to own sources that is recovered: {told}."
+
+
+def _against(name: str, known: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:
+    if name not in known:
+        return
+    for rival in rivals:
+        ours, theirs = known[name].answers, known[rival].answers
+        if rival != name and ours.keys() == theirs.keys():
+            yield verdict(name, rival, ours, theirs)
+
+
+def _grid(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    ties = {r.recipe.keep: r for r in rows if r.recipe and r.recipe.method == "ties"}
+    ours = [r for r in rows if r.recipe and r.recipe.method == "m-ties" and r.recipe.keep in ties]
+    if not ours:
+        return
+    against = [compare(r.answers, ties[r.recipe.keep].answers) for r in ours if r.recipe]
+    ahead, behind = sum(c.low > 0 for c in against), sum(c.high < 0 for c in against)
+    yield (
+        f"Of {len(ours)} settings of M-TIES, {ahead} are ahead of TIES at the same k and {behind} "
+        "are behind (95 % intervals, not corrected: one in twenty leaves out zero by chance)."
+    )
+    gaps = [c.difference for c in against]
+    yield f"The differences to TIES reach from {min(gaps):+.2f} to {max(gaps):+.2f} points."
+    best = max(rows, key=lambda row: row.mean[0])
+    yield f"The highest mean, {100 * best.mean[0]:.2f} %, is that of {best.label}."
+
+
+def _samples(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    tested = _tested(found)
+    means = [row.mean[0] for row in rows]
+    yield (
+        f"Over {len(rows)} draws of {tested[0].cell.recipe.samples} to "
+        f"{max(d.cell.recipe.samples for d in tested)} images the mean accuracy reaches from "
+        f"{100 * min(means):.2f} to {100 * max(means):.2f} %."
+    )
+    largest = max(tested, key=lambda done: done.cell.recipe.samples)
+    for size in sorted({done.cell.recipe.samples for done in tested}):
+        same = [d for d in tested if d.cell.recipe.samples == size and d is not largest]
+        if not same:
+            continue
+        lowest = [min(rank_correlations(d.record, largest.record)) for d in same]
+        spread = np.std([100 * _mean(d, rows) for d in same], ddof=1) if len(same) > 1 else None
+        told = f"; standard deviation of the means over seeds {spread:.3f}" if spread else ""
+        yield (
+            f"{size} images: rank correlation of node scores with the largest draw at least "
+            f"{min(lowest):.3f} in every block{told}."
+        )
+
+
+def _mean(done: CellDone, rows: Sequence[Row]) -> float:
+    return next(row.mean[0] for row in rows if row.recipe is done.cell.recipe)
+
+
+def rank_correlations(ours: RunRecord, theirs: RunRecord) -> Float[np.ndarray, " blocks"]:
+    """Spearman's rank correlation of two runs' node scores, block by block."""
+    known, other = ours.scores(), theirs.scores()
+    pairs = [(rankdata(known[block]), rankdata(other[block])) for block in sorted(known)]
+    return np.array([np.corrcoef(ours, theirs)[0, 1] for ours, theirs in pairs])
+
+
+def _out_of_domain(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    yield from _against("M-TIES", {row.label: row for row in rows}, [row.label for row in rows])
+
+
+def _few_blocks(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    whole, others = rows[0], rows[1:]
+    yield from _against(
+        "all blocks",
+        {row.label: row for row in rows},
+        [row.label for row in others if row.label.startswith(("no block", "as the paper"))],
+    )
+    against = [compare(row.answers, whole.answers) for row in others]
+    apart = sum(c.distinguishable for c in against)
+    yield (
+        f"Of {len(others)} other choices of blocks, {apart} can be told from all blocks (95 % "
+        "intervals, not corrected: one in twenty leaves out zero by chance)."
+    )
+
+
+def _controls(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    known = {row.label: row for row in rows}
+    random = [row for row in rows if row.recipe and row.recipe.ranks == "random"]
+    others = [row.label for row in rows if row not in random and row.label != "M-TIES"]
+    yield from _against("M-TIES", known, others)
+    if not random or "M-TIES" not in known:
+        return
+    ours, drawn = 100 * known["M-TIES"].mean[0], [100 * row.mean[0] for row in random]
+    below = sum(mean < ours for mean in drawn)
+    yield (
+        f"M-TIES reaches {ours:.2f} %; {len(drawn)} draws of random ranks reach "
+        f"{min(drawn):.2f} to {max(drawn):.2f} % (mean {np.mean(drawn):.2f}). It is above {below} "
+        f"of them: if M-Loss were no better than chance, it would be above at least so many "
+        f"with probability {(len(drawn) - below + 1) / (len(drawn) + 1):.2f}."
+    )
+
+
+CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] = {
+    "methods": _methods,
+    "keep-and-variation": _grid,
+    "samples": _samples,
+    "out-of-domain": _out_of_domain,
+    "few-blocks": _few_blocks,
+    "controls": _controls,
+}
+
+
+def claims(name: str, found: Sequence[CellDone], rows: Sequence[Row]) -> list[str]:
+    """Sentences that follow from what was measured so far, each with its interval."""
+    return list(CLAIMS[name](found, rows)) if rows else []

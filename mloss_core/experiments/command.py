@@ -1,0 +1,85 @@
+"""The command `experiment`: measures, says how far it is, prints or writes the tables."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from .. import device, zoo
+from ..errors import UnknownName
+from ..output import check_output, written
+from ..types import MergeRecipe
+from ..zoo import Family
+from .cells import Lab
+from .perform import CellDone, count, perform, start_recipe
+from .plans import EXPERIMENTS
+from .report import report, section
+from .tables import rows
+
+
+def experiment(args: argparse.Namespace) -> None:
+    """Measures one experiment, or all, and prints its Markdown; writes it if asked to."""
+    if args.name not in (*EXPERIMENTS, "all"):
+        raise UnknownName("experiment", args.name, (*EXPERIMENTS, "all"))
+    if args.out is not None:
+        check_output(args.out)
+    family = zoo.load(args.family)
+    start = _start(args, family)
+    lab = Lab(family, device.choose(args.device))
+    names = list(EXPERIMENTS) if args.name == "all" else [args.name]
+    found = {name: list(_measured(name, family, start, lab, args.json)) for name in names}
+    place = lab.device.type
+    if args.name == "all":
+        text = report(family, start, found, place)
+    else:
+        text = "\n\n".join(section(args.name, family, found[args.name])) + "\n"
+    if args.out is not None:
+        with written(args.out) as aside:
+            aside.write_text(text, encoding="utf-8")
+    if not args.json:
+        print(text if args.out is None else f"wrote {args.out}")
+
+
+def _start(args: argparse.Namespace, family: Family) -> MergeRecipe:
+    """The recipe that experiments vary: the family's recommended one, with what was asked for."""
+    asked: dict[str, Any] = {
+        name: getattr(args, name)
+        for name in ("keep", "variation", "scaling", "samples", "seed")
+        if getattr(args, name) is not None
+    }
+    if args.sources != "all":
+        asked["sources"] = tuple(args.sources.split(","))
+    return start_recipe(family, **asked)
+
+
+def _measured(
+    name: str, family: Family, start: MergeRecipe, lab: Lab, as_json: bool
+) -> Iterator[CellDone]:
+    total = count(name, family, start)
+    with tqdm(total=total, unit="cell", desc=name, disable=as_json or None, leave=False) as bar:
+        for event in perform(name, family, start, lab=lab):
+            if isinstance(event, CellDone):
+                bar.update()
+                if as_json:
+                    print(json.dumps(_json(name, event, family)), flush=True)
+                yield event
+
+
+def _json(name: str, done: CellDone, family: Family) -> dict[str, Any]:
+    """A cell's outcome as one JSON object."""
+    accuracies = {}
+    for row in rows([dataclasses.replace(done, cell=dataclasses.replace(done.cell, split="test"))],
+                    family.model):  # fmt: skip
+        mean, low, high = row.mean
+        tasks = {t: [row.accuracy(t).correct, row.accuracy(t).total] for t in row.answers}
+        accuracies[row.label] = {"mean": mean, "low": low, "high": high, "tasks": tasks}
+    return {
+        "event": "CellDone", "experiment": name, "label": done.cell.label,
+        "split": done.cell.split, "run": done.record.id, "cached": done.cached,
+        "done": done.done, "total": done.total, "seconds": done.seconds, "models": accuracies,
+    }  # fmt: skip

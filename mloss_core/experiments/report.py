@@ -1,0 +1,129 @@
+"""docs/findings.md: every experiment as a dated Markdown section, headed with the paper's table."""
+
+from __future__ import annotations
+
+import datetime
+import platform
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import torch
+
+from ..methods import METHODS
+from ..types import MergeRecipe
+from ..version import __version__
+from ..zoo import Family
+from .claims import claims
+from .perform import CellDone
+from .plans import EXPERIMENTS
+from .tables import Row, markdown, percent, published, rows, settings
+
+# Heading, experiment, and which of its rows: one experiment may redo several tables.
+SECTIONS: tuple[tuple[str, str, Callable[[Row], bool]], ...] = (
+    ("Table 1", "methods", lambda row: True),
+    ("Keep rate and variation", "keep-and-variation", lambda row: True),
+    ("Table 2", "samples", lambda row: bool(row.recipe and row.recipe.seed == 42)),
+    ("Table 3", "samples", lambda row: bool(row.recipe and row.recipe.samples == 128)),
+    ("Table 4", "out-of-domain", lambda row: True),
+    ("Table 5", "few-blocks", lambda row: True),
+    ("Controls", "controls", lambda row: True),
+)
+
+
+def report(
+    family: Family, start: MergeRecipe, found: Mapping[str, Sequence[CellDone]], device: str
+) -> str:
+    """The whole document.
+
+    Args:
+        found: by experiment; those that are missing are left out.
+    """
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    parts = [
+        f"# What survives on the family {family.name}",
+        f"Written on {today} by `python -m mloss_core experiment all --family {family.name} --out "
+        f"FILE.md` (mloss_core {__version__}, torch {torch.__version__}, {device}, "
+        f"{platform.machine()}). {settings_of(start)} Accuracies are percentages with 95 % "
+        "intervals (Wilson's a task; for the mean over tasks a normal one). Differences are paired "
+        "on the same test images: bootstrap interval, McNemar's exact test. Settings are chosen on "
+        "validation images only. What the paper or its authors' released logs say stands under "
+        "*Published*, and was not measured here.",
+    ]
+    for heading, name, wanted in SECTIONS:
+        if name in found:
+            parts += [f"## {heading}: {EXPERIMENTS[name].title.lower()}"]
+            parts += list(section(name, family, found[name], wanted))
+    parts += [
+        "## Table 6: few blocks of ViT-L/14",
+        "Needs a family of ViT-L/14, which this project does not embed. With one in "
+        "`$MLOSS_MODELS`: `python -m mloss_core experiment few-blocks --family NAME`.",
+        _published_table("paper_table6_fewlayer_vitl14.csv"),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def settings_of(start: MergeRecipe) -> str:
+    """The recipe that experiments vary, in a sentence."""
+    return (
+        f"Unless a row says otherwise: {len(start.sources)} sources, "
+        f"{settings(start, METHODS[start.method].reads)}, {start.samples} calibration images, "
+        f"seed {start.seed}."
+    )
+
+
+def section(
+    name: str,
+    family: Family,
+    found: Sequence[CellDone],
+    wanted: Callable[[Row], bool] = lambda row: True,
+) -> Iterator[str]:
+    """An experiment's question, table, words and published numbers."""
+    experiment, made = EXPERIMENTS[name], rows(found, family.model)
+    yield f"*{experiment.question}*"
+    shown = [row for row in made if wanted(row)]
+    if not shown:
+        yield f"Nothing to measure: {family.name} has no such tasks."
+        return
+    yield table(family, shown)
+    yield "\n".join(f"- {line}" for line in claims(name, found, made))
+    for file in experiment.published:
+        if "vitl14" not in file:
+            yield _published_table(file)
+
+
+def table(family: Family, shown: Sequence[Row]) -> str:
+    """Rows as Markdown: settings, tasks, mean, seconds, memory and cost."""
+    tasks = list(shown[0].answers)
+    heads = ["model", "settings", *map(family.title, tasks), "mean"]
+    heads += ["merging, s", "memory, MB", "blocks passed", "towers run"]
+    best = max((r.mean[0] for r in shown if r.recipe and r.towers == 1), default=0.0)
+    lines = []
+    for row in shown:
+        mean = percent(*row.mean)
+        reads = METHODS[row.recipe.method].reads if row.recipe else ()
+        line = [row.label, settings(row.recipe, reads)]
+        line += [f"{100 * row.accuracy(task).rate:.1f}" for task in tasks]
+        line += [f"**{mean}**" if row.recipe and row.mean[0] == best else mean]
+        line += ["" if row.seconds is None else f"{row.seconds:.2f}", memory(row)]
+        line += [passed(row), str(row.towers)]
+        lines.append(line)
+    return markdown(heads, lines)
+
+
+def memory(row: Row) -> str:
+    """Measured peak of merging in MB; empty where nothing was merged, or nothing tells."""
+    return f"{row.peak / 1e6:.0f}" if row.peak is not None else ""
+
+
+def passed(row: Row) -> str:
+    """Blocks that an image passes for M-Loss, against passing each source alone."""
+    return f"{row.cost.passed} of {row.cost.apart}" if row.cost and row.cost.passed else ""
+
+
+def _published_table(name: str) -> str:
+    """One of the paper's tables as it is, named as what it is."""
+    lines = published(name)
+    origin = "the authors' released logs" if name.startswith("released") else "the paper"
+    heads = list(lines[0])
+    return f"*Published ({origin}, `{name}`), not measured here:*\n\n" + markdown(
+        heads, [[str(line[head]) for head in heads] for line in lines]
+    )

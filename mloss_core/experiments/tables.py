@@ -1,0 +1,102 @@
+"""An experiment's outcomes as rows: accuracies with intervals, seconds, memory and cost."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..comparison import Answers
+from ..evaluate import mean_accuracy
+from ..family import ModelFamily
+from ..types import Accuracy, MergeRecipe
+from .cost import Cost, cost, towers
+from .perform import CellDone
+
+PAPER = Path(__file__).resolve().parents[2] / "assets" / "paper"
+NAMES = {"base": "Base", "own": "Own sources"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One model of an experiment's table.
+
+    Args:
+        recipe: None for base and own sources, which nothing merged.
+        answers: task -> whether each test image's answer was correct.
+        seconds, peak: of merging, measured; peak in bytes, None where unknown.
+    """
+
+    label: str
+    recipe: MergeRecipe | None
+    answers: Answers
+    cost: Cost | None
+    towers: int
+    seconds: float | None
+    peak: int | None
+
+    def accuracy(self, task: str) -> Accuracy:
+        """Correct and total of a task."""
+        return Accuracy(correct=int(self.answers[task].sum()), total=len(self.answers[task]))
+
+    @property
+    def mean(self) -> tuple[float, float, float]:
+        """Mean over the tasks and its 95 % interval."""
+        return mean_accuracy(self.answers)
+
+
+def rows(found: Sequence[CellDone], model: ModelFamily) -> list[Row]:
+    """One row a model measured on test images, in the order of the plan; searches left out."""
+    made = []
+    for done in found:
+        cell, record = done.cell, done.record
+        if cell.split != "test":
+            continue
+        for name in cell.beside:
+            if name in record.hits:
+                made.append(_row(NAMES[name], None, record.hits[name], None, None, None))
+        if "merged" in record.hits:
+            merged, price = record.hits["merged"], cost(cell.recipe, model)
+            row = _row(cell.label, cell.recipe, merged, price, record.seconds, record.peak)
+            made.append(row)
+    return made
+
+
+def _row(
+    label: str,
+    recipe: MergeRecipe | None,
+    answers: Answers,
+    price: Cost | None,
+    seconds: float | None,
+    peak: int | None,
+) -> Row:
+    running = towers(recipe) if recipe else 1
+    return Row(
+        label=label, recipe=recipe, answers=answers, cost=price, towers=running,
+        seconds=seconds, peak=peak,
+    )  # fmt: skip
+
+
+def settings(recipe: MergeRecipe | None, reads: Sequence[str]) -> str:
+    """k, e and lambda, as far as the method reads them."""
+    names = {"keep": "k", "variation": "e", "scaling": "λ"}
+    known = {n: getattr(recipe, f) for f, n in names.items() if recipe and f in reads}
+    return ", ".join(f"{name} = {value:g}" for name, value in known.items())
+
+
+def percent(rate: float, low: float, high: float) -> str:
+    """A rate with its 95 % interval, in percent."""
+    return f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    ruled = [heads, ["---"] * len(heads), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
+
+
+def published(name: str) -> list[Mapping[str, str]]:
+    """The paper's own numbers, or those of its authors' released logs: never measured here."""
+    with (PAPER / name).open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))

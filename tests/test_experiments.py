@@ -1,0 +1,248 @@
+"""Experiments: what they measure, that it is measured once, and that a choice sees no test image."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mloss_core import InputError, MergeRecipe, list_runs
+from mloss_core.device import choose
+from mloss_core.experiments import (
+    EXPERIMENTS,
+    CellDone,
+    Lab,
+    claims,
+    perform,
+    plans,
+    rows,
+    search,
+    start_recipe,
+)
+from mloss_core.experiments.perform import count
+from mloss_core.zoo import Family
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture
+def short(monkeypatch):
+    """Few settings: the tiny family's accuracies mean nothing anyway."""
+    monkeypatch.setattr(search, "KEEP", (0.2, 0.6))
+    monkeypatch.setattr(search, "SCALING_TRIMMED", (0.5, 1.0))
+    monkeypatch.setattr(search, "SCALING", (1.0, 2.0))
+    monkeypatch.setattr(search, "VARIATION", (0.5,))
+    monkeypatch.setattr(plans, "SIZES", (6, 24, 512))
+    monkeypatch.setattr(plans, "RANDOM_DRAWS", 3)
+
+
+@pytest.fixture
+def start(family) -> MergeRecipe:
+    return start_recipe(family, samples=6)
+
+
+def done(name, family, start, lab=None) -> list[CellDone]:
+    events = perform(name, family, start, device="cpu", lab=lab)
+    return [event for event in events if isinstance(event, CellDone)]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_counts_its_cells_and_says_what_follows(name, family, start, short):
+    found = done(name, family, start)
+    assert [d.done for d in found] == list(range(1, len(found) + 1))
+    assert {d.total for d in found} <= {len(found)}
+    assert len(found) == count(name, family, start)
+    made = rows(found, family.model)
+    words = claims(name, found, made)
+    if name == "out-of-domain":  # the tiny family has no such task
+        assert not found and not words
+        return
+    assert made and words and all(word.strip() for word in words)
+    for row in made:
+        mean, low, high = row.mean
+        assert low <= mean <= high and {len(h) for h in row.answers.values()} == {12}
+
+
+def test_a_second_run_measures_nothing(family, start, short, monkeypatch):
+    first = done("methods", family, start)
+    monkeypatch.setattr(Lab, "compute", lambda *a: pytest.fail("measured again"))
+    second = done("methods", family, start)
+    assert all(d.cached for d in second) and not all(d.cached for d in first)
+    for one, other in zip(first, second, strict=True):
+        assert one.cell == other.cell
+        for model, tasks in one.record.hits.items():
+            for task, hits in tasks.items():
+                np.testing.assert_array_equal(hits, other.record.hits[model][task])
+
+
+def test_cells_are_those_of_single_merges(family, start):
+    """A cell's accuracies are what `run` measures of its recipe, image by image."""
+    from mloss_core import Evaluator, TaskEvaluated, run
+
+    (cell,) = [d for d in done("controls", family, start) if d.cell.label == "M-TIES"]
+    evaluator = Evaluator(family, choose("cpu"))
+    events = run(start, family, device="cpu", evaluator=evaluator, tasks=family.tasks)
+    merged = [e for e in events if isinstance(e, TaskEvaluated) and e.model == "merged"]
+    for task in family.tasks:
+        last = [e for e in merged if e.task == task and e.block is None][-1]
+        np.testing.assert_array_equal(last.hits, cell.record.hits["merged"][task])
+
+
+def test_choosing_settings_opens_no_test_image(family, start, short, monkeypatch):
+    opened, task = [], Family.task
+
+    def watched(self, name, split="test"):
+        opened.append(split)
+        return task(self, name, split)
+
+    monkeypatch.setattr(Family, "task", watched)
+    lab = Lab(family, choose("cpu"))
+    chosen = search.best("m-ties", start, plans.own_tasks(family, start))
+    cell = next(chosen)
+    with pytest.raises(StopIteration) as over:
+        while True:
+            for _ in (computing := lab.compute(cell)):
+                pass
+            del computing
+            cell = chosen.send(lab.known(cell))
+    assert over.value.value in list(search.candidates("m-ties", start))
+    assert set(opened) == {"val"}
+
+
+def test_other_test_images_change_no_choice(own_family, short):
+    """The same settings are chosen when all test labels are different."""
+    from mloss_core import load
+
+    def settings():
+        found = done("methods", load("tiny"), start_recipe(load("tiny"), samples=6))
+        return {d.cell.label: d.cell.recipe for d in found if d.cell.split == "test"}
+
+    before = settings()
+    for path in (own_family / "tasks").glob("*.npz"):
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in file.files}
+        arrays["labels"] = (arrays["labels"] + 1) % 4
+        np.savez(path, **arrays)
+    assert settings() == before
+
+
+def test_what_decides_a_cell_decides_its_name(family, start, own_family):
+    from mloss_core import load
+
+    lab, cell = Lab(load("tiny"), choose("cpu")), plans._cell(start, family.tasks)
+    same = plans._cell(start, family.tasks, "another label")
+    assert lab.id(cell) == lab.id(same)
+    others = [
+        plans._cell(start, family.tasks, keep=0.3),
+        plans._cell(start, family.tasks, seed=1),
+        plans._cell(start, family.tasks, samples=5),
+        plans._cell(start, family.tasks[:2]),
+        plans._cell(start, family.tasks, sources=start.sources[:2]),
+    ]
+    assert len({lab.id(c) for c in (cell, *others)}) == 6
+    for part in ("tasks/apples.npz", "heads.safetensors", "calibration.npz"):
+        before = Lab(load("tiny"), choose("cpu")).id(cell)
+        change(own_family / part)
+        assert Lab(load("tiny"), choose("cpu")).id(cell) != before, part
+
+
+def change(path: Path) -> None:
+    """Writes something else of the same shape."""
+    from safetensors.numpy import load_file, save_file
+
+    if path.suffix == ".npz":
+        with np.load(path) as file:
+            arrays = {key: file[key] for key in file.files}
+        arrays["images"] = 255 - arrays["images"]
+        np.savez(path, **arrays)
+    else:
+        save_file({k: -v for k, v in load_file(path).items()}, path)
+
+
+def test_a_cancelled_cell_is_measured_again(family, start):
+    events = perform("keep-and-variation", family, start, device="cpu")
+    next(events)
+    events.close()
+    (stopped,) = list_runs(kinds=("cell",))
+    assert stopped.state == "cancelled"
+    assert not done("keep-and-variation", family, start)[0].cached
+    assert {run.state for run in list_runs(kinds=("cell",))} == {"finished"}
+
+
+def test_a_killed_experiment_resumes_and_ends_with_the_same_table(models, tmp_path, cli):
+    command = [sys.executable, "-m", "mloss_core", "experiment", "keep-and-variation"]
+    command += ["--family=tiny", "--samples=6", "--device=cpu"]
+    killed, whole = ({"MLOSS_RUNS": str(tmp_path / name)} for name in ("killed", "whole"))
+    env = {**os.environ, "MLOSS_MODELS": str(models)}
+    process = subprocess.Popen(command, cwd=ROOT, env=env | killed, stdout=subprocess.DEVNULL)
+    folder = tmp_path / "killed"
+    deadline = time.monotonic() + 120
+    while len(list(folder.glob("cell-*"))) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    some = len(list(folder.glob("cell-*")))
+    assert 3 <= some < count_of_grid()
+    again = subprocess.run(
+        [*command, "--json"], cwd=ROOT, env=env | killed, capture_output=True, check=True, text=True
+    )
+    assert again.stdout.count('"cached": true') == some
+    tables = [
+        subprocess.run(
+            command, cwd=ROOT, env=env | where, capture_output=True, check=True, text=True
+        ).stdout
+        for where in (killed, whole)
+    ]
+    assert without_seconds(tables[0]) == without_seconds(tables[1])
+
+
+def count_of_grid() -> int:
+    return sum(e <= k for k in plans.GRID_KEEP for e in plans.GRID_VARIATION)
+
+
+def without_seconds(table: str) -> list[list[str]]:
+    """The table's cells but for measured seconds and memory."""
+    cells = [line.split("|") for line in table.splitlines() if line.startswith("| ")]
+    heads = cells[0]
+    skipped = [i for i, head in enumerate(heads) if head.strip() in ("merging, s", "memory, MB")]
+    own = [line for line in cells if len(line) == len(heads)]
+    assert skipped and len(own) > 3
+    return [[cell for i, cell in enumerate(line) if i not in skipped] for line in own]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["table-9"], ("experiment", "table-9", "controls")),
+        (["controls", "--keep=2"], ("--keep", "2")),
+        (["controls", "--sources=apples"], ("--sources", "too few")),
+        (["controls", "--samples=900"], ("--samples", "900")),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(arguments, words, cli, family):
+    outcome = cli("experiment", *arguments, "--family=tiny")
+    assert outcome.status == 2 and outcome.err.count("\n") == 1
+    assert [word for word in words if word not in outcome.err] == []
+    assert list_runs(kinds=("cell",)) == []
+
+
+def test_the_report_has_a_section_for_every_table(cli, family, tmp_path, short):
+    out = tmp_path / "findings.md"
+    assert cli("experiment", "all", "--family=tiny", "--samples=6", "--out", out).status == 0
+    text = out.read_text()
+    for heading in (*(f"## Table {n}" for n in range(1, 7)), "## Controls"):
+        assert heading in text
+    assert "Nothing to measure" in text.split("## Table 4")[1].split("## ")[0]
+    again = cli("experiment", "all", "--family=tiny", "--out", out)
+    assert again.status == 2 and "never overwritten" in again.err
+
+
+def test_an_unknown_experiment_is_named(family, start):
+    with pytest.raises(InputError, match="table-9"):
+        next(perform("table-9", family, start))
