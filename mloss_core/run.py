@@ -18,7 +18,9 @@ from . import device as devices
 from .calibration import preprocess
 from .evaluate import Evaluator
 from .methods import METHODS
-from .methods.mloss_guided import Weights, node_wise_blocks, sweep
+from .methods.emr import TaskModels
+from .methods.mloss_guided import Weights, sweep
+from .methods.schedule import measured_blocks
 from .recipe import calibration_of, check, content_key, describe
 from .types import (
     BlockMerged,
@@ -27,6 +29,7 @@ from .types import (
     Embedded,
     Event,
     Finished,
+    MergedModel,
     MergeRecipe,
     TaskEvaluated,
 )
@@ -64,7 +67,7 @@ def run(
     """
     check(recipe, family)
     place = devices.choose(device)
-    drawn = calibration is None or not node_wise_blocks(recipe, family.model)
+    drawn = calibration is None or not measured_blocks(recipe, family.model)
     if drawn:
         calibration = calibration_of(recipe, family)
     with devices.reported_memory(place.type):
@@ -85,19 +88,26 @@ def _run(
     metadata = describe(recipe, family, calibration, drawn)
     if tasks and evaluator is None:
         evaluator = Evaluator(family, device)
-    twin = dataclasses.replace(recipe, method="ties")
-    ties = functools.cache(functools.partial(_tower, twin, evaluator)) if evaluator else None
+    ties = (
+        functools.cache(functools.partial(_tower, _twin(recipe), evaluator)) if evaluator else None
+    )
     if evaluator:
         for label in ("base", "own", "ties"):
             yield from references(evaluator, recipe, tasks, label, live, ties)
     merged: Weights = {}
+    model: MergedModel = Tower(family.model, merged)
+    steps = _merge(recipe, family, device, calibration, merged, evaluator, tasks, live)
+    if METHODS[recipe.method].per_task:
+        sources = {name: family.source(name) for name in recipe.sources}
+        model = TaskModels(family.model, family.base().load(device), sources)
+        steps = model.unify(recipe)
     seconds = 0.0
-    for event in _merge(recipe, family, device, calibration, merged, evaluator, tasks, live):
+    for event in steps:
         yield event
         seconds += 0 if isinstance(event, TaskEvaluated) else event.seconds
     if evaluator:
         for images in (quick, None):
-            yield from _whole(evaluator, recipe, metadata, merged, tasks, images)
+            yield from _whole(evaluator, recipe, metadata, model, tasks, images)
         for label in REFERENCES:
             yield from references(evaluator, recipe, tasks, label, None, ties)
     weights = {name: tensor.cpu() for name, tensor in merged.items()} or None
@@ -147,20 +157,26 @@ def _whole(
     evaluator: Evaluator,
     recipe: MergeRecipe,
     metadata: dict[str, object],
-    merged: Weights,
+    model: MergedModel,
     tasks: Sequence[str],
     images: int | None,
 ) -> Iterator[TaskEvaluated]:
-    """The finished model's accuracies on the first images, or all."""
-    for task in tasks:
-        if not merged:
+    """The finished model's accuracies on the first images, or all, of the tasks it is made for."""
+    for task in judged(recipe, tasks):
+        if recipe.method == "ensembling":
             event = evaluator.reference(recipe.method, task, recipe.sources, recipe.alpha, images)
             yield dataclasses.replace(event, model="merged")
             continue
         start = time.perf_counter()
-        key, tower = content_key(metadata), Tower(evaluator.family.model, merged)
-        features = evaluator.features(key, lambda t=tower: t, task, images)
+        features = evaluator.features(content_key(metadata), lambda: model, task, images)
         yield evaluator.judged("merged", task, features, start)
+
+
+def judged(recipe: MergeRecipe, tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks on which the recipe's model can be judged: all, or those whose source is merged
+    where each task has a model of its own."""
+    per_task = METHODS[recipe.method].per_task
+    return tuple(task for task in tasks if not per_task or task in recipe.sources)
 
 
 def references(
@@ -177,7 +193,7 @@ def references(
         label: "base", "own" (each task's own source), "ties" (at the same k) or "ensembling".
         ties: the TIES model, where somebody keeps it; None merges it when it is needed.
     """
-    twin = dataclasses.replace(recipe, method="ties")
+    twin = _twin(recipe)
     build = ties or functools.cache(lambda: _tower(twin, evaluator))
     key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
@@ -191,6 +207,11 @@ def references(
         elif recipe.method != "ties":
             start = time.perf_counter()
             yield evaluator.judged(label, task, evaluator.features(key, build, task, images), start)
+
+
+def _twin(recipe: MergeRecipe) -> MergeRecipe:
+    """TIES as it is, at the same k: what a merge is compared with."""
+    return dataclasses.replace(recipe, method="ties", scope="tensor")
 
 
 def _tower(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:
