@@ -108,13 +108,18 @@ def score(args: argparse.Namespace) -> None:
         raise arguments.BadValue(
             "--blocks", "none", "leaves nothing to score", "name a block, or all"
         )
+    if args.ranks == "random":
+        problem, remedy = "measures no M-Loss", "leave it out, or merge with it"
+        raise arguments.BadValue("--ranks", args.ranks, problem, remedy)
     scores, metadata = [], {}
     for event in _events(args):
         if isinstance(event, BlockScored):
             scores.append(event.scores)
         elif isinstance(event, Finished):
             metadata = event.metadata
-    _write(args, store.score_tensors(scores), metadata)
+    squared = {f"squared.{s.block}": s.node_squared for s in scores if s.node_squared is not None}
+    tensors = {name: torch.from_numpy(nodes).float() for name, nodes in squared.items()}
+    _write(args, store.score_tensors(scores) | tensors, metadata)
     if not args.json:
         _table(("block", "mean M-Loss", "95 % interval", "layer (Eq. 3)"), _score_rows(scores))
 
@@ -123,6 +128,8 @@ def merge(args: argparse.Namespace) -> None:
     """Writes the merged image tower."""
     if args.method in METHODS and METHODS[args.method].rule is None:
         problem = "leaves several models, nothing to write"
+        if METHODS[args.method].per_task:
+            problem = "leaves a model a task, no single one to write; the app shows its accuracy"
         raise arguments.BadValue("--method", args.method, problem, "choose a merging method")
     finished = next(event for event in _events(args) if isinstance(event, Finished))
     assert finished.weights is not None

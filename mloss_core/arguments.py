@@ -11,7 +11,7 @@ import torch
 from .errors import BadValue, InputError, UnknownName
 from .family import ModelFamily
 from .methods import METHODS
-from .types import MergeRecipe
+from .types import CHOICES, MergeRecipe
 from .zoo import Family
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -68,7 +68,10 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     for name, meaning in (
         ("keep", "base keep rate k, a share in (0, 1]"),
         ("variation", "pruning variation e, a share in [0, k]"),
-        ("scaling", "lambda, the factor on the merged task vector"),
+        (
+            "scaling",
+            "lambda, the factor on the merged task vector; lambda / q a task",
+        ),
         ("samples", "calibration images drawn"),
         ("seed", "of the draw, and of random masks"),
     ):
@@ -78,6 +81,15 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--tokens", type=int, help="tokens of an image that are measured (all)")
     precision = "of the measured products: fp32 or bf16 (fp32)"
     command.add_argument("--precision", default=default.precision, help=precision)
+    for name, meaning in (
+        ("inputs_from", "the model that feeds the measured blocks"),
+        ("scores", "what ranks the nodes"),
+        ("ranks", "what decides the keep rates, or a control"),
+        ("scope", "of TIES' threshold"),
+    ):
+        usual, *others = CHOICES[name]
+        help_text = f"{meaning}: {usual} or {', '.join(others)} ({usual})"
+        command.add_argument(f"--{name.replace('_', '-')}", default=usual, help=help_text)
     command.add_argument("--sources", default="all", help="names with commas (all)")
     command.add_argument("--weights", help="merging weights with commas (1/q each)")
     command.add_argument("--blocks", default="all", help="node-wise blocks: all, none, 0,8-10")
@@ -119,6 +131,7 @@ def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
         seed=args.seed,
         tokens=args.tokens,
         precision=args.precision,
+        **{name: getattr(args, name) for name in CHOICES},
     )
 
 

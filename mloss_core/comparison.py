@@ -63,8 +63,15 @@ def compare(ours: Answers, theirs: Answers) -> Comparison:
 
 
 def verdict(name: str, rival: str, ours: Answers, theirs: Answers) -> str:
-    """The paired comparison in words: ahead, behind, or not distinguishable."""
-    found = compare(ours, theirs)
+    """The paired comparison in words: ahead, behind, or not distinguishable.
+
+    Only tasks that both models answer count: some are made for a few tasks alone.
+    """
+    both = {task: hits for task, hits in ours.items() if task in theirs}
+    if not both:
+        return f"**{name} and {rival} are made for different tasks**: nothing to compare."
+    found, known = compare(both, theirs), len({*ours, *theirs})
+    tasks = f" of the {len(both)} of {known} tasks that both are made for" * (len(both) < known)
     gap = found.difference
     where = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
     sure = "" if found.distinguishable else "not distinguishable "
@@ -72,5 +79,5 @@ def verdict(name: str, rival: str, ours: Answers, theirs: Answers) -> str:
     return (
         f"**{name} is {where} {rival}{f' by {abs(gap):.2f} points' * (gap != 0)}** "
         f"(95 % interval of the difference {found.low:+.2f} to {found.high:+.2f}; McNemar {p}): "
-        f"{sure}on {found.images:,} images."
+        f"{sure}on {found.images:,} images{tasks}."
     )

@@ -11,7 +11,7 @@ import torch
 from .evaluate import PIXELS
 from .family import ModelFamily
 from .methods import METHODS
-from .methods.mloss_guided import node_wise_blocks
+from .methods.schedule import measured_blocks
 from .types import MergeRecipe
 from .vit import ROWS, ROWS_CUDA
 from .zoo import Family
@@ -35,7 +35,7 @@ def needed(
     model = family.model
     tower = FLOAT * sum(map(math.prod, model.shapes().values()))
     mapped = device.type == "cpu" and set(family.base().dtypes.values()) == {"F32"}
-    samples = recipe.samples if node_wise_blocks(recipe, model) else 0
+    samples = recipe.samples if measured_blocks(recipe, model) else 0
     side = 3 * model.image_size**2
     streams = FLOAT * STREAM * model.tokens * model.width
     watched = tasks * images  # after every block
@@ -84,10 +84,16 @@ def amount(size: int) -> str:
 
 
 def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
-    """Whole towers in fp32 at once: the merged one, the base and, to compare, TIES and a source."""
-    if METHODS[recipe.method].rule is None:
+    """Whole towers in fp32 at once: the merged one (or EMR's unified task vector), the base and, to
+    compare, TIES and a source; where each task has a model of its own, that of one task.
+
+    A global trim's whole task vector has gone before there is anything merged.
+    """
+    method = METHODS[recipe.method]
+    if method.rule is None and not method.per_task:
         return int(evaluated and not mapped)
-    return 1 + (not mapped) + evaluated * ((recipe.method != "ties") + (not mapped))
+    compared = (recipe.method != "ties") + (not mapped) + method.per_task
+    return 1 + (not mapped) + evaluated * compared
 
 
 def _trimming(model: ModelFamily, sources: int, device: torch.device) -> int:

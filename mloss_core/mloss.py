@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import BadValue, UnknownName
-from .types import check_rates
+from .ranges import check_rates
 
 EPSILON = 1e-4
 
@@ -108,7 +108,7 @@ def _gap(h: Tensor, act: str, weights: Sequence[float] | None) -> tuple[Tensor, 
 
 
 def keep_rates(
-    scores: Float[np.ndarray, " nodes"], keep: float, variation: float
+    scores: Float[np.ndarray, " nodes"], keep: float, variation: float, *, reverse: bool = False
 ) -> Float[np.ndarray, " nodes"]:
     """Keep rate of every node, k_j = k - e * RankNorm(score_j) (Algorithm 1, line 15).
 
@@ -118,6 +118,7 @@ def keep_rates(
         scores: node M-Loss; the higher, the fewer parameters are kept.
         keep: base keep rate k, in (0, 1].
         variation: pruning variation e, in [0, k].
+        reverse: the same ranks from the other end, as a control: the highest score keeps most.
 
     Raises:
         BadValue: rates out of range, or scores that are missing or not finite.
@@ -129,4 +130,6 @@ def keep_rates(
         raise BadValue("scores", "", problem, "compute them first; none are ever invented")
     rank = np.empty(scores.size, dtype=np.int64)
     rank[np.argsort(scores, kind="stable")] = np.arange(scores.size)
+    if reverse:
+        rank = scores.size - 1 - rank
     return keep - variation * (rank / max(1, scores.size - 1))

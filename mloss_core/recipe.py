@@ -8,10 +8,13 @@ import json
 from .calibration import check_size, draw_batch, draw_pictures
 from .errors import BadValue, UnknownName
 from .methods import METHODS
-from .methods.mloss_guided import node_wise_blocks
-from .types import CalibrationBatch, MergeRecipe
+from .methods.schedule import measured_blocks
+from .types import CHOICES, CalibrationBatch, MergeRecipe
 from .version import __version__
 from .zoo import Family
+
+# Fields that only say how M-Loss is measured.
+MEASURED = ("samples", "tokens", "precision", "inputs_from", "scores")
 
 
 def check(recipe: MergeRecipe, family: Family) -> None:
@@ -32,7 +35,7 @@ def check(recipe: MergeRecipe, family: Family) -> None:
 
 def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
     """The batch drawn as the recipe says; None if its method reads no images."""
-    if not node_wise_blocks(recipe, family.model):
+    if not measured_blocks(recipe, family.model):
         return None
     pool = family.calibration_pool
     if pool.is_dir():
@@ -44,8 +47,11 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
 
 
 def deciding(recipe: MergeRecipe) -> dict[str, object]:
-    """The recipe's fields that its method reads, with the merging weights written out."""
-    read = ("family", "method", "sources", *METHODS[recipe.method].reads)
+    """The recipe's fields that decide its result, with the merging weights written out."""
+    # Choices that are left at their default go without saying, as before there were any.
+    usual = {name for name, known in CHOICES.items() if getattr(recipe, name) == known[0]}
+    unmeasured = set(MEASURED) if recipe.ranks == "random" else set()
+    read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unmeasured
     fields: dict[str, object] = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
     return fields | {"weights": recipe.alpha}
 
@@ -57,10 +63,10 @@ def describe(
     drawn: bool = True,
 ) -> dict[str, object]:
     """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
-    fields = deciding(recipe)
+    method, fields = METHODS[recipe.method], deciding(recipe)
     if calibration is None or not drawn:
         fields.pop("samples", None)
-    if not drawn and recipe.tokens is None:
+    if not drawn and recipe.tokens is None and not method.drops:
         fields.pop("seed", None)  # it would have decided draws alone
     return {
         "recipe": fields,

@@ -18,7 +18,9 @@ from . import device as devices
 from .calibration import preprocess
 from .evaluate import Evaluator
 from .methods import METHODS
-from .methods.mloss_guided import Weights, node_wise_blocks, sweep
+from .methods.emr import TaskModels
+from .methods.mloss_guided import Weights, sweep
+from .methods.schedule import measured_blocks
 from .peak import watched
 from .recipe import calibration_of, check, content_key, describe
 from .types import (
@@ -28,6 +30,7 @@ from .types import (
     Embedded,
     Event,
     Finished,
+    MergedModel,
     MergeRecipe,
     TaskEvaluated,
 )
@@ -35,6 +38,7 @@ from .vit import Tower, chunks
 from .zoo import Family
 
 REFERENCES = ("base", "own", "ties", "ensembling")
+Watch = tuple[Evaluator, Sequence[str], int]  # who evaluates a partial model, where, on how many
 
 
 def run(
@@ -65,7 +69,7 @@ def run(
     """
     check(recipe, family)
     place = devices.choose(device)
-    drawn = calibration is None or not node_wise_blocks(recipe, family.model)
+    drawn = calibration is None or not measured_blocks(recipe, family.model)
     if drawn:
         calibration = calibration_of(recipe, family)
     with devices.reported_memory(place.type):
@@ -86,19 +90,22 @@ def _run(
     metadata = describe(recipe, family, calibration, drawn)
     if tasks and evaluator is None:
         evaluator = Evaluator(family, device)
-    twin = dataclasses.replace(recipe, method="ties")
-    ties = functools.cache(functools.partial(_tower, twin, evaluator)) if evaluator else None
+    ties = (
+        functools.cache(functools.partial(_tower, _twin(recipe), evaluator)) if evaluator else None
+    )
     if evaluator:
         for label in ("base", "own", "ties"):
             yield from references(evaluator, recipe, tasks, label, live, ties)
     merged: Weights = {}
+    watch = (evaluator, tasks, live) if evaluator else None
+    model, steps = _begin(recipe, family, device, calibration, merged, watch)
     seconds = 0.0
-    for event in _merge(recipe, family, device, calibration, merged, evaluator, tasks, live):
+    for event in steps:
         yield event
         seconds += 0 if isinstance(event, TaskEvaluated) else event.seconds
     if evaluator:
         for images in (quick, None):
-            yield from _whole(evaluator, recipe, metadata, merged, tasks, images)
+            yield from _whole(evaluator, recipe, metadata, model, tasks, images)
         for label in REFERENCES:
             yield from references(evaluator, recipe, tasks, label, None, ties)
     weights = {name: tensor.cpu() for name, tensor in merged.items()} or None
@@ -124,21 +131,38 @@ def measured(
     check(recipe, family)
     calibration = calibration_of(recipe, family)
     metadata, seconds = describe(recipe, family, calibration), 0.0
-    merged: Weights = {}
     with devices.reported_memory(device.type):
         with watched(device) as peak:
-            for event in _merge(recipe, family, device, calibration, merged):
+            model, steps = _begin(recipe, family, device, calibration, {})
+            for event in steps:
                 yield event
                 seconds += event.seconds
-        if not merged:
+        if METHODS[recipe.method].rule is None and not METHODS[recipe.method].per_task:
             for event in references(evaluator, recipe, tasks, "ensembling", None):
                 if isinstance(event, Embedded):  # a place to stop
                     yield event
-        yield from _whole(evaluator, recipe, metadata, merged, tasks, None)
+        yield from _whole(evaluator, recipe, metadata, model, tasks, None)
         for label in beside:
             yield from references(evaluator, recipe, tasks, label, None)
-    most = peak[0] if peak and merged else None
+    most = peak[0] if peak and seconds else None  # nothing was merged: nothing was taken
     yield Finished(weights=None, metadata=metadata, seconds=seconds, device=device.type, peak=most)
+
+
+def _begin(
+    recipe: MergeRecipe,
+    family: Family,
+    device: torch.device,
+    calibration: CalibrationBatch | None,
+    merged: Weights,
+    watch: Watch | None = None,
+) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
+    """The model that a recipe makes, and the steps that make it."""
+    if METHODS[recipe.method].per_task:
+        sources = {name: family.source(name) for name in recipe.sources}
+        model = TaskModels(family.model, family.base().load(device), sources)
+        return model, model.unify(recipe)
+    steps = _merge(recipe, family, device, calibration, merged, watch)
+    return Tower(family.model, merged), steps
 
 
 def _merge(
@@ -147,11 +171,9 @@ def _merge(
     device: torch.device,
     calibration: CalibrationBatch | None,
     merged: Weights,
-    evaluator: Evaluator | None = None,
-    tasks: Sequence[str] = (),
-    live: int = 0,
+    watch: Watch | None = None,
 ) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
-    """The sweep, with the partial model evaluated after each block if there is an evaluator."""
+    """The sweep, with the partial model evaluated after each block if that is watched."""
     if METHODS[recipe.method].rule is None:
         return
     base = family.base().load(device)
@@ -161,7 +183,8 @@ def _merge(
     stream = None
     for event in sweep(family.model, base, sources, recipe, images, merged):
         yield event
-        if evaluator and tasks and isinstance(event, BlockMerged):
+        if watch and watch[1] and isinstance(event, BlockMerged):
+            evaluator, tasks, live = watch
             if stream is None:
                 pixels = [evaluator.pixels(task, 0, live) for task in tasks]
                 stream = tower.embed(torch.cat(pixels))
@@ -184,20 +207,26 @@ def _whole(
     evaluator: Evaluator,
     recipe: MergeRecipe,
     metadata: dict[str, object],
-    merged: Weights,
+    model: MergedModel,
     tasks: Sequence[str],
     images: int | None,
 ) -> Iterator[TaskEvaluated]:
-    """The finished model's accuracies on the first images, or all."""
-    for task in tasks:
-        if not merged:
+    """The finished model's accuracies on the first images, or all, of the tasks it is made for."""
+    for task in judged(recipe, tasks):
+        if recipe.method == "ensembling":
             event = evaluator.reference(recipe.method, task, recipe.sources, recipe.alpha, images)
             yield dataclasses.replace(event, model="merged")
             continue
         start = time.perf_counter()
-        key, tower = content_key(metadata), Tower(evaluator.family.model, merged)
-        features = evaluator.features(key, lambda t=tower: t, task, images)
+        features = evaluator.features(content_key(metadata), lambda: model, task, images)
         yield evaluator.judged("merged", task, features, start)
+
+
+def judged(recipe: MergeRecipe, tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks on which the recipe's model can be judged: all, or those whose source is merged
+    where each task has a model of its own."""
+    per_task = METHODS[recipe.method].per_task
+    return tuple(task for task in tasks if not per_task or task in recipe.sources)
 
 
 def references(
@@ -214,7 +243,7 @@ def references(
         label: "base", "own" (each task's own source), "ties" (at the same k) or "ensembling".
         ties: the TIES model, where somebody keeps it; None merges it when it is needed.
     """
-    twin = dataclasses.replace(recipe, method="ties")
+    twin = _twin(recipe)
     build = ties or functools.cache(lambda: _tower(twin, evaluator))
     key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
@@ -228,6 +257,11 @@ def references(
         elif recipe.method != "ties":
             start = time.perf_counter()
             yield evaluator.judged(label, task, evaluator.features(key, build, task, images), start)
+
+
+def _twin(recipe: MergeRecipe) -> MergeRecipe:
+    """TIES as it is, at the same k: what a merge is compared with."""
+    return dataclasses.replace(recipe, method="ties", scope="tensor")
 
 
 def _tower(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:

@@ -35,6 +35,7 @@ def score_block(
     act: str,
     alpha: Sequence[float],
     product: torch.dtype = torch.float32,
+    squared: bool = False,
 ) -> NodeScores:
     """M-Loss of one block (Eqs. 3, 4, 6, 7) from one shared input and each source's own c_fc.
 
@@ -45,6 +46,7 @@ def score_block(
         inputs: what the block's c_fc sees in the partly merged model (Algorithm 1, line 26).
         layers: each source's c_fc weight and bias.
         product: precision of the pre-activations; losses are never measured in less than fp32.
+        squared: whether the nodes' squared losses are wanted too (the released code's).
     """
     sigma = activation(act)
     images, tokens, _ = inputs.shape
@@ -61,8 +63,11 @@ def score_block(
         of_some = [(w[some], b[some]) for w, b in layers]
         merged, gap = _chunk_gap(precision, x, of_some, alpha, sigma)
         per_token = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
+        # Squares of small losses would leave fp32's range.
+        squares = [gap.to(_wide(gap)).square_().sum(0)] if squared else []
         total = gap.sum(0)
-        return per_token, torch.stack([total, gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)])
+        normalised = gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)
+        return per_token, torch.stack([total, normalised, *squares])
 
     found = list(each(losses, itertools.product(groups, chunks), inputs.device))
     of_group = [found[start : start + len(chunks)] for start in range(0, len(found), len(chunks))]
@@ -79,6 +84,7 @@ def score_block(
         layer=float(gap_norm.mean()),
         layer_normalised=float((gap_norm / (norm + EPSILON)).mean()),
         per_image=(total.view(images, tokens).mean(1) / (nodes * sigma.gain)).numpy(),
+        node_squared=node[2] / sigma.gain**2 if squared else None,
     )
 
 

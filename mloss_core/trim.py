@@ -34,10 +34,13 @@ class Vectors:
     Args:
         base: in fp32, on the device.
         theirs: each source's tensor as it is stored (mapped).
+        least: each source's least magnitude that is kept, where its whole task vector decides it
+            (`methods/global_trim.py`); None where this tensor decides.
     """
 
     base: Float[Tensor, "*shape"]
     theirs: Sequence[Tensor]
+    least: Sequence[float] | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
@@ -89,6 +92,8 @@ class Vectors:
             rates: of each row instead.
         """
         count, length = rows_of(self.base).shape
+        if self.least is not None:
+            return self.base.new_tensor(self.least)[:, None].expand(-1, count)
         everything, size = slice(None), max(1, GROUP // (count * length))
 
         def found(sources: slice) -> Tensor:
@@ -104,6 +109,16 @@ class Vectors:
         _ = self._whole
         groups = (slice(first, first + size) for first in range(0, len(self.theirs), size))
         return torch.cat(list(each(found, groups, self.base.device)))
+
+    def reaching(self, limits: Float[Tensor, "sources rows"]) -> float:
+        """Share of the entries, of all sources, that reach their limit: what a trim keeps."""
+
+        def count(rows: slice) -> int:
+            return int((self.part(slice(None), rows).abs() >= limits[:, rows, None]).sum())
+
+        _ = self._whole
+        kept = sum(each(count, self.pieces(), self.base.device))
+        return kept / (self.base.numel() * len(self.theirs))
 
 
 def rows_of(tensor: Tensor) -> Tensor:
@@ -146,15 +161,21 @@ def thresholds_(
 
 
 def random_masks(
-    shape: tuple[int, ...], sources: int, keep: float, seed: int, name: str
+    shape: tuple[int, ...],
+    sources: int,
+    keep: float | Float[np.ndarray, " rows"],
+    seed: int,
+    name: str,
 ) -> Bool[Tensor, "sources *shape"]:
-    """DARE's masks, one a source: each entry is kept with probability `keep`.
+    """DARE's masks, one a source: each entry is kept with probability `keep`, its row's or all's.
 
     Drawn from the seed and the tensor's name on the CPU, so that neither device nor order matters.
     """
     entropy = [seed, *name.encode()]
     draws = np.random.default_rng(entropy).random((sources, *shape), dtype=np.float32)
-    return torch.from_numpy(draws < keep)
+    # Rates are rounded as a single one is: with equal rates the masks are those of one rate.
+    least = np.float32(keep)
+    return torch.from_numpy(draws < (least if least.ndim == 0 else least[:, None]))
 
 
 def elect_and_merge_(
@@ -167,12 +188,19 @@ def elect_and_merge_(
     are overwritten.
     """
     t = vectors.flatten(1)
-    # The vote is exact for equal weights: they become ones, and doubles add without rounding.
-    wide = torch.float32 if t.device.type == "mps" else torch.float64
-    vote = (alpha / alpha.max()).to(wide) @ t.to(wide)
-    sign = vote.ge_(0).mul_(2).sub_(1).to(t.dtype)
+    sign = elected_sign(t, alpha)
     total = alpha @ t.mul_(sign).clamp_(min=0)
     weight = alpha @ t.gt_(0)  # ones and zeros, see trim_
     # Where nobody agrees, total is zero.
     merged = sign * total / weight.clamp_(min=torch.finfo(t.dtype).tiny)
     return merged.view(vectors.shape[1:])
+
+
+def elected_sign(
+    t: Float[Tensor, "sources n"], alpha: Float[Tensor, " sources"]
+) -> Float[Tensor, " n"]:
+    """The sign of sum(alpha_i t_i), zero counting as positive."""
+    # The vote is exact for equal weights: they become ones, and doubles add without rounding.
+    wide = torch.float32 if t.device.type == "mps" else torch.float64
+    vote = (alpha / alpha.max()).to(wide) @ t.to(wide)
+    return vote.ge_(0).mul_(2).sub_(1).to(t.dtype)

@@ -7,9 +7,8 @@ Blocks and nodes count from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,9 +16,17 @@ from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
 from .errors import BadValue, UnknownName
+from .ranges import check_rates, check_sources, check_weights
 
 Z95 = 1.959963984540054
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+# Words that a field of a recipe may have; the first is the default, the paper's own way.
+CHOICES = {
+    "inputs_from": ("merged", "pretrained"),
+    "scores": ("absolute", "squared"),
+    "ranks": ("m-loss", "random", "reversed"),
+    "scope": ("tensor", "global"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +46,11 @@ class MergeRecipe:
         seed: of the draws and of random masks.
         tokens: of each image M-Loss is measured on, drawn at random; None means all.
         precision: of the products that M-Loss is measured on, "fp32" or "bf16".
+        inputs_from: the model that feeds each block whose M-Loss is measured: "merged" (so far,
+            Algorithm 1) or "pretrained" (the base alone, as the released code does).
+        scores: what ranks the nodes: "absolute" (Eq. 4) or "squared" (the released code).
+        ranks: "m-loss", or as controls "random" (drawn from the seed) or "reversed".
+        scope: of TIES' threshold: each "tensor", or "global", the whole task vector.
     """
 
     family: str
@@ -53,6 +65,10 @@ class MergeRecipe:
     seed: int = 42
     tokens: int | None = None
     precision: str = "fp32"
+    inputs_from: str = "merged"
+    scores: str = "absolute"
+    ranks: str = "m-loss"
+    scope: str = "tensor"
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
@@ -69,43 +85,14 @@ class MergeRecipe:
             raise BadValue("--tokens", self.tokens, "is below 1", "give 1 or more, or leave it out")
         if self.precision not in PRECISIONS:
             raise UnknownName("--precision", self.precision, PRECISIONS)
+        for name, known in CHOICES.items():
+            if getattr(self, name) not in known:
+                raise UnknownName(f"--{name.replace('_', '-')}", getattr(self, name), known)
 
     @property
     def alpha(self) -> tuple[float, ...]:
         """The merging weights, 1/q each unless given."""
         return self.weights or (1 / len(self.sources),) * len(self.sources)
-
-
-def check_sources(sources: Sequence[str]) -> None:
-    """Raises BadValue unless there are at least two sources, each named once."""
-    for name in sources:
-        if sources.count(name) > 1:
-            raise BadValue("--sources", name, "is named twice", "name each source once")
-    if len(sources) < 2:
-        remedy = "merging needs at least two sources"
-        raise BadValue("--sources", ",".join(sources), "is too few", remedy)
-
-
-def check_weights(weights: Sequence[float], sources: int) -> None:
-    """Raises BadValue unless there is one weight a source, none negative, summing to 1."""
-    shown = ",".join(f"{w:g}" for w in weights)
-    if len(weights) != sources:
-        problem = f"has another number of weights than the {sources} sources"
-        raise BadValue("--weights", shown, problem, "give one weight a source")
-    if not all(math.isfinite(w) and w >= 0 for w in weights):
-        raise BadValue("--weights", shown, "has a negative or non-finite weight", "use 0 to 1")
-    if abs(math.fsum(weights) - 1) > 1e-6:
-        total = f"sums to {math.fsum(weights):g}"
-        raise BadValue("--weights", shown, total, "give weights that sum to 1")
-
-
-def check_rates(keep: float, variation: float) -> None:
-    """Raises BadValue unless 0 < keep <= 1 and 0 <= variation <= keep."""
-    if not 0 < keep <= 1:
-        raise BadValue("--keep", keep, "is outside (0, 1]", "give a share such as 0.2")
-    if not 0 <= variation <= keep:
-        problem = f"is outside [0, keep] = [0, {keep:g}]"
-        raise BadValue("--variation", variation, problem, "lower it, or raise --keep")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,6 +113,8 @@ class NodeScores:
         layer: Eq. 3, mean over tokens and images.
         layer_normalised: Eq. 6, likewise.
         per_image: mean of Eq. 4 over the nodes and tokens of each image.
+        node_squared: the square of Eq. 4's loss of each token, averaged likewise: what the
+            released code ranks by; None unless a recipe does.
     """
 
     block: int
@@ -134,6 +123,7 @@ class NodeScores:
     layer: float
     layer_normalised: float
     per_image: Float[np.ndarray, " images"]
+    node_squared: Float[np.ndarray, " nodes"] | None = None
 
     def mean_interval(self) -> tuple[float, float, float]:
         """Mean node M-Loss of the block and its 95 % interval over calibration images."""
@@ -164,8 +154,9 @@ class Accuracy:
         return max(0.0, centre - half), min(1.0, centre + half)
 
 
+@runtime_checkable
 class MergedModel(Protocol):
-    """Anything that embeds images for a task: shared weights, or an ensemble."""
+    """Anything that embeds images for a task: shared weights, weights a task, or an ensemble."""
 
     def features(self, images: Float[Tensor, "n 3 h w"], task: str) -> Float[Tensor, "n d"]:
         """Image embeddings, not normalised."""

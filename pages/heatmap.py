@@ -27,7 +27,9 @@ def controls(family: Family) -> Job | None:
     with middle:
         widgets.seed("Seed of the draw")
     try:
-        recipe = session.current_recipe(method="m-ties", blocks=None)
+        # Eq. 4 along the paper's own merge; of the released code's ways, inputs alone are followed.
+        plain = {"scores": "absolute", "ranks": "m-loss", "scope": "tensor"}
+        recipe = session.current_recipe(method="m-ties", blocks=None, **plain)
     except InputError as error:
         st.error(str(error))
         return None
@@ -42,7 +44,8 @@ def controls(family: Family) -> Job | None:
         if job.active:  # so that the strip above shows it, with its cancel button
             session.remember()
             st.rerun()
-    settings = f"k = {recipe.keep:g}, e = {recipe.variation:g}, λ = {recipe.scaling:g}"
+    inputs = ", inputs from the base" * (recipe.inputs_from == "pretrained")
+    settings = f"k = {recipe.keep:g}, e = {recipe.variation:g}, λ = {recipe.scaling:g}{inputs}"
     st.caption(
         f"{len(recipe.sources)} sources, along an M-TIES merge with {settings} (set on the Merge "
         f"page); {widgets.memory(recipe, family)}"

@@ -39,7 +39,7 @@ def recipe_column(family: Family) -> MergeRecipe | None:
 def keep_rates(family: Family, recipe: MergeRecipe) -> None:
     """The keep-rate curve of every block, on the last measured M-Loss where there is one."""
     if "keep" not in METHODS[recipe.method].reads:
-        st.caption("This method trims nothing: all entries are kept.")
+        st.caption("This method trims nothing: k and e do not matter.")
         return
     job = session.job_of("score_job")
     known = [e.scores for e in list(job.events) if isinstance(e, BlockScored)] if job else []
@@ -100,7 +100,9 @@ def average(run: RunRecord) -> str:
     if "merged" not in run.hits:
         return "not evaluated"
     mean, low, high = readouts.mean_accuracy(run.hits["merged"])
-    return readouts.with_interval(mean, low, high)
+    known, tasks = len(run.hits["merged"]), max(map(len, run.hits.values()))
+    of = f", of {known} of {tasks} tasks" if known < tasks else ""
+    return readouts.with_interval(mean, low, high) + of
 
 
 def downloads(run: RunRecord) -> None:

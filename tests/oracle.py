@@ -82,6 +82,17 @@ def node_mloss(
     return total / h.shape[1]
 
 
+def node_squared(h: Array, act_name: str, weights: Weights = None) -> Array:
+    """What the authors' released code ranks nodes by: the square of each token's gap, then the mean over tokens."""
+    h = _f64(h)
+    alphas = _alphas(weights, h.shape[0])
+    total = np.zeros(h.shape[2])
+    for token in range(h.shape[1]):
+        merged, ensembled = _merged_and_ensembled(h, token, act_name, alphas)
+        total += (merged - ensembled) ** 2
+    return total / h.shape[1]
+
+
 def layer_mloss(
     h: Array, act_name: str, weights: Weights = None, normalised: bool = False, eps: float = 1e-4
 ) -> float:
@@ -104,6 +115,16 @@ def keep_rates(scores: Array, keep: float, variation: float) -> Array:
     for place, j in enumerate(order):
         rank = place / (nodes - 1) if nodes > 1 else 0.0
         rates[j] = keep - variation * rank
+    return rates
+
+
+def reversed_keep_rates(scores: Array, keep: float, variation: float) -> Array:
+    """The control: the same rates handed out from the other end, so that the highest score keeps k, the lowest k - e."""
+    nodes = len(scores)
+    order = sorted(range(nodes), key=lambda j: (float(scores[j]), j))
+    rates = np.empty(nodes)
+    for place, j in enumerate(reversed(order)):
+        rates[j] = keep - variation * (place / (nodes - 1) if nodes > 1 else 0.0)
     return rates
 
 
@@ -223,6 +244,70 @@ def dare(
     return merged
 
 
+def elect_only(
+    base: State, sources: Sequence[State], weights: Weights = None, scaling: float = 1.0
+) -> dict[str, Array]:
+    """TIES without its first step: whole task vectors, elected and merged."""
+    merged = {}
+    for name in base:
+        vectors = [task_vector(base[name], source[name]) for source in sources]
+        merged[name] = _f64(base[name]) + scaling * elect_and_merge(vectors, weights)
+    return merged
+
+
+def ties_global(
+    base: State, sources: Sequence[State], weights: Weights, keep: float, scaling: float = 1.0
+) -> dict[str, Array]:
+    """TIES with each source's whole task vector trimmed as one long row."""
+    names = list(base)
+    trimmed: list[dict[str, Array]] = []
+    for source in sources:
+        vectors = [task_vector(base[name], source[name]) for name in names]
+        row = trim(np.concatenate([np.reshape(v, -1) for v in vectors]), keep)
+        parts, start = {}, 0
+        for name, vector in zip(names, vectors, strict=True):
+            parts[name] = row[start : start + vector.size].reshape(vector.shape)
+            start += vector.size
+        trimmed.append(parts)
+    return {
+        name: _f64(base[name]) + scaling * elect_and_merge([t[name] for t in trimmed], weights)
+        for name in names
+    }
+
+
+def emr(base: State, sources: Sequence[State], weights: Weights = None) -> list[dict[str, Array]]:
+    """EMR-Merging (Huang et al., NeurIPS 2024): the model of each source's task, in the sources' order.
+
+    Elect: the sign of sum alpha_i t_i (exactly zero counts as positive), and with it the largest magnitude among the
+    sources of that sign, those without weight left out. Mask: where t_i has the unified sign. Rescale: sum |t_i| over
+    sum |masked|, both over the whole model; nothing is added where nothing is left.
+    """
+    alphas = _alphas(weights, len(sources))
+    vectors = [{name: task_vector(base[name], s[name]) for name in base} for s in sources]
+    unified = {}
+    for name in base:
+        vote = sum((a / max(alphas)) * v[name] for a, v in zip(alphas, vectors, strict=True))
+        sign = np.where(vote >= 0.0, 1.0, -1.0)
+        largest = np.zeros(np.shape(base[name]))
+        for alpha, vector in zip(alphas, vectors, strict=True):
+            if alpha > 0.0:
+                largest = np.maximum(
+                    largest, np.where(vector[name] * sign > 0.0, np.abs(vector[name]), 0.0)
+                )
+        unified[name] = sign * largest
+    models = []
+    for vector in vectors:
+        masked = {
+            name: np.where(np.sign(vector[name]) * np.sign(unified[name]) > 0.0, unified[name], 0.0)
+            for name in base
+        }
+        own = sum(float(np.sum(np.abs(vector[name]))) for name in base)
+        left = sum(float(np.sum(np.abs(masked[name]))) for name in base)
+        scale = own / left if left > 0.0 else 0.0
+        models.append({name: _f64(base[name]) + scale * masked[name] for name in base})
+    return models
+
+
 # --- the vision tower -------------------------------------------------------------------------------------------
 # A stream is an array (images, tokens, width); the class token comes first.
 
@@ -308,7 +393,16 @@ def features(state: State, pixels: Array, heads: int, act_name: str) -> Array:
     return layer_norm(state, "visual.ln_post", x[:, 0]) @ _f64(state["visual.proj"])
 
 
-# --- M-TIES -----------------------------------------------------------------------------------------------------
+# --- M-TIES and M-DARE -------------------------------------------------------------------------------------------
+
+
+def dropped_rows(vector: Array, draws: Array, rates: Sequence[float] | Array) -> Array:
+    """M-DARE's rows: an entry of row j stays where its draw is below k_j, divided by k_j; at k_j = 0 none stays."""
+    kept = np.zeros(np.shape(vector))
+    for j in range(len(vector)):
+        if rates[j] > 0.0:
+            kept[j] = np.where(draws[j] < rates[j], _f64(vector[j]) / float(rates[j]), 0.0)
+    return kept
 
 
 def m_ties(
@@ -322,46 +416,72 @@ def m_ties(
     variation: float,
     blocks: Iterable[int],
     scaling: float = 1.0,
+    *,
+    inputs_from: str = "merged",
+    squared: bool = False,
+    ranks: str | Mapping[int, Array] = "m-loss",
+    draws: Sequence[State] | None = None,
 ) -> tuple[dict[str, Array], dict[int, Array]]:
-    """Algorithm 1 (M-TIES) with the rulings: the merged state dict, and node scores (Eq. 4) of each chosen block."""
+    """Algorithm 1 (M-TIES, or M-DARE) with the rulings: the merged state dict, and node scores (Eq. 4, or squared) of each chosen block.
+
+    Options. inputs_from "pretrained": a copy of the base, which nothing merges into, feeds the measured layers. ranks
+    "reversed", or a mapping of block to each node's rank, drawn by the caller: then nothing is measured. draws, one
+    state of numbers in [0, 1) a source: M-DARE, which drops and rescales instead of trimming.
+    """
     chosen = set(blocks)
     layers = depth(base)
     assert chosen <= set(range(layers)), f"blocks {sorted(chosen)} of {layers}"
     merged = {name: _f64(value) for name, value in base.items()}  # line 3
     scores: dict[int, Array] = {}
 
+    def plain(name: str) -> Array:
+        vectors = [task_vector(base[name], s[name]) for s in sources]
+        if draws is None:
+            left = [trim_tensor(v, keep) for v in vectors]
+        else:
+            left = [
+                np.where(d[name] < keep, v / keep, 0.0) for v, d in zip(vectors, draws, strict=True)
+            ]
+        return _f64(base[name]) + scaling * elect_and_merge(left, weights)
+
     for name in base:  # everything outside the blocks first
         if not name.startswith(BLOCKS):
-            merged[name] = ties_tensor(base, sources, weights, keep, scaling, name)
-    x = embed(merged, pixels)
+            merged[name] = plain(name)
+    feeder = merged if inputs_from == "merged" else dict(base)
+    x = embed(feeder, pixels)
 
     for block in range(layers):  # line 4
         fc = f"{BLOCKS}{block}.mlp.c_fc"
+        weight = f"{fc}.weight"
         for name in base:
-            if name.startswith(f"{BLOCKS}{block}.") and name != f"{fc}.weight":
-                merged[name] = ties_tensor(base, sources, weights, keep, scaling, name)
-        middle = attention_half(merged, block, x, heads)
+            if name.startswith(f"{BLOCKS}{block}.") and name != weight:
+                merged[name] = plain(name)
+        middle = attention_half(feeder, block, x, heads)
 
-        if block in chosen:
-            inputs = mlp_input(merged, block, middle).reshape(
-                -1, middle.shape[-1]
-            )  # images x tokens, one row each
-            h = np.stack([linear(source, fc, inputs) for source in sources])  # own weight, own bias
-            scores[block] = node_mloss(h, act_name, weights)  # lines 10 to 12
-            rates = keep_rates(scores[block], keep, variation)  # lines 14 to 16
-            weight = f"{fc}.weight"
-            trimmed = [
-                trim_rows(task_vector(base[weight], s[weight]), rates) for s in sources
-            ]  # lines 18 to 20
-            merged[weight] = _f64(base[weight]) + scaling * elect_and_merge(
-                trimmed, weights
-            )  # lines 22 and 23
+        if block not in chosen:
+            merged[weight] = plain(weight)
         else:
-            merged[f"{fc}.weight"] = ties_tensor(
-                base, sources, weights, keep, scaling, f"{fc}.weight"
-            )
+            if isinstance(ranks, str):
+                # images x tokens, one row each; own weight, own bias
+                inputs = mlp_input(feeder, block, middle).reshape(-1, middle.shape[-1])
+                h = np.stack([linear(source, fc, inputs) for source in sources])
+                measure = node_squared if squared else node_mloss
+                scores[block] = measure(h, act_name, weights)  # lines 10 to 12
+                rated = keep_rates if ranks == "m-loss" else reversed_keep_rates
+                rates = rated(scores[block], keep, variation)  # lines 14 to 16
+            else:
+                places = ranks[block]
+                rates = np.array([keep - variation * (r / (len(places) - 1)) for r in places])
+            vectors = [task_vector(base[weight], s[weight]) for s in sources]
+            if draws is None:
+                left = [trim_rows(v, rates) for v in vectors]  # lines 18 to 20
+            else:
+                left = [
+                    dropped_rows(v, d[weight], rates) for v, d in zip(vectors, draws, strict=True)
+                ]
+            merged[weight] = _f64(base[weight]) + scaling * elect_and_merge(
+                left, weights
+            )  # lines 22 and 23
 
-        x = mlp_half(
-            merged, block, middle, act_name
-        )  # lines 25 to 27: the merged block feeds the next
+        x = mlp_half(feeder, block, middle, act_name)  # lines 25 to 27: the block feeds the next
     return merged, scores

@@ -1,4 +1,4 @@
-"""Experiments: what they measure, that it is measured once, and that a choice sees no test image."""
+"""Experiments: what they measure, once each, and that no choice sees a test image."""
 
 from __future__ import annotations
 

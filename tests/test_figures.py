@@ -116,7 +116,7 @@ def test_numbers_are_written_for_people(value, text):
 def test_keep_rate_curves_never_rise(keep, share, nodes):
     scores = random_scores(2, nodes)
     curves = {b: (x, keep_rates(x, keep, keep * share)) for b, x in scores.items()}
-    figure = figures.keep_rate_curves(curves, keep, keep * share, measured=True)
+    figure = figures.keep_rate_curves(curves, keep, keep * share, "M-Loss", log=True)
     for line in figure.data:
         assert (np.diff(line.x) >= 0).all() and (np.diff(line.y) <= 1e-12).all()
         assert line.y[0] == pytest.approx(keep)

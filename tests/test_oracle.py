@@ -10,11 +10,20 @@ import torch
 from safetensors.torch import load_file
 
 import oracle
-from mloss_core import BlockScored, Family, Finished, MergeRecipe, run, trim, zoo
-from mloss_core.recipe import calibration_of
+from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run, zoo
+from mloss_core.methods import emr
 from tiny import write_family
 
-DATA_FREE = ("simple-average", "task-arithmetic", "ties", "dare")
+DATA_FREE = ("simple-average", "task-arithmetic", "ties", "elect", "dare")
+NODE_WISE = ("m-ties", "m-dare")
+OPTIONS = (
+    {"inputs_from": "pretrained"},
+    {"scores": "squared"},
+    {"inputs_from": "pretrained", "scores": "squared"},
+    {"inputs_from": "pretrained", "scores": "squared", "ranks": "reversed"},
+    {"ranks": "reversed"},
+    {"ranks": "random"},
+)
 
 
 @pytest.fixture(scope="module", params=[(0, torch.float16), (1, torch.float16), (2, torch.float32)])
@@ -50,27 +59,42 @@ def merged_by_oracle(recipe: MergeRecipe, family: Family):
     base = state(family.folder / "base.safetensors")
     sources = [state(family.folder / "sources" / f"{s}.safetensors") for s in recipe.sources]
     alpha, keep, scaling = recipe.weights, recipe.keep, recipe.scaling
-    q = len(sources)
     match recipe.method:
         case "simple-average":
             return oracle.simple_average(base, sources, alpha), {}
         case "task-arithmetic":
             return oracle.task_arithmetic(base, sources, alpha, scaling), {}
         case "ties":
-            return oracle.ties(base, sources, alpha, keep, scaling), {}
+            merge = oracle.ties_global if recipe.scope == "global" else oracle.ties
+            return merge(base, sources, alpha, keep, scaling), {}
+        case "elect":
+            return oracle.elect_only(base, sources, alpha, scaling), {}
         case "dare":
-            drawn = {
-                n: trim.random_masks(t.shape, q, keep, recipe.seed, n) for n, t in base.items()
-            }
-            masks = [{n: m[i].numpy() for n, m in drawn.items()} for i in range(q)]
+            masks = [{n: d < keep for n, d in draws.items()} for draws in draws_of(recipe, base)]
             return oracle.dare(base, sources, alpha, keep, scaling, masks), {}
-    batch, model = calibration_of(recipe, family), family.model
+    model, ranks = family.model, recipe.ranks
+    batch = draw_batch(family.calibration_pool, recipe.sources, recipe.samples, recipe.seed)
     pixels = (batch.images / 255.0 - np.array(model.mean)) / np.array(model.std)
     blocks = range(model.blocks) if recipe.blocks is None else recipe.blocks
+    if ranks == "random":
+        drawn = (np.random.default_rng([recipe.seed, block]) for block in range(model.blocks))
+        ranks = {block: rng.permutation(model.nodes) for block, rng in enumerate(drawn)}
     return oracle.m_ties(
         base, sources, alpha, pixels.transpose(0, 3, 1, 2), model.heads, model.activation,
         keep, recipe.variation, blocks, scaling,
+        inputs_from=recipe.inputs_from, squared=recipe.scores == "squared", ranks=ranks,
+        draws=draws_of(recipe, base) if recipe.method == "m-dare" else None,
     )  # fmt: skip
+
+
+def draws_of(recipe: MergeRecipe, base: oracle.State) -> list[dict[str, np.ndarray]]:
+    """The numbers in [0, 1) that DARE's masks compare with keep rates, a state a source."""
+    q = len(recipe.sources)
+    drawn = {}
+    for name, tensor in base.items():
+        rng = np.random.default_rng([recipe.seed, *name.encode()])
+        drawn[name] = rng.random((q, *tensor.shape), dtype=np.float32)
+    return [{name: numbers[i] for name, numbers in drawn.items()} for i in range(q)]
 
 
 def finished(recipe: MergeRecipe, family: Family):
@@ -78,12 +102,20 @@ def finished(recipe: MergeRecipe, family: Family):
     events = list(run(recipe, family, device="cpu"))
     assert isinstance(events[-1], Finished)
     scores = [event.scores for event in events if isinstance(event, BlockScored)]
-    return events[-1].weights, {s.block: s.node for s in scores}
+    squared = recipe.scores == "squared"
+    return events[-1].weights, {s.block: s.node_squared if squared else s.node for s in scores}
 
 
 def assert_agrees(recipe: MergeRecipe, family: Family):
     ours, our_scores = finished(recipe, family)
     theirs, their_scores = merged_by_oracle(recipe, family)
+    assert_close(ours, theirs, family)
+    assert our_scores.keys() == their_scores.keys()
+    for block, scores in our_scores.items():
+        np.testing.assert_allclose(scores, their_scores[block], rtol=1e-4)
+
+
+def assert_close(ours: dict[str, torch.Tensor], theirs: oracle.State, family: Family):
     base = state(family.folder / "base.safetensors")
     assert ours.keys() == theirs.keys()
 
@@ -93,9 +125,6 @@ def assert_agrees(recipe: MergeRecipe, family: Family):
     error = norm(lambda n: ours[n].double().numpy() - theirs[n])
     assert error <= 1e-5 * norm(lambda n: theirs[n])
     assert error <= 1e-4 * norm(lambda n: theirs[n] - base[n])
-    assert our_scores.keys() == their_scores.keys()
-    for block, scores in our_scores.items():
-        np.testing.assert_allclose(scores, their_scores[block], rtol=1e-4)
 
 
 @pytest.mark.parametrize("weights", [None, (0.5, 0.25, 0.25)])
@@ -104,9 +133,74 @@ def test_data_free_methods_agree(method, weights, drawn):
     assert_agrees(recipe_for(drawn, method, weights=weights, scaling=0.7), drawn)
 
 
+@pytest.mark.parametrize("weights", [None, (0.5, 0.25, 0.25)])
+@pytest.mark.parametrize("keep", [0.4, 1e-9])
+def test_a_global_trim_agrees(keep, weights, drawn):
+    changes = {"keep": keep, "variation": 0.0, "weights": weights, "scaling": 0.7}
+    assert_agrees(recipe_for(drawn, "ties", scope="global", **changes), drawn)
+
+
 @pytest.mark.parametrize("blocks", [None, (1,), (0, 2)])
-def test_m_ties_agrees_whichever_blocks_are_node_wise(blocks, drawn):
-    assert_agrees(recipe_for(drawn, "m-ties", blocks=blocks), drawn)
+@pytest.mark.parametrize("method", NODE_WISE)
+def test_node_wise_methods_agree_whichever_blocks_are_chosen(method, blocks, drawn):
+    assert_agrees(recipe_for(drawn, method, blocks=blocks), drawn)
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+@pytest.mark.parametrize("method", NODE_WISE)
+def test_released_behaviour_and_controls_agree(method, options, drawn):
+    assert_agrees(recipe_for(drawn, method, blocks=(0, 2), **options), drawn)
+
+
+def test_m_dare_agrees_where_the_highest_node_keeps_nothing(drawn):
+    assert_agrees(recipe_for(drawn, "m-dare", keep=0.3, variation=0.3), drawn)
+
+
+@pytest.mark.parametrize("options", [{}, {"scores": "squared"}, {"ranks": "random"}], ids=str)
+def test_without_variation_m_dare_is_dare_bit_for_bit(options, drawn):
+    ours, _ = finished(recipe_for(drawn, "m-dare", variation=0.0, **options), drawn)
+    dare, _ = finished(recipe_for(drawn, "dare"), drawn)
+    assert all(torch.equal(ours[name], dare[name]) for name in dare)
+
+
+def test_elect_only_is_ties_that_keeps_all_bit_for_bit(drawn):
+    ours, _ = finished(recipe_for(drawn, "elect"), drawn)
+    for scope in ("tensor", "global"):
+        ties, _ = finished(recipe_for(drawn, "ties", keep=1.0, scope=scope), drawn)
+        assert all(torch.equal(ours[name], ties[name]) for name in ties)
+
+
+@pytest.mark.parametrize(
+    "weights, sources", [(None, 3), (None, 2), ((0.5, 0.25, 0.25), 3), ((0.5, 0.5, 0.0), 3)]
+)
+def test_emr_makes_the_models_of_the_oracle(weights, sources, drawn):
+    assert_emr_agrees(
+        recipe_for(drawn, "emr", sources=drawn.sources[:sources], weights=weights), drawn
+    )
+
+
+def assert_emr_agrees(recipe: MergeRecipe, family: Family):
+    base = state(family.folder / "base.safetensors")
+    sources = {s: state(family.folder / "sources" / f"{s}.safetensors") for s in recipe.sources}
+    theirs = oracle.emr(base, list(sources.values()), recipe.weights)
+    files = {name: family.source(name) for name in recipe.sources}
+    ours = emr.TaskModels(family.model, family.base().load(torch.device("cpu")), files)
+    blocks = [event.block for event in ours.unify(recipe)]
+    assert blocks == list(range(family.model.blocks))
+    for task, expected in zip(recipe.sources, theirs, strict=True):
+        assert_close(ours.weights(task), expected, family)
+
+
+@pytest.mark.parametrize("options", OPTIONS[2:], ids=str)
+@pytest.mark.parametrize("method", NODE_WISE)
+def test_released_behaviour_and_controls_agree_on_the_demo_family(method, options, demo):
+    recipe = recipe_for(demo, method, samples=16, keep=0.2, variation=0.1, **options)
+    assert_agrees(recipe, demo)
+
+
+def test_global_trim_and_emr_agree_on_the_demo_family(demo):
+    assert_agrees(recipe_for(demo, "ties", keep=0.2, variation=0.1, scope="global"), demo)
+    assert_emr_agrees(recipe_for(demo, "emr"), demo)
 
 
 def test_m_ties_agrees_with_unequal_weights_and_two_sources(drawn):
@@ -129,6 +223,6 @@ def test_m_ties_without_variation_scores_and_trims_rows_at_one_rate(drawn):
     assert_agrees(recipe_for(drawn, "m-ties", variation=0.0), drawn)
 
 
-@pytest.mark.parametrize("method", [*DATA_FREE, "m-ties"])
+@pytest.mark.parametrize("method", [*DATA_FREE, *NODE_WISE])
 def test_the_demo_family_agrees(method, demo):
     assert_agrees(recipe_for(demo, method, samples=16, keep=0.2, variation=0.1), demo)

@@ -137,9 +137,10 @@ def keep_rate_curves(
     curves: Mapping[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]],
     keep: float,
     variation: float,
-    measured: bool,
+    title: str,
+    log: bool,
 ) -> go.Figure:
-    """Keep rate of each node over its M-Loss (or its rank, where nothing is measured yet)."""
+    """Keep rate of each node over its M-Loss, or over its rank: whatever the title says."""
     figure = go.Figure()
     for block, (x, rates) in curves.items():
         order = np.argsort(x, kind="stable")
@@ -152,8 +153,7 @@ def keep_rate_curves(
             line={"color": colour, "width": 2},
             hovertemplate=f"block {block}<br>%{{x:.4g}} keeps %{{y:.1%}}<extra></extra>",
         )
-    title = "node M-Loss (log)" if measured else "rank of the node's M-Loss in its block"
-    figure.update_xaxes(title=title, type="log" if measured else "linear")
+    figure.update_xaxes(title=title, type="log" if log else "linear")
     figure.update_xaxes(nticks=6, exponentformat="power")
     figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
     return _framed(figure, 400)

@@ -17,12 +17,16 @@ from mloss_core import (
     mean_accuracy,
     verdict,
 )
+from mloss_core.run import judged
 from mloss_core.store import Hits, final_hits
 
 from . import figures
 from .jobs import Job, elapsed
 
 NAMES = {"base": "base", "own": "own source", "ties": "TIES, same k", "ensembling": "ensemble"}
+
+
+UNKNOWN = "unknown"  # a task that the model is not made for
 
 
 def live(family: Family, tasks: Sequence[str], job: Job) -> None:
@@ -37,7 +41,11 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
     columns = st.columns(4)
     for i, task in enumerate(tasks):
         with columns[i % 4]:
-            _readout(family.title(task), {m: latest.get((m, task)) for m in ("merged", *NAMES)})
+            if task in judged(job.spec, tasks):
+                _readout(family.title(task), {m: latest.get((m, task)) for m in ("merged", *NAMES)})
+            else:
+                title, why = family.title(task), "its source is not merged"
+                st.metric(title, UNKNOWN, why, delta_color="off", delta_arrow="off", border=True)
     st.plotly_chart(
         figures.accuracy_by_block(_history(family, tasks, seen), blocks),
         key="by-block",
@@ -99,13 +107,17 @@ def final(family: Family, hits: Hits, method: str) -> None:
         return
     table(family, models)
     for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble")):
-        if rival in hits and rival != method and hits[rival].keys() == hits["merged"].keys():
+        if (
+            {rival, "merged"} <= hits.keys()
+            and rival != method
+            and hits[rival].keys() >= hits["merged"].keys()
+        ):
             st.markdown(verdict(METHODS[method].title, name, hits["merged"], hits[rival]))
 
 
 def table(family: Family, models: Mapping[str, Mapping]) -> None:
     """Tasks by models, each cell accuracy and interval; the mean of tasks below."""
-    tasks = list(next(iter(models.values())))
+    tasks = list(dict.fromkeys(task for hits in models.values() for task in hits))
     rows, bars = [], {}
     for task in tasks:
         row = {"task": family.title(task)}
@@ -113,15 +125,23 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
             if task in hits:
                 accuracy = Accuracy(correct=int(hits[task].sum()), total=len(hits[task]))
                 row[model] = with_interval(accuracy.rate, *accuracy.interval())
+            else:
+                row[model] = UNKNOWN
         rows.append(row)
     average = {"task": "average"}
     for model, hits in models.items():
-        mean, low, high = mean_accuracy(hits)
-        average[model] = with_interval(mean, low, high)
         known = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
         bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in known.items()}
-        bars[model]["average"] = (mean, low, high)
+        average[model] = UNKNOWN
+        if len(hits) == len(tasks):
+            bars[model]["average"] = mean_accuracy(hits)
+            average[model] = with_interval(*bars[model]["average"])
     st.dataframe(pd.DataFrame([*rows, average]), hide_index=True, width="stretch")
+    if UNKNOWN in average.values():
+        st.caption(
+            "Unknown: EMR-Merging makes a model a task, by the mask of the task's own source, and "
+            "has none where that source is not merged. Averages are over all tasks or not at all."
+        )
     st.plotly_chart(
         figures.compared(bars), key=f"bars-{'-'.join(models)}", alt="Accuracies with 95 % intervals"
     )
@@ -139,9 +159,34 @@ def summary(recipe: MergeRecipe | Mapping) -> str:
     for key, letter in (("keep", "k"), ("variation", "e"), ("scaling", "λ")):
         if key in fields and key in METHODS[fields["method"]].reads:
             words.append(f"{letter} = {fields[key]:g}")
+    if fields["method"] == "task-arithmetic":
+        words[-1] += f" ({per_task(fields)} a task)"
+    words += _choices(fields)
     if fields.get("blocks") is not None and METHODS[fields["method"]].node_wise:
         words.append("blocks " + (",".join(map(str, fields["blocks"])) or "none"))
     return ", ".join(words)
+
+
+def _choices(fields: Mapping) -> list[str]:
+    """What a recipe has chosen otherwise than the paper, in words."""
+    names = {
+        ("inputs_from", "pretrained"): "inputs from the base",
+        ("scores", "squared"): "squared scores",
+        ("ranks", "random"): "random ranks",
+        ("ranks", "reversed"): "reversed ranks",
+        ("scope", "global"): "global trim",
+    }
+    reads = METHODS[fields["method"]].reads
+    return [w for (key, value), w in names.items() if key in reads and fields.get(key) == value]
+
+
+def per_task(recipe: MergeRecipe | Mapping) -> str:
+    """The factor on each task vector: lambda alpha_i, which is lambda / q for equal weights."""
+    fields = recipe if isinstance(recipe, Mapping) else vars(recipe)
+    count = len(fields["sources"])
+    factors = {fields["scaling"] * w for w in fields.get("weights") or [1 / count] * count}
+    low, high = f"{min(factors):.3g}", f"{max(factors):.3g}"
+    return low if low == high else f"{low} to {high}"
 
 
 def so_far(job: Job, tasks: Sequence[str]) -> Hits:
@@ -149,9 +194,10 @@ def so_far(job: Job, tasks: Sequence[str]) -> Hits:
     nothing before that is known."""
     events = list(job.events)
     whole = [e for e in events if isinstance(e, TaskEvaluated) and e.block is None]
-    hits = final_hits(events)
+    hits, tasks = final_hits(events), judged(job.spec, tasks)
     # The merged model is evaluated on a few images of each task first, then on all.
     if not tasks or sum(e.model == "merged" for e in whole) < 2 * len(tasks):
         return {}
     size = {task: len(h) for task, h in hits["merged"].items()}
-    return {m: h for m, h in hits.items() if {t: len(x) for t, x in h.items()} == size}
+    known = {m: {t: x for t, x in h.items() if t in size} for m, h in hits.items()}
+    return {m: h for m, h in known.items() if {t: len(x) for t, x in h.items()} == size}

@@ -29,14 +29,18 @@ from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
 from mloss_core.methods import METHODS
 from mloss_core.recipe import check
+from mloss_core.types import CHOICES
 
 from .jobs import Job, JobBoard
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
-    "samples", "tokens", "seed", "group", "colours", "scores", "score_job", "merge_job",
+    "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
+    "group", "colours", "scores", "score_job", "merge_job",
 )  # fmt: skip
+# Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
+WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
 
@@ -94,6 +98,7 @@ def defaults(family: Family) -> dict[str, str]:
         "samples": str(min(128, pool_size(family, family.sources))),
         "tokens": str(family.model.tokens),
         "seed": "42",
+        **{key: CHOICES[field][0] for key, field in WORDS.items()},
         "group": "50" if family.model.nodes >= 1500 else "16",
         "colours": COLOURS[0],
         "scores": SCORES[0],
@@ -151,8 +156,9 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         parse_blocks(value, family.model)
     elif key == "weights" and value:
         parse_weights(value)
-    elif key in ("colours", "scores", "method"):
-        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}[key]
+    elif key in ("colours", "scores", "method", *WORDS):
+        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}.get(key)
+        known = known or CHOICES[WORDS[key]]
         if value not in known:
             raise ValueError(f"choose from {', '.join(known)}")
 
@@ -202,6 +208,7 @@ def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> Merge
         "samples": int(state["samples"]),
         "tokens": int(state["tokens"]) if int(state["tokens"]) != family.model.tokens else None,
         "seed": int(state["seed"]),
+        **{field: state[key] for key, field in WORDS.items()},
     }
     return MergeRecipe(**(fields | changes))
 

@@ -1,9 +1,8 @@
-"""Widgets bound to the session's choice, and the recipe form built from METHODS."""
+"""The widgets that pages share, and the recipe form built from METHODS."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import streamlit as st
@@ -14,39 +13,8 @@ from mloss_core.free import free
 from mloss_core.memory import amount, needed, too_much
 
 from . import figures, session
-
-
-def bound(
-    key: str,
-    widget: Callable[..., Any],
-    label: str,
-    read: Callable[[str], Any] = str,
-    write: Callable[[Any], str] = str,
-    **options: Any,
-) -> Any:
-    """A widget that starts from a field of the choice and writes it back.
-
-    The value goes in as the widget's own default on every run: what is set in session state
-    instead can be overtaken by a rerun before the browser has drawn it, and then shows wrong.
-
-    Args:
-        read, write: between the field's text and the widget's value.
-    """
-    value = read(session.chosen(key))
-    if widget is st.selectbox:
-        options["index"] = list(options["options"]).index(value)
-    elif widget is st.segmented_control:
-        options["default"] = value
-    else:  # a limit may have moved past what was chosen
-        options["value"] = min(max(value, options["min_value"]), options["max_value"])
-    value = widget(label, key=f"w-{key}", **options)
-    session.choose_value(key, write(value))
-    return value
-
-
-def short(value: float) -> str:
-    """A number as links hold it."""
-    return f"{value:g}"
+from .bound import bound, short, worded
+from .controls import both_lambdas, controls
 
 
 def rates(method: str) -> None:
@@ -56,8 +24,16 @@ def rates(method: str) -> None:
         bound(
             "keep", st.slider, "Base keep rate k", float, short,
             min_value=0.05, max_value=1.0, step=0.05,
-            help="Share of each task vector's entries that is kept, largest changes first.",
+            help="Share of each task vector's entries that is kept, largest changes first; by "
+            "DARE at random.",
         )  # fmt: skip
+        if "scope" in reads:
+            worded(
+                "scope", st.segmented_control, "Scope of k",
+                {"tensor": "each tensor", "global": "whole task vector"},
+                help="Whether k of every tensor is kept, or k of all entries together: then more "
+                "where fine-tuning changed more.",
+            )  # fmt: skip
         if "variation" in reads:
             bound(
                 "variation", st.slider, "Pruning variation e", float, short,
@@ -71,6 +47,8 @@ def rates(method: str) -> None:
             min_value=0.0, max_value=4.0, step=0.1,
             help="Factor on the merged task vector before it is added to the base.",
         )  # fmt: skip
+        if method == "task-arithmetic":
+            both_lambdas()
 
 
 def samples(family: Family) -> None:
@@ -97,7 +75,7 @@ def seed(label: str = "Seed") -> None:
     """The seed of whatever the method draws."""
     bound(
         "seed", st.number_input, label, int, str, min_value=0, max_value=2**31, step=1,
-        help="Of the draw of images, and of DARE's random masks.",
+        help="Of the draw of images, of DARE's random masks and of random ranks.",
     )  # fmt: skip
 
 
@@ -143,11 +121,14 @@ def recipe_form(family: Family) -> MergeRecipe | None:
     rates(method)
     if row.node_wise:
         block_choice(family)
-        images, of_each = st.columns(2)
-        with images:
-            samples(family)
-        with of_each:
-            tokens(family)
+        measured = st.container()  # above the controls, which say whether it is needed
+        controls()
+        if session.chosen("ranks") != "random":
+            images, of_each = measured.columns(2)
+            with images:
+                samples(family)
+            with of_each:
+                tokens(family)
     if "seed" in row.reads:
         seed()
     try:
@@ -179,7 +160,19 @@ def doubtful(family: Family, sources: Sequence[str]) -> None:
 
 def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.ndarray]) -> None:
     """Keep rate of every node of every block under the recipe, drawn at once."""
+    if recipe.scope == "global" and "scope" in METHODS[recipe.method].reads:
+        st.caption(
+            f"One threshold for each source's whole task vector: {recipe.keep:.0%} of all its "
+            "entries are kept, more in tensors that fine-tuning changed more."
+        )
+        return
     node_wise = METHODS[recipe.method].node_wise
+    rank = "rank of the node's M-Loss in its block"
+    if node_wise and recipe.ranks == "random":
+        scores, rank = {}, "rank drawn at random"
+    elif node_wise and recipe.scores == "squared":
+        scores, rank = {}, "rank of the node's squared M-Loss in its block"
+    reverse = node_wise and recipe.ranks == "reversed"
     chosen = range(family.model.blocks) if recipe.blocks is None else recipe.blocks
     variation = recipe.variation if node_wise else 0.0
     curves = {}
@@ -189,8 +182,10 @@ def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.n
             continue
         x = np.linspace(0, 1, 64) if x is None else x
         spread = variation if block in chosen else 0.0
-        curves[block] = (x, keep_rates(x, recipe.keep, spread))
-    figure = figures.keep_rate_curves(curves, recipe.keep, variation, measured=bool(scores))
+        curves[block] = (x, keep_rates(x, recipe.keep, spread, reverse=reverse))
+    figure = figures.keep_rate_curves(
+        curves, recipe.keep, variation, "node M-Loss (log)" if scores else rank, log=bool(scores)
+    )
     st.plotly_chart(
         figure, key="keep-rates", alt="Keep rate of every node over its M-Loss, by block"
     )

@@ -15,7 +15,7 @@ from .. import store
 from ..errors import BadFile
 from ..evaluate import Evaluator
 from ..images import Pictures, Resized
-from ..methods.mloss_guided import node_wise_blocks
+from ..methods.schedule import measured_blocks
 from ..recipe import calibration_of, deciding
 from ..run import measured
 from ..store import RunRecord
@@ -60,7 +60,7 @@ class Lab:
         """Names everything that decides a cell's outcome: recipe, hashes of models, calibration
         and images, heads and version; not its label."""
         recipe, drawn = cell.recipe, None
-        if node_wise_blocks(recipe, self.family.model):
+        if measured_blocks(recipe, self.family.model):
             drawn = self._calibration(recipe.sources, recipe.samples, recipe.seed)
         models = [self._model(name) for name in (None, *recipe.sources)]
         images = [self._images(task, cell.split) for task in cell.tasks]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..family import ModelFamily
 from ..methods import METHODS
-from ..methods.mloss_guided import node_wise_blocks
+from ..methods.schedule import measured_blocks
 from ..types import MergeRecipe
 
 
@@ -31,7 +31,7 @@ class Cost:
 
 def cost(recipe: MergeRecipe, family: ModelFamily) -> Cost:
     """Blocks passed and multiply-adds of measuring M-Loss; nothing for methods without it."""
-    blocks, q = node_wise_blocks(recipe, family), len(recipe.sources)
+    blocks, q = measured_blocks(recipe, family), len(recipe.sources)
     if not blocks:
         return Cost(passed=0, apart=0, multiply_adds=0, products=0.0)
     last, tokens, width, nodes = max(blocks), family.tokens, family.width, family.nodes
@@ -50,5 +50,7 @@ def cost(recipe: MergeRecipe, family: ModelFamily) -> Cost:
 
 
 def towers(recipe: MergeRecipe) -> int:
-    """Image towers that run for one image: one for a merged model, all of an ensemble."""
-    return len(recipe.sources) if METHODS[recipe.method].rule is None else 1
+    """Image towers that run for one image: one for a merged model, all of an ensemble; EMR-Merging
+    runs the one of the image's task."""
+    method = METHODS[recipe.method]
+    return len(recipe.sources) if method.rule is None and not method.per_task else 1

@@ -23,6 +23,11 @@ GRID_KEEP = (0.1, 0.2, 0.4, 0.6, 0.8)
 GRID_VARIATION = (0.0, 0.05, 0.1, 0.15, 0.2)
 RIVALS = ("m-ties", "ties", "dare", "task-arithmetic", "simple-average")  # of the paper's Table 1
 REFERENCES = ("base", "own")
+# Of a method, at the settings that were chosen for it.
+VARIANTS = {
+    "ties": {"one threshold": {"scope": "global"}},
+    "m-ties": {"as released": {"inputs_from": "pretrained", "scores": "squared"}},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +71,9 @@ def methods(family: Family, start: MergeRecipe) -> Plan:
     for method, row in METHODS.items():
         if method != "ensembling":
             recipe = yield from search.best(method, start, tasks)
-            yield Cell(label=row.title, recipe=recipe, tasks=tasks)
+            yield _cell(recipe, tasks)
+            for label, changes in VARIANTS.get(method, {}).items():
+                yield _cell(recipe, tasks, f"{row.title}, {label}", **changes)
 
 
 def keep_and_variation(family: Family, start: MergeRecipe) -> Plan:

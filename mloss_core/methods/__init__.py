@@ -32,6 +32,8 @@ class Method:
         formula: what it computes of task vectors t_i, in LaTeX.
         rule: see the module; None where no single model comes out.
         node_wise: whether chosen blocks are trimmed row by row, by M-Loss.
+        drops: whether entries are dropped at random, by the seed.
+        per_task: whether each task has a model of its own, and only where its source is merged.
     """
 
     title: str
@@ -41,7 +43,14 @@ class Method:
     formula: str
     rule: Rule | None
     node_wise: bool = False
+    drops: bool = False
+    per_task: bool = False
 
+
+NODE_WISE = (
+    *("weights", "keep", "variation", "scaling", "blocks", "samples", "seed", "tokens"),
+    *("precision", "inputs_from", "scores", "ranks"),
+)
 
 METHODS: dict[str, Method] = {
     "simple-average": Method(
@@ -57,17 +66,27 @@ METHODS: dict[str, Method] = {
         paper="Ilharco et al., Editing models with task arithmetic, ICLR 2023",
         reads=("weights", "scaling"),
         explanation="Adds the mean task vector times λ (the per-task λ of its paper is λ / q).",
-        formula=r"\theta + \lambda \sum_i \alpha_i t_i",
+        formula=r"\theta + \lambda \sum_i \alpha_i t_i = \theta + \frac{\lambda}{q} \sum_i t_i"
+        r"\quad (\alpha_i = 1/q)",
         rule=data_free.task_arithmetic,
     ),
     "ties": Method(
         title="TIES",
         paper="Yadav et al., TIES-Merging, NeurIPS 2023",
-        reads=("weights", "keep", "scaling"),
-        explanation="Keeps the share k of largest changes of each tensor, elects a sign an entry, "
-        "and averages the sources that agree.",
+        reads=("weights", "keep", "scaling", "scope"),
+        explanation="Keeps the share k of largest changes, of each tensor or of the whole task "
+        "vector, elects a sign an entry, and averages the sources that agree.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_k(t_1), \dots)",
         rule=data_free.ties,
+    ),
+    "elect": Method(
+        title="Elect only",
+        paper="Yadav et al., TIES-Merging, NeurIPS 2023, steps 2 and 3",
+        reads=("weights", "scaling"),
+        explanation="TIES with nothing trimmed (k = 1): elects a sign an entry, and averages the "
+        "sources that agree.",
+        formula=r"\theta + \lambda \, \mathrm{elect}(t_1, \dots, t_q)",
+        rule=data_free.elect,
     ),
     "dare": Method(
         title="DARE",
@@ -77,20 +96,41 @@ METHODS: dict[str, Method] = {
         "then elects and averages as TIES.",
         formula=r"\theta + \lambda \, \mathrm{elect}(m_1 \odot t_1 / k, \dots)",
         rule=data_free.dare,
+        drops=True,
     ),
     "m-ties": Method(
         title="M-TIES",
         paper="Wang et al., M-Loss, AAAI 2026, Algorithm 1",
-        reads=(
-            *("weights", "keep", "variation", "scaling"),
-            *("blocks", "samples", "seed", "tokens", "precision"),
-        ),
+        reads=NODE_WISE,
         explanation="TIES that keeps less of a node, down to k - e, the higher its M-Loss ranks "
         "in its block.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_{k_j}(t_1), \dots),"
         r"\quad k_j = k - e \cdot \mathrm{rank}_j",
         rule=data_free.ties,
         node_wise=True,
+    ),
+    "m-dare": Method(
+        title="M-DARE",
+        paper="DARE (Yu et al., ICML 2024) with the keep rates of M-Loss (Wang et al., AAAI 2026)",
+        reads=NODE_WISE,
+        explanation="DARE that keeps each change of a node with probability k_j, down to k - e the "
+        "higher its M-Loss ranks in its block, and rescales it by 1/k_j.",
+        formula=r"\theta + \lambda \, \mathrm{elect}(m_1 \odot t_1 / k_j, \dots),"
+        r"\quad k_j = k - e \cdot \mathrm{rank}_j",
+        rule=data_free.dare,
+        node_wise=True,
+        drops=True,
+    ),
+    "emr": Method(
+        title="EMR-Merging",
+        paper="Huang et al., EMR-Merging, NeurIPS 2024",
+        reads=("weights",),
+        explanation="One unified change, the elected sign with the largest magnitude that agrees; "
+        "a task adds its source's mask and scale. A model a task, not one for all.",
+        formula=r"\theta + \lambda_i \, (m_i \odot \tau), \quad m_i = [t_i \odot \tau > 0],"
+        r"\quad \lambda_i = \frac{\sum |t_i|}{\sum |m_i \odot \tau|}",
+        rule=None,
+        per_task=True,
     ),
     "ensembling": Method(
         title="Ensembling",

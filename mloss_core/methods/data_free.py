@@ -46,11 +46,35 @@ def ties(
     )
 
 
-def dare(vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
-    """Drop at random, rescale by 1/k, elect, merge (Yu et al. 2024)."""
+def elect(vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
+    """Elect and merge with nothing trimmed: TIES at k = 1 (Yadav et al. 2023, steps 2 and 3)."""
+    return recipe.scaling * vectors.merged(lambda t, rows: trim.elect_and_merge_(t, alpha))
+
+
+def dare(
+    vectors: Vectors,
+    alpha: Alpha,
+    recipe: MergeRecipe,
+    name: str,
+    rates: Float[np.ndarray, " rows"] | None = None,
+) -> Merged:
+    """Drop at random, rescale by 1/k, elect, merge (Yu et al. 2024).
+
+    Args:
+        rates: keep rates of the tensor's rows (M-DARE), by which they are drawn and rescaled too; a
+            row of rate zero is dropped whole. None means k for all.
+    """
     q, keep = len(vectors.theirs), recipe.keep
-    masks = trim.random_masks(tuple(vectors.base.shape), q, keep, recipe.seed, name)
+    drawn = keep if rates is None else rates
+    masks = trim.random_masks(tuple(vectors.base.shape), q, drawn, recipe.seed, name)
     masks = masks.view(q, *trim.rows_of(vectors.base).shape)
+    # What no entry survives is zero, whatever divides it.
+    by_row = None if rates is None else vectors.base.new_tensor(np.where(rates > 0, rates, 1))
+
+    def dropped(t: Tensor, rows: slice) -> Tensor:
+        kept = t.mul_(masks[:, rows].to(t.device))
+        return kept.div_(keep) if by_row is None else kept.div_(by_row[rows, None])
+
     return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge_(t.mul_(masks[:, rows].to(t.device)).div_(keep), alpha)
+        lambda t, rows: trim.elect_and_merge_(dropped(t, rows), alpha)
     )

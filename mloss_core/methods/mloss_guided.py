@@ -13,13 +13,14 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..family import ModelFamily, c_fc
-from ..mloss import keep_rates
 from ..resident import read
 from ..scoring import Layer, score_block, some_tokens
 from ..trim import Vectors
 from ..types import PRECISIONS, BlockMerged, BlockScored, MergeRecipe, NodeScores
 from ..vit import Tower, chunks
 from . import METHODS
+from .global_trim import least_kept
+from .schedule import measured_blocks, node_rates, node_wise_blocks
 
 Weights = dict[str, Tensor]
 
@@ -36,7 +37,8 @@ def sweep(
     (or whatever the recipe's method is).
 
     The calibration images' residual stream is carried through the merged blocks, so that no
-    block is ever computed twice (Algorithm 1, lines 24-26).
+    block is ever computed twice (Algorithm 1, lines 24-26); or through the base's, if the recipe
+    takes its inputs from there.
 
     Args:
         base: the base's weights on the device.
@@ -44,33 +46,51 @@ def sweep(
         images: preprocessed calibration batch; None where the method needs none.
         merged: filled as the sweep goes; with the base beyond, it is the partial model.
     """
-    tower = Tower(family, ChainMap(merged, base))
-    chosen = node_wise_blocks(recipe, family)
+    # The model that feeds the blocks whose M-Loss is measured.
+    tower = Tower(family, base if recipe.inputs_from == "pretrained" else ChainMap(merged, base))
+    chosen, measured = node_wise_blocks(recipe, family), measured_blocks(recipe, family)
     start = time.perf_counter()
-    device = _device(base)
-    merged |= _merge(base, read(sources, family.outer_names(), device), recipe)
-    stream = tower.embed(images) if chosen and images is not None else None
+    device, least = _device(base), None
+    if _is_global(recipe):
+        least = [least_kept(base, source, recipe.keep) for source in sources]
+    merged |= _merge(base, read(sources, family.outer_names(), device), recipe, least=least)
+    stream = tower.embed(images) if measured and images is not None else None
     for block in range(family.blocks):
         theirs = read(sources, family.block_names(block), device)
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
         layers = list(zip(theirs[weight], theirs[bias], strict=True))
         nodes = {weight: theirs.pop(weight)}
-        merged |= _merge(base, theirs, recipe)
-        rates = inputs = None
-        if stream is not None and block in chosen:
+        merged |= _merge(base, theirs, recipe, least=least)
+        rates = inputs = scores = None
+        if stream is not None and block in measured:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
             inputs = tower.mlp_input(block, stream)
             scores = _scored(block, inputs, layers, family.activation, recipe)
-            rates = keep_rates(scores.node, recipe.keep, recipe.variation)
+        if block in chosen:
+            rates = node_rates(recipe, block, family.nodes, scores)
+        if scores is not None and rates is not None:
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
-        merged |= _merge(base, nodes, recipe, rates)
+        merged |= _merge(base, nodes, recipe, rates, least)
         if stream is not None:
-            stream = _carry(tower, block, stream, inputs) if block < max(chosen) else None
-        plain = recipe.keep if "keep" in METHODS[recipe.method].reads else 1.0
-        kept = plain if rates is None else float(np.mean(rates))
+            stream = _carry(tower, block, stream, inputs) if block < max(measured) else None
+        kept = _kept(recipe, Vectors(base[weight], nodes[weight], least), rates)
         yield BlockMerged(block=block, kept=kept, seconds=time.perf_counter() - start)
         start = time.perf_counter()
+
+
+def _is_global(recipe: MergeRecipe) -> bool:
+    """Whether one threshold trims a source's whole task vector."""
+    return recipe.scope == "global" and "scope" in METHODS[recipe.method].reads
+
+
+def _kept(recipe: MergeRecipe, vectors: Vectors, rates: Float[np.ndarray, " rows"] | None) -> float:
+    """Share of c_fc.weight that is kept: its mean keep rate, or counted after a global trim."""
+    if rates is not None:
+        return float(np.mean(rates))
+    if vectors.least is not None:
+        return vectors.reaching(vectors.limits(recipe.keep))
+    return recipe.keep if "keep" in METHODS[recipe.method].reads else 1.0
 
 
 def _scored(
@@ -79,14 +99,8 @@ def _scored(
     """M-Loss of a block on as many tokens, and as precisely, as the recipe says."""
     if recipe.tokens is not None:
         inputs = some_tokens(inputs, recipe.tokens, recipe.seed)
-    return score_block(block, inputs, layers, act, recipe.alpha, PRECISIONS[recipe.precision])
-
-
-def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...]:
-    """The blocks that the recipe trims row by row; none unless its method does that."""
-    if not METHODS[recipe.method].node_wise:
-        return ()
-    return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
+    product, squared = PRECISIONS[recipe.precision], recipe.scores == "squared"
+    return score_block(block, inputs, layers, act, recipe.alpha, product, squared)
 
 
 def _merge(
@@ -94,14 +108,15 @@ def _merge(
     theirs: Mapping[str, Sequence[Tensor]],
     recipe: MergeRecipe,
     rates: Float[np.ndarray, " rows"] | None = None,
+    least: Sequence[float] | None = None,
 ) -> Weights:
     """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
-    assert rule is not None, "ensembling leaves nothing to merge"
+    assert rule is not None, "several models are left, nothing to merge"
     alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
     for name, stored in theirs.items():
-        change = rule(Vectors(base[name], stored), alpha, recipe, name, rates)
+        change = rule(Vectors(base[name], stored, least), alpha, recipe, name, rates)
         merged[name] = change.add_(base[name])
     return merged
 
