@@ -175,22 +175,24 @@ def _finite(tensor: Tensor) -> bool:
     return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
 
 
-def check_output(path: Path) -> None:
+def check_output(path: Path, argument: str = "--out") -> None:
     """Raises BadFile if the output exists or its folder doesn't."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:
-        raise BadFile("--out", path, f"cannot be written ({error})", "name another file") from error
+        raise BadFile(
+            argument, path, f"cannot be written ({error})", "name another file"
+        ) from error
     else:
-        raise BadFile("--out", path, "exists and is never overwritten", "name another file")
+        raise BadFile(argument, path, "exists and is never overwritten", "name another file")
     if not path.parent.is_dir():
         raise BadFile(
-            "--out", path, "is in a folder that does not exist", "create the folder first"
+            argument, path, "is in a folder that does not exist", "create the folder first"
         )
     if not os.access(path.parent, os.W_OK):
-        raise BadFile("--out", path, "is in a folder that cannot be written to", "name another")
+        raise BadFile(argument, path, "is in a folder that cannot be written to", "name another")
 
 
 def _put(aside: Path, path: Path) -> None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from .calibration import preprocess
 from .errors import BadTensor
 from .tasks import Task
-from .types import Z95, MergedModel, TaskEvaluated
+from .types import Z95, Accuracy, MergedModel, TaskEvaluated
 from .vit import Tower
 from .zoo import Family
 
@@ -154,10 +154,14 @@ class Evaluator:
 
 def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
     """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
-    means = [float(h.mean()) for h in rates.values()]
-    return _with_interval(
-        means, [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)]
-    )
+    return mean_of({t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in rates.items()})
+
+
+def mean_of(accuracies: Mapping[str, Accuracy]) -> tuple[float, float, float]:
+    """The same from the tasks' counts."""
+    means = [a.rate for a in accuracies.values()]
+    totals = [a.total for a in accuracies.values()]
+    return _with_interval(means, [m * (1 - m) / n for m, n in zip(means, totals, strict=True)])
 
 
 def paired_difference(

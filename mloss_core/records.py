@@ -93,6 +93,14 @@ class RunRecord:
             tensors = load_file(path)
             return {int(name.removeprefix("block.")): tensors[name] for name in tensors}
 
+    def kept(self) -> dict[int, float]:
+        """Mean keep rate of each merged block's c_fc.weight, as its events say."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            lines = (self.folder / EVENTS).read_text(encoding="utf-8").splitlines()
+            merged = (e for line in lines if (e := _line(line)).get("event") == "BlockMerged")
+            return {int(event["block"]): float(event["kept"]) for event in merged}
+        return {}
+
     def recipe(self) -> MergeRecipe:
         """The recipe, to do it again.
 
@@ -223,6 +231,15 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
     return value
+
+
+def _line(text: str) -> dict[str, Any]:
+    """A line of events.jsonl; the last one of a killed process may be torn."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def readable(name: str, folder: Path) -> RunRecord | None:
