@@ -15,8 +15,8 @@ from .checkpoint import check_output
 from .errors import BadFile, MlossError, UnknownName
 from .hugging_face_folder import write_folder
 from .recording import versions
-from .records import refused
 from .rerun import Rerun, again, checked, compare
+from .run_files import refused
 from .store import load_run
 from .types import BlockMerged, Finished
 

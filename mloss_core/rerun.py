@@ -12,8 +12,9 @@ from torch import Tensor
 
 from .errors import BadFile
 from .events import Hits, final_hits, score_tensors
-from .records import MODEL, SCORES, RunRecord, counts, refused
+from .records import RunRecord, counts
 from .run import run
+from .run_files import MODEL, SCORES, refused
 from .types import BlockScored, Event, Finished
 from .zoo import Family, load
 

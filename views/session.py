@@ -7,6 +7,7 @@ reload, a page switch and a shared link all find the same choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from mloss_core.device import choose
 from mloss_core.images import found
 from mloss_core.methods import METHODS
 from mloss_core.recipe import check
+from mloss_core.run_files import PLAIN
 from mloss_core.tasks import read_npz
 
 from .jobs import Job, JobBoard
@@ -30,6 +32,7 @@ from .jobs import Job, JobBoard
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "group", "colours", "scores", "score_job", "merge_job",
+    "reference",
 )  # fmt: skip
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
@@ -98,6 +101,7 @@ def defaults(family: Family) -> dict[str, str]:
         "scores": SCORES[0],
         "score_job": "",
         "merge_job": "",
+        "reference": "",
     }
 
 
@@ -150,6 +154,8 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         parse_blocks(value, family.model)
     elif key == "weights" and value:
         parse_weights(value)
+    elif key == "reference" and value and not PLAIN.fullmatch(value):
+        raise ValueError("it is no run's id")
     elif key in ("colours", "scores", "method"):
         known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}[key]
         if value not in known:
@@ -217,8 +223,10 @@ def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
     numbers = parse_weights(parts)
     if len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources):
         return None
-    total = sum(numbers)
-    return tuple(n / total for n in numbers) if total > 0 else numbers
+    total = math.fsum(numbers)
+    if total <= 0 or abs(total - 1) < 1e-12:  # a run's own weights stay as they are, to the bit
+        return numbers
+    return tuple(n / total for n in numbers)
 
 
 def job_of(key: str) -> Job | None:
