@@ -1,7 +1,8 @@
 """The app: `streamlit run app.py`.
 
 The script that Streamlit runs is views/shell.py; this file starts torch early, so that the first
-page needn't wait for it, and serves merged models as files, without reading them into memory.
+page needn't wait for it, and serves merged models, cards and zips of runs, without reading models
+into memory.
 """
 
 from __future__ import annotations
@@ -9,16 +10,18 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
-import re
 import sys
 import threading
 from collections.abc import AsyncIterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import streamlit as st
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response
+from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
+
+if TYPE_CHECKING:
+    from mloss_core import RunRecord
 
 
 @contextlib.asynccontextmanager
@@ -42,13 +45,55 @@ def load() -> None:
 
 async def download(request: Request) -> Response:
     """The merged model of a run, under the run's name."""
-    from mloss_core.store import root
+    run = found(request)
+    if run is None or run.model is None:
+        return missing(request, "merged model")
+    return FileResponse(
+        run.model, filename=f"{run.id}.safetensors", media_type="application/octet-stream"
+    )
 
+
+async def card(request: Request) -> Response:
+    """The model card of a run."""
+    from mloss_core.cards import model_card
+
+    run = found(request)
+    if run is None:
+        return missing(request, "run")
+    name = {"Content-Disposition": f'attachment; filename="{run.id}.md"'}
+    return PlainTextResponse(model_card(run), media_type="text/markdown", headers=name)
+
+
+async def bundle(request: Request) -> Response:
+    """All files of a run and its card as a zip, written while it is sent."""
+    from mloss_core.bundle import zipped
+
+    run = found(request)
+    if run is None:
+        return missing(request, "run")
+    name = {"Content-Disposition": f'attachment; filename="{run.id}.zip"'}
+    return StreamingResponse(zipped(run), media_type="application/zip", headers=name)
+
+
+def found(request: Request) -> RunRecord | None:
+    """The run that a path asks for, if it is there and readable."""
+    from mloss_core import MlossError, load_run
+
+    try:
+        return load_run(request.path_params["run"])
+    except MlossError:
+        return None
+
+
+def missing(request: Request, what: str) -> Response:
+    """Says that there is no such thing."""
     run = request.path_params["run"]
-    path = Path(root()) / run / "model.safetensors"
-    if not re.fullmatch(r"[A-Za-z0-9-]+", run) or not path.is_file():
-        return PlainTextResponse(f"run {run}: there is no such merged model", status_code=404)
-    return FileResponse(path, filename=f"{run}.safetensors", media_type="application/octet-stream")
+    return PlainTextResponse(f"run {run}: there is no such {what}", status_code=404)
 
 
-app = st.App("views/shell.py", lifespan=warm_up, routes=[Route("/download/{run}", download)])
+ROUTES = {"/download/{run}": download, "/card/{run}": card, "/export/{run}": bundle}
+app = st.App(
+    "views/shell.py",
+    lifespan=warm_up,
+    routes=[Route(path, answer) for path, answer in ROUTES.items()],
+)

@@ -1,4 +1,5 @@
-"""The command line: families, fetch, heads, pool, convert, score, merge, evaluate.
+"""The command line: families, fetch, heads, pool, convert, score, merge, evaluate,
+rerun, export.
 
 Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
 """
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import arguments, device, preparing, store, zoo
+from . import arguments, device, papers, preparing, store, zoo
 from .calibration import load_batch
 from .checkpoint import Checkpoint, save
 from .convert import convert
@@ -131,9 +132,13 @@ def merge(args: argparse.Namespace) -> None:
         if METHODS[args.method].per_task:
             problem = "leaves a model a task, no single one to write; the app shows its accuracy"
         raise arguments.BadValue("--method", args.method, problem, "choose a merging method")
+    if args.card:
+        check_output(args.out.with_suffix(".md"), "--card")
     finished = next(event for event in _events(args) if isinstance(event, Finished))
     assert finished.weights is not None
     _write(args, finished.weights, finished.metadata)
+    if args.card:
+        papers.write_card(args, finished)
     if not args.json:
         print(
             f"merged {args.method} on {finished.device} in {finished.seconds:.2f} s -> {args.out}"
@@ -244,6 +249,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "merge": merge,
     "evaluate": evaluate,
     "experiment": experiment,
+    "rerun": papers.rerun,
+    "export": papers.export,
 }
 
 if __name__ == "__main__":

@@ -38,7 +38,9 @@ def build_parser() -> Parser:
     fetch = commands.add_parser("fetch", help="download a family's base and datasets")
     pool = commands.add_parser("pool", help="calibration images from the tasks' validation images")
     experiment = commands.add_parser("experiment", help="redo a table of the paper")
-    for command in (families, convert, score, merge, evaluate, heads, fetch, pool, experiment):
+    rerun = commands.add_parser("rerun", help="do a finished run again and compare the bytes")
+    export = commands.add_parser("export", help="a run's model as another library's folder")
+    for command in commands.choices.values():
         command.add_argument("--json", action="store_true", help="print JSON lines")
     families.add_argument(
         "--init", type=Path, metavar="FOLDER", help="write a family.toml for a folder of models"
@@ -55,11 +57,24 @@ def build_parser() -> Parser:
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     for command in (score, merge):
         _recipe_arguments(command)
+    _run_arguments(rerun, export)
+    merge.add_argument("--card", action="store_true", help="write a model card beside it, FILE.md")
     merge.add_argument("--method", default="m-ties", help="a merging method (m-ties)")
     evaluate.add_argument("--model", required=True, help="an image tower of any dialect, or base")
     evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
     _experiment_arguments(experiment)
     return parser
+
+
+def _run_arguments(rerun: argparse.ArgumentParser, export: argparse.ArgumentParser) -> None:
+    """Arguments of the commands about runs."""
+    for command in (rerun, export):
+        command.add_argument("run", metavar="RUN", help="a run's id: the name of its folder")
+    rerun.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
+    export.add_argument("--out", type=Path, required=True, help="the folder to write")
+    export.add_argument(
+        "--as", dest="format", default="hugging-face", help="hugging-face (the only one yet)"
+    )
 
 
 def _recipe_arguments(command: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from .benchmarks import benchmarks
 from .errors import BadValue, UnknownName
 
-TEXTS = ("title", "description", "calibration", "text")
+TEXTS = ("title", "description", "calibration", "text", "license", "base_model")
 KINDS = ("source", "out-of-domain")
 
 

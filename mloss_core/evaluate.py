@@ -16,7 +16,7 @@ from torch import Tensor
 from .calibration import preprocess
 from .errors import BadTensor
 from .tasks import Task
-from .types import Z95, MergedModel, TaskEvaluated
+from .types import Z95, Accuracy, MergedModel, TaskEvaluated
 from .vit import Tower
 from .zoo import Family
 
@@ -154,8 +154,13 @@ class Evaluator:
 
 def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
     """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
-    means = [float(h.mean()) for h in rates.values()]
-    variances = [m * (1 - m) / len(h) for m, h in zip(means, rates.values(), strict=True)]
+    return mean_of({t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in rates.items()})
+
+
+def mean_of(accuracies: Mapping[str, Accuracy]) -> tuple[float, float, float]:
+    """The same from the tasks' counts."""
+    means = [a.rate for a in accuracies.values()]
+    variances = [a.rate * (1 - a.rate) / a.total for a in accuracies.values()]
     mean = math.fsum(means) / len(means)
     half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
     return mean, mean - half, mean + half

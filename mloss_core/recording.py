@@ -26,7 +26,8 @@ import torch
 from .checkpoint import save
 from .errors import BadFile, BadValue, MlossError
 from .events import Hits, event_json, score_tensors
-from .records import (
+from .records import counts, readable
+from .run_files import (
     EVENTS,
     HITS,
     MODEL,
@@ -35,12 +36,11 @@ from .records import (
     RECORD,
     SCORES,
     STATE,
-    counts,
     folders,
-    readable,
+    put,
     root,
+    writing,
 )
-from .run_files import put, writing
 from .types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEvaluated
 from .version import __version__
 

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-import os
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,12 +17,8 @@ from safetensors.numpy import load_file
 
 from .errors import BadFile, MlossError
 from .events import Hits
+from .run_files import EVENTS, HITS, MODEL, RECIPE, RECORD, SCORES, STATE, TITLE, refused
 from .types import Accuracy, MergeRecipe
-
-PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # a folder that is still written, or was
-PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
-RECIPE, STATE, EVENTS, RECORD = "recipe.json", "state.json", "events.jsonl", "record.json"
-HITS, SCORES, MODEL, TITLE = "hits.npz", "scores.safetensors", "model.safetensors", "title.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +89,14 @@ class RunRecord:
             tensors = load_file(path)
             return {int(name.removeprefix("block.")): tensors[name] for name in tensors}
 
+    def kept(self) -> dict[int, float]:
+        """Mean keep rate of each merged block's c_fc.weight, as its events say."""
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            lines = (self.folder / EVENTS).read_text(encoding="utf-8").splitlines()
+            merged = (e for line in lines if (e := _line(line)).get("event") == "BlockMerged")
+            return {int(event["block"]): float(event["kept"]) for event in merged}
+        return {}
+
     def recipe(self) -> MergeRecipe:
         """The recipe, to do it again.
 
@@ -118,39 +120,12 @@ class RunRecord:
             return MergeRecipe(**plain)
 
 
-def root() -> Path:
-    """The folder of all runs."""
-    return Path(os.environ.get("MLOSS_RUNS", "runs"))
-
-
 def counts(hits: Hits) -> dict[str, dict[str, Accuracy]]:
     """Correct and total of each model on each task."""
     return {
         model: {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in tasks.items()}
         for model, tasks in hits.items()
     }
-
-
-@contextlib.contextmanager
-def refused(name: str) -> Iterator[None]:
-    """Says BadFile for everything that reading a run's folder may run into."""
-    try:
-        yield
-    except BadFile:
-        raise
-    except Exception as error:
-        problem = f"cannot be read ({error})"
-        raise BadFile("run", name, problem, "choose another, or delete its folder") from error
-
-
-def folders() -> Iterator[tuple[str, Path]]:
-    """Every folder that looks like a run, with its id: first those that have their name."""
-    with contextlib.suppress(OSError):
-        found = sorted(entry.name for entry in os.scandir(root()) if entry.is_dir())
-        yield from ((name, root() / name) for name in found if PLAIN.fullmatch(name))
-        for name in found:
-            if part := PART.fullmatch(name):
-                yield part[1], root() / name
 
 
 def read(name: str, folder: Path) -> RunRecord:
@@ -178,7 +153,7 @@ def read(name: str, folder: Path) -> RunRecord:
             facts=dict(state.get("facts", {})),
             counted=None if finished and counted is None else _accuracies(counted or {}),
         )
-        _check(found.metadata["recipe"])
+        _check(found)
         return found
 
 
@@ -187,12 +162,19 @@ def _begun(folder: Path) -> dict[str, Any]:
     return {"metadata": {"recipe": _json(folder / RECIPE)}}
 
 
-def _check(recipe: Mapping[str, Any]) -> None:
-    """Raises where a recipe lacks what everything that shows one reads."""
-    if not isinstance(recipe["family"], str) or not isinstance(recipe["method"], str):
-        raise ValueError("its recipe names no family or method")
-    if not isinstance(recipe["sources"], list):
-        raise ValueError("its recipe has no list of sources")
+def _check(run: RunRecord) -> None:
+    """Raises where a run's metadata is not of the kind that everything that shows one reads."""
+    recipe = run.metadata["recipe"]
+    lists = [recipe["sources"], recipe.get("blocks") or [], recipe.get("weights") or []]
+    numbers = [recipe.get(key, 0) for key in ("keep", "variation", "scaling")]
+    texts = [recipe["family"], recipe["method"], *recipe["sources"]]
+    if (
+        not all(isinstance(value, list) for value in lists)
+        or not all(isinstance(value, int | float) for value in (*numbers, run.seconds or 0))
+        or not all(isinstance(value, str) for value in texts)
+        or not isinstance(run.metadata.get("sources", {}), dict)
+    ):
+        raise ValueError("its recipe is none")
 
 
 def _accuracies(counted: Mapping[str, Any]) -> dict[str, dict[str, Accuracy]]:
@@ -226,6 +208,15 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
     return value
+
+
+def _line(text: str) -> dict[str, Any]:
+    """A line of events.jsonl; the last one of a killed process may be torn."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def readable(name: str, folder: Path) -> RunRecord | None:

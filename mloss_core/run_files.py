@@ -1,15 +1,47 @@
-"""Writing into the folder of runs: small files whole or not at all, one error for a full disk."""
+"""The folder of runs: where it is, what its files are called, how they are written and refused."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
 from .errors import BadFile
-from .records import root
+
+PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # a folder that is still written, or was
+PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+RECIPE, STATE, EVENTS, RECORD = "recipe.json", "state.json", "events.jsonl", "record.json"
+HITS, SCORES, MODEL, TITLE = "hits.npz", "scores.safetensors", "model.safetensors", "title.txt"
+
+
+def root() -> Path:
+    """The folder of all runs."""
+    return Path(os.environ.get("MLOSS_RUNS", "runs"))
+
+
+@contextlib.contextmanager
+def refused(name: str) -> Iterator[None]:
+    """Says BadFile for everything that a run's folder may hold."""
+    try:
+        yield
+    except BadFile:
+        raise
+    except Exception as error:
+        problem = f"cannot be read ({error})"
+        raise BadFile("run", name, problem, "choose another, or delete its folder") from error
+
+
+def folders() -> Iterator[tuple[str, Path]]:
+    """Every folder that looks like a run, with its id: first those that have their name."""
+    with contextlib.suppress(OSError):
+        found = sorted(entry.name for entry in os.scandir(root()) if entry.is_dir())
+        yield from ((name, root() / name) for name in found if PLAIN.fullmatch(name))
+        for name in found:
+            if part := PART.fullmatch(name):
+                yield part[1], root() / name
 
 
 @contextlib.contextmanager

@@ -12,8 +12,8 @@ from pathlib import Path
 from .errors import BadFile
 from .events import Hits, event_json, final_hits, score_tensors
 from .recording import KINDS, new_id, recorded
-from .records import PLAIN, TITLE, RunRecord, folders, read, readable, root
-from .run_files import put, writing
+from .records import RunRecord, read, readable
+from .run_files import PLAIN, TITLE, folders, put, root, writing
 
 __all__ = [
     "KINDS",

@@ -32,6 +32,7 @@ BAD_LINKS = {
     "tokens=6": "is more than an image has",
     "method=magic": "method=magic was not used",
     "colours=neon": "colours=neon was not used",
+    "reference=../x": "reference=../x was not used",
 }
 
 
@@ -54,7 +55,7 @@ def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
 
 
 @pytest.mark.parametrize("link", FAR_LINKS)
-@pytest.mark.parametrize("page", ["sources", "heatmap", "merge"])
+@pytest.mark.parametrize("page", ["sources", "heatmap", "merge", "runs"])
 def test_links_past_a_widgets_limits_do_no_harm(visit, link, page):
     visit(page, link)
 

@@ -47,25 +47,26 @@ def test_a_finished_merge_is_shown_listed_and_can_be_downloaded(visit):
     merged(test)
     assert "Merged in" in test.success[0].value and test.metric.len == 3
     (run,) = list_runs()
-    assert list(test.dataframe[-1].value["run"]) == [run.id]
+    assert list(test.dataframe[-1].value["id"]) == [run.id]
+    links = [e.proto.url for e in test.get("link_button")]
+    assert links == [f"/{what}/{run.id}" for what in ("download", "card", "export")]
     again = visit("merge")  # another session: the store has it
-    assert list(again.dataframe[-1].value["run"]) == [run.id]
+    assert list(again.dataframe[-1].value["id"]) == [run.id]
     found = asyncio.run(app.download(request_for(run.id)))
     assert found.status_code == 200 and Path(found.path) == run.model
     with safe_open(found.path, "pt") as file:
         assert all(name.startswith("visual.") for name in file.keys())
 
 
-def test_two_ticked_merges_are_compared_paired(visit):
-    test = merged(visit("merge"))
-    test.selectbox[0].select("ties").run()
-    merged(test)
-    test.session_state["runs"] = {"selection": {"rows": [0, 1], "columns": [], "cells": []}}
-    sound(test.run())
-    assert "Compared on the same test images" in words(test)
-    assert "on 36 images" in words(test)
-    links = [e.proto.url for e in test.get("link_button")]
-    assert links == [f"/download/{run.id}" for run in list_runs()]
+def test_a_map_is_recorded_as_a_score(visit):
+    settled(visit("heatmap"))
+    (run,) = list_runs()
+    assert (run.kind, run.state, run.model) == ("score", "finished", None)
+    assert run.scores().keys() == {0, 1, 2} and run.metadata["sources"].keys() == {
+        "apples",
+        "bridges",
+        "clouds",
+    }
 
 
 @pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "dare", "ensembling"])
@@ -90,7 +91,8 @@ def test_a_failed_job_is_shown_in_place(visit, monkeypatch, page, pressed, error
         button(test, pressed).click().run()
     settled(test)
     assert any(str(error) in e.value for e in test.error)
-    assert "Traceback" not in words(test) and list_runs() == []
+    assert "Traceback" not in words(test)
+    assert [r.state for r in list_runs()] == ["failed"] and str(error) in list_runs()[0].error
     monkeypatch.undo()
 
 
@@ -111,7 +113,7 @@ def test_moving_a_slider_never_loses_a_job(visit, monkeypatch):
     assert list_runs()[0].metadata["recipe"]["keep"] == 0.5
 
 
-def test_cancel_says_so_and_keeps_nothing(visit, monkeypatch):
+def test_cancel_says_so_and_keeps_no_result(visit, monkeypatch):
     begun = threading.Event()
 
     def endless(*arguments, **options):
@@ -125,7 +127,8 @@ def test_cancel_says_so_and_keeps_nothing(visit, monkeypatch):
     button(test, "Launch merge").click().run()
     assert begun.wait(30)
     button(test, "Cancel").click().run()
-    assert "Cancelled: Merging 3 sources" in words(settled(test, 2)) and list_runs() == []
+    assert "Cancelled: Merging 3 sources" in words(settled(test, 2))
+    assert [(r.state, r.model) for r in list_runs()] == [("cancelled", None)]
 
 
 @pytest.mark.parametrize("name", ["..", "../x", "x/../y", "", "unknown", "a b", "%2e%2e", "x\n"])
@@ -133,8 +136,9 @@ def test_downloads_of_unknown_or_hostile_names_are_not_found(name, runs):
     (runs / "x").mkdir(parents=True)
     (runs / "model.safetensors").write_bytes(b"secret")
     (runs.parent / "model.safetensors").write_bytes(b"secret")
-    found = asyncio.run(app.download(request_for(name)))
-    assert found.status_code == 404 and b"secret" not in found.body
+    for answer in (app.download, app.card, app.bundle):
+        found = asyncio.run(answer(request_for(name)))
+        assert found.status_code == 404 and b"secret" not in found.body
 
 
 def request_for(run: str) -> Request:

@@ -55,9 +55,7 @@ def heatmap(
         table[block] = values
     groups = node_groups(table, size)
     z, ticks, labels = _scaled(groups, colours)
-    first = np.arange(groups.shape[1]) * size
-    last = np.minimum(first + size, nodes) - 1
-    nodes_text = np.broadcast_to([f"{a} to {b}" for a, b in zip(first, last, strict=True)], z.shape)
+    nodes_text = spans(z.shape, size, nodes)
     figure = go.Figure(
         go.Heatmap(
             z=z,
@@ -75,7 +73,14 @@ def heatmap(
     figure.update_xaxes(title=f"node group ({size} nodes each)", showgrid=False, zeroline=False)
     rows = {"title": "block", "dtick": 1, "showgrid": False, "zeroline": False}
     figure.update_yaxes(**rows, range=[-0.5, blocks - 0.5])
-    return _framed(figure, ROW * blocks + 110)
+    return framed(figure, ROW * blocks + 110)
+
+
+def spans(shape: tuple[int, ...], size: int, nodes: int) -> np.ndarray:
+    """The nodes of each cell, in words."""
+    first = np.arange(shape[1]) * size
+    last = np.minimum(first + size, nodes) - 1
+    return np.broadcast_to([f"{a} to {b}" for a, b in zip(first, last, strict=True)], shape)
 
 
 def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], list[str]]:
@@ -130,7 +135,7 @@ def block_means(
     )
     figure.update_xaxes(title=what, rangemode="tozero", nticks=4, exponentformat="power")
     figure.update_yaxes(title="block", dtick=1, range=[-0.5, blocks - 0.5], zeroline=False)
-    return _framed(figure, ROW * blocks + 110)
+    return framed(figure, ROW * blocks + 110)
 
 
 def keep_rate_curves(
@@ -156,7 +161,7 @@ def keep_rate_curves(
     figure.update_xaxes(title=title, type="log" if log else "linear")
     figure.update_xaxes(nticks=6, exponentformat="power")
     figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
-    return _framed(figure, 400)
+    return framed(figure, 400)
 
 
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
@@ -180,7 +185,7 @@ def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go
     )
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
-    return _framed(figure, 34 * len(names) + 150)
+    return framed(figure, 34 * len(names) + 150)
 
 
 def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: int) -> go.Figure:
@@ -197,7 +202,7 @@ def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: 
         )
     figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.02, 1.03])
-    return _framed(figure, 320)
+    return framed(figure, 320)
 
 
 def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go.Figure:
@@ -221,7 +226,7 @@ def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go
         )
     figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.15})
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
-    return _framed(figure, 380)
+    return framed(figure, 380)
 
 
 def _margin(low: float, high: float) -> list[float]:
@@ -229,7 +234,7 @@ def _margin(low: float, high: float) -> list[float]:
     return [max(0, low - pad), min(1.02, high + pad)]
 
 
-def _framed(figure: go.Figure, height: int) -> go.Figure:
+def framed(figure: go.Figure, height: int) -> go.Figure:
     """Margins that keep the mode bar off the colour bar; colours come from the app's theme."""
     figure.update_layout(
         height=height, margin={"l": 60, "r": 20, "t": 40, "b": 50}, hoverlabel={"align": "left"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
@@ -95,7 +96,7 @@ def _history(
 
 def columns_of(hits: Hits, method: str) -> dict[str, dict]:
     """The models of a finished run, named for people: its own first, then what it stands beside."""
-    names = {"merged": METHODS[method].title, **NAMES}
+    names = {"merged": METHODS[method].title if method in METHODS else method, **NAMES}
     return {names[m]: hits[m] for m in names if m in hits and not (m == method and m != "merged")}
 
 
@@ -143,8 +144,15 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
             "has none where that source is not merged. Averages are over all tasks or not at all."
         )
     st.plotly_chart(
-        figures.compared(bars), key=f"bars-{'-'.join(models)}", alt="Accuracies with 95 % intervals"
+        figures.compared(bars),
+        key=f"bars-{'-'.join(models)}",
+        alt="Accuracies with 95 % intervals",
     )
+
+
+def plain(text: str) -> str:
+    """A text of somebody's own, as Markdown that means nothing else."""
+    return re.sub(r"([\\`*_\[\]$:<>#~|])", r"\\\1", text)
 
 
 def with_interval(rate: float, low: float, high: float) -> str:
@@ -155,14 +163,15 @@ def with_interval(rate: float, low: float, high: float) -> str:
 def summary(recipe: MergeRecipe | Mapping) -> str:
     """A recipe in a few words."""
     fields = recipe if isinstance(recipe, Mapping) else vars(recipe)
-    words = [METHODS[fields["method"]].title, f"{len(fields['sources'])} sources"]
+    method = METHODS.get(fields["method"])  # None: of a newer version
+    words = [method.title if method else fields["method"], f"{len(fields['sources'])} sources"]
     for key, letter in (("keep", "k"), ("variation", "e"), ("scaling", "λ")):
-        if key in fields and key in METHODS[fields["method"]].reads:
+        if key in fields and method and key in method.reads:
             words.append(f"{letter} = {fields[key]:g}")
     if fields["method"] == "task-arithmetic":
         words[-1] += f" ({per_task(fields)} a task)"
     words += _choices(fields)
-    if fields.get("blocks") is not None and METHODS[fields["method"]].node_wise:
+    if fields.get("blocks") is not None and method and method.node_wise:
         words.append("blocks " + (",".join(map(str, fields["blocks"])) or "none"))
     return ", ".join(words)
 

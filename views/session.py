@@ -7,6 +7,7 @@ reload, a page switch and a shared link all find the same choice.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
 from mloss_core.methods import METHODS
 from mloss_core.recipe import check
+from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
 from .jobs import Job, JobBoard
@@ -37,7 +39,7 @@ from .jobs import Job, JobBoard
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
-    "group", "colours", "scores", "score_job", "merge_job",
+    "group", "colours", "scores", "score_job", "merge_job", "reference",
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
 WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
@@ -104,6 +106,7 @@ def defaults(family: Family) -> dict[str, str]:
         "scores": SCORES[0],
         "score_job": "",
         "merge_job": "",
+        "reference": "",
     }
 
 
@@ -156,6 +159,8 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         parse_blocks(value, family.model)
     elif key == "weights" and value:
         parse_weights(value)
+    elif key == "reference" and value and not PLAIN.fullmatch(value):
+        raise ValueError("it is no run's id")
     elif key in ("colours", "scores", "method", *WORDS):
         known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}.get(key)
         known = known or CHOICES[WORDS[key]]
@@ -225,8 +230,10 @@ def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
     numbers = parse_weights(parts)
     if len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources):
         return None
-    total = sum(numbers)
-    return tuple(n / total for n in numbers) if total > 0 else numbers
+    total = math.fsum(numbers)
+    if total <= 0 or abs(total - 1) < 1e-12:  # a run's own weights stay as they are, to the bit
+        return numbers
+    return tuple(n / total for n in numbers)
 
 
 def job_of(key: str) -> Job | None:

@@ -38,8 +38,8 @@ def outcome(job: Job | None, gone: bool) -> None:
     """
     if gone:
         st.info(
-            "The job of this link is gone: the server was started anew. Finished merges are in "
-            "the list on the Merge page; start the job again to see the rest."
+            "The job of this link is gone: the server was started anew. What it wrote "
+            "is on the Runs page; start the job again to see the rest."
         )
     elif job is not None and job.state == "failed":
         st.error(job.error)

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from torch import Tensor
+
 from .stored import Stored, fused, transposed
 
 
@@ -56,6 +58,7 @@ BLOCK = {
     "mlp.fc2": "mlp.c_proj",
 }
 FUSED = "self_attn.{part}_proj", "attn.in_proj_"  # q, k and v, in this order
+OUR_BLOCK = re.compile(r"transformer\.resblocks\.(\d+)\.(.+)")
 BLOCK_NAME = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
@@ -72,6 +75,43 @@ def renamed(tensors: dict[str, Stored], tower: Tower) -> dict[str, Stored]:
         elif name == parts[0]:
             found[fused_name] = fused([tensors[part] for part in parts])
     return found
+
+
+def their_tensors(ours: Mapping[str, Tensor], tower: Tower) -> dict[str, Tensor]:
+    """The other way round: a tower's tensors by Hugging Face's names, q, k and v apart.
+
+    Args:
+        ours: exactly the tower's tensors, by our names.
+    """
+    found = {}
+    for name, tensor in ours.items():
+        if name == tower.projection[1]:
+            found[tower.projection[0]] = tensor.T.contiguous()
+            continue
+        inner = name.removeprefix(tower.ours)
+        block = OUR_BLOCK.fullmatch(inner)
+        split, whole = FUSED
+        if block and block[2].startswith(whole):
+            kind = block[2].removeprefix(whole)
+            start = f"{tower.theirs}encoder.layers.{block[1]}."
+            for part, piece in zip("qkv", tensor.chunk(3), strict=True):
+                found[f"{start}{split.format(part=part)}.{kind}"] = piece.contiguous()
+        else:
+            found[_their_name(inner, block, tower)] = tensor
+    return found
+
+
+def _their_name(inner: str, block: re.Match[str] | None, tower: Tower) -> str:
+    """Hugging Face's name of a tensor outside the projection and the fused attention."""
+    if block:
+        stem, _, kind = block[2].rpartition(".")
+        back = {ours: theirs for theirs, ours in BLOCK.items()}
+        return f"{tower.theirs}encoder.layers.{block[1]}.{back[stem]}.{kind}"
+    back = {ours: theirs for theirs, ours in tower.outer.items()}
+    if inner in back:
+        return f"{tower.theirs}{back[inner]}"
+    stem, _, kind = inner.rpartition(".")
+    return f"{tower.theirs}{back[stem]}.{kind}"
 
 
 def _name(name: str, tower: Tower) -> str:

@@ -1,0 +1,143 @@
+"""Runs: everything that was merged or scored, to filter, compare, name, delete and take away."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mloss_core import METHODS, Family, InputError, MlossError, RunRecord, list_runs, store
+from views import readouts, runs, session
+
+
+def filtered(family: Family) -> list[RunRecord]:
+    """The runs that the filters leave, in the order asked for."""
+    found = list_runs(store.KINDS)
+    a, b, c, d, e = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
+    text = a.text_input("Find", placeholder="name, source, id", key="find-run").casefold()
+    methods = sorted({run.metadata["recipe"]["method"] for run in found})
+    method = b.multiselect("Method", methods, format_func=title_of, placeholder="all")
+    kind = c.multiselect("Kind", store.KINDS, default=store.KINDS[:2], placeholder="all")
+    states = sorted({run.state for run in found})
+    state = d.multiselect("State", states, placeholder="all")
+    order = e.selectbox("Sort", list(runs.SORTS))
+    everywhere = st.toggle("Runs of all families", help=f"Else of {family.name} alone.")
+    kept = [
+        run
+        for run in found
+        if (everywhere or run.metadata["recipe"]["family"] == family.name)
+        and (not method or run.metadata["recipe"]["method"] in method)
+        and (not kind or run.kind in kind)
+        and (not state or run.state in state)
+        and text
+        in " ".join([run.id, runs.named(run), *run.metadata["recipe"]["sources"]]).casefold()
+    ]
+    return runs.ordered(kept, order)
+
+
+def title_of(method: str) -> str:
+    """A method as people know it, also one of a newer version."""
+    return METHODS[method].title if method in METHODS else method
+
+
+def undo() -> None:
+    """What was deleted last, and the way back."""
+    gone = st.session_state.get("deleted_run")
+    if gone is None:
+        return
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    left.info(f"Deleted: {gone[1]}. It stays in the trash for {store.TRASH_DAYS} days.")
+    if right.button("Undo", width="stretch"):
+        store.undelete(gone[0])
+        del st.session_state.deleted_run
+        st.rerun()
+
+
+def acted() -> None:
+    """The next action has come: the last one cannot be undone here any more."""
+    st.session_state.pop("deleted_run", None)
+
+
+def actions(run: RunRecord) -> None:
+    """What can be done with one run."""
+    pin, back, remove = st.columns(3)
+    pinned = session.chosen("reference") == run.id
+    label = "Unpin reference" if pinned else "Pin as reference"
+    evaluated = "merged" in run.accuracies
+    if pin.button(label, key=f"pin-{run.id}", disabled=not evaluated, width="stretch"):
+        acted()
+        session.choose_value("reference", "" if pinned else run.id)
+        st.rerun()
+    if back.button("Open in Merge", key=f"open-{run.id}", width="stretch"):
+        acted()
+        runs.open_in_merge(run)
+    if remove.button(
+        "Delete", key=f"delete-{run.id}", disabled=run.state == "running", width="stretch"
+    ):
+        store.delete(run.id)
+        st.session_state.deleted_run = (run.id, runs.named(run))
+        if pinned:
+            session.choose_value("reference", "")
+        st.rerun()
+    runs.papers(run)
+
+
+def one(family: Family, run: RunRecord) -> None:
+    """A run by itself: its name, state, accuracies and what it says of itself."""
+    st.subheader(runs.named(run))
+    st.caption(f"{readouts.summary(run.metadata['recipe'])} · `{run.id}`")
+    runs.why(run)
+    actions(run)
+    given = st.text_input("Name", value=run.title or "", key=f"name-{run.id}", max_chars=200)
+    if given.strip() != (run.title or ""):
+        acted()
+        store.rename(run.id, given)
+        st.rerun()
+    if run.hits:
+        readouts.final(family, run.hits, run.metadata["recipe"]["method"])
+    with st.expander("What it says of itself"):
+        st.json({"facts": dict(run.facts), "versions": dict(run.versions), **run.metadata})
+
+
+def several(family: Family, chosen: list[RunRecord]) -> None:
+    """Each with its buttons, then side by side."""
+    for number, run in enumerate(chosen, 1):
+        with st.expander(f"{number}: {runs.named(run)} ({run.state})"):
+            runs.why(run)
+            actions(run)
+    runs.side_by_side(family, chosen)
+
+
+def show(family: Family) -> None:
+    """The table and what is ticked in it."""
+    undo()
+    found = filtered(family)
+    if not found:
+        st.caption(
+            f"No runs here. Every merge and every M-Loss map is kept in the folder {store.root()} "
+            "while it is made; change the filters, or launch a merge."
+        )
+        return
+    st.caption("Tick one to see, name or take it away, two or more to compare them.")
+    picked = st.dataframe(
+        runs.table(found, session.chosen("reference")),
+        hide_index=True,
+        on_select="rerun",
+        selection_mode="multi-row",
+        column_config=runs.COLUMNS,
+        key=runs.key(found),
+    )
+    chosen = [found[i] for i in picked["selection"]["rows"] if i < len(found)]
+    if len({run.metadata["recipe"]["family"] for run in chosen}) > 1:
+        st.info("Runs of different families cannot be compared: tick those of one.")
+    elif chosen:
+        try:
+            owner = runs.owner(chosen[0])
+            one(owner, chosen[0]) if len(chosen) == 1 else several(owner, chosen)
+        except InputError as error:
+            st.error(str(error))
+
+
+st.title("Runs")
+try:
+    show(session.current_family())
+except MlossError as error:
+    st.error(str(error))

@@ -1,0 +1,41 @@
+"""Back to a run: its recipe becomes the visitor's choice."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import streamlit as st
+
+from mloss_core import MergeRecipe, load
+from mloss_core.recipe import check
+
+from . import session
+
+
+def choose_recipe(recipe: MergeRecipe) -> list[str]:
+    """Makes a recipe the visitor's choice; returns its fields that no choice can say.
+
+    Raises:
+        InputError: the family or one of the sources is not there any more.
+    """
+    family = load(recipe.family)
+    check(recipe, family)
+    tokens = family.model.tokens if recipe.tokens is None else recipe.tokens
+    blocks = recipe.blocks
+    weights = "" if recipe.weights is None else ",".join(map(repr, recipe.weights))
+    state = session.defaults(family) | {
+        "sources": ",".join(recipe.sources),
+        "weights": weights,
+        "method": recipe.method,
+        "blocks": "all" if blocks is None else ",".join(map(str, blocks)) or "none",
+        "tokens": str(tokens),
+    }
+    for key in ("keep", "variation", "scaling", "samples", "seed"):
+        state[key] = repr(getattr(recipe, key))
+    if family.name == session.chosen("family"):
+        state["reference"] = session.chosen("reference")
+    st.session_state.chosen = state
+    made = dataclasses.asdict(session.recipe_of(state, family))
+    asked = dataclasses.asdict(recipe)
+    equal = recipe.weights is not None and len(set(recipe.weights)) == 1  # 1/q each, written out
+    return [k for k in asked if made[k] != asked[k] and not (k == "weights" and equal)]
