@@ -15,12 +15,15 @@ from .calibration import draw_batch, load_batch
 from .checkpoint import Checkpoint, save
 from .errors import InputError, MlossError
 from .evaluate import Evaluator, mean_accuracy, paired_difference
+from .expectation import Setting, expected, simulated
 from .family import ModelFamily
 from .methods import METHODS, Method
 from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
 from .run import run
 from .scoring import score_block
+from .second_order import SecondOrder, second_order
 from .store import RunRecord, list_runs, load_run, save_run
+from .theory import BlockTheory, theory
 from .types import (
     Accuracy,
     BlockMerged,
@@ -43,6 +46,7 @@ __all__ = [
     "Accuracy",
     "BlockMerged",
     "BlockScored",
+    "BlockTheory",
     "CalibrationBatch",
     "Checkpoint",
     "Embedded",
@@ -58,10 +62,13 @@ __all__ = [
     "ModelFamily",
     "NodeScores",
     "RunRecord",
+    "SecondOrder",
+    "Setting",
     "TaskEvaluated",
     "Tower",
     "__version__",
     "draw_batch",
+    "expected",
     "families",
     "geometry",
     "keep_rates",
@@ -77,4 +84,7 @@ __all__ = [
     "save",
     "save_run",
     "score_block",
+    "second_order",
+    "simulated",
+    "theory",
 ]

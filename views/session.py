@@ -24,12 +24,14 @@ from mloss_core.methods import METHODS
 from mloss_core.recipe import check
 from mloss_core.tasks import read_npz
 
+from . import theory_choice
 from .jobs import Job, JobBoard
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "group", "colours", "scores", "score_job", "merge_job",
+    *theory_choice.DEFAULTS,
 )  # fmt: skip
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
@@ -98,6 +100,7 @@ def defaults(family: Family) -> dict[str, str]:
         "scores": SCORES[0],
         "score_job": "",
         "merge_job": "",
+        **theory_choice.DEFAULTS,
     }
 
 
@@ -154,6 +157,8 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}[key]
         if value not in known:
             raise ValueError(f"choose from {', '.join(known)}")
+    else:
+        theory_choice.check(key, value)
 
 
 def remember() -> None:
@@ -222,7 +227,7 @@ def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def job_of(key: str) -> Job | None:
-    """The job whose id stands in the state under "score_job" or "merge_job"."""
+    """The job whose id stands in the state under "score_job" or its like."""
     return board().get(chosen(key)) if chosen(key) else None
 
 

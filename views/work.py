@@ -1,4 +1,4 @@
-"""The three kinds of jobs that the pages ask for."""
+"""The kinds of jobs that the pages ask for."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 from mloss_core import METHODS, BlockScored, Family, MergeRecipe, RunRecord, run, save_run
 from mloss_core.run import references as evaluate_references
+from mloss_core.theory import theory as measure_theory
 
 from . import session
 from .jobs import Job
@@ -89,3 +90,15 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     # three live references, two of the merge's end, and the whole references.
     steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
     return session.board().submit("merge", title, events, spec=recipe, steps=steps, finish=finish)
+
+
+def theory(family: Family, recipe: MergeRecipe) -> Job:
+    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe."""
+    board = session.board()
+    return board.find("theory", recipe) or board.submit(
+        "theory",
+        "Theory beside measurement, every block",
+        lambda: (block for block in measure_theory(recipe, family)),
+        spec=recipe,
+        steps=family.model.blocks,
+    )
