@@ -20,6 +20,7 @@ NAMES = [
     "Accuracy",
     "BlockMerged",
     "BlockScored",
+    "BlockTheory",
     "CalibrationBatch",
     "Checkpoint",
     "Embedded",
@@ -35,10 +36,13 @@ NAMES = [
     "ModelFamily",
     "NodeScores",
     "RunRecord",
+    "SecondOrder",
+    "Setting",
     "TaskEvaluated",
     "Tower",
     "__version__",
     "draw_batch",
+    "expected",
     "families",
     "geometry",
     "keep_rates",
@@ -54,6 +58,9 @@ NAMES = [
     "save",
     "save_run",
     "score_block",
+    "second_order",
+    "simulated",
+    "theory",
 ]
 # Imports every core module afresh and says which user interface libraries came along.
 PROBE = """

@@ -122,6 +122,6 @@ def _below(figure: go.Figure, height: int) -> go.Figure:
         height=height,
         margin={"l": 60, "r": 20, "t": 40, "b": 50},
         hoverlabel={"align": "left"},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.2, "x": 0},
+        legend={"orientation": "h", "yanchor": "top", "y": -0.26, "x": 0},
     )
     return figure
