@@ -16,12 +16,15 @@ from .checkpoint import Checkpoint, save
 from .comparison import Comparison, compare, verdict
 from .errors import InputError, MlossError
 from .evaluate import Evaluator, mean_accuracy
+from .expectation import Setting, expected, simulated
 from .family import ModelFamily
 from .methods import METHODS, Method
 from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
 from .run import run
 from .scoring import score_block
+from .second_order import SecondOrder, second_order
 from .store import RunRecord, list_runs, load_run, recorded
+from .theory import BlockTheory, theory
 from .types import (
     Accuracy,
     BlockMerged,
@@ -44,6 +47,7 @@ __all__ = [
     "Accuracy",
     "BlockMerged",
     "BlockScored",
+    "BlockTheory",
     "CalibrationBatch",
     "Checkpoint",
     "Comparison",
@@ -60,11 +64,14 @@ __all__ = [
     "ModelFamily",
     "NodeScores",
     "RunRecord",
+    "SecondOrder",
+    "Setting",
     "TaskEvaluated",
     "Tower",
     "__version__",
     "compare",
     "draw_batch",
+    "expected",
     "families",
     "geometry",
     "keep_rates",
@@ -79,5 +86,8 @@ __all__ = [
     "run",
     "save",
     "score_block",
+    "second_order",
+    "simulated",
+    "theory",
     "verdict",
 ]

@@ -107,6 +107,27 @@ def layer_mloss(
     return total / h.shape[1]
 
 
+def second_order(h: Array, act_name: str, weights: Weights = None) -> tuple[Array, Array, Array]:
+    """Means over tokens of abs(sigma''(alpha . h)), of the weighted variance over the sources, and of half their
+    product. The second derivative is taken by differences of the function itself. h: (sources, tokens, nodes)."""
+    h = _f64(h)
+    alphas = _alphas(weights, h.shape[0])
+    sigma = activation(act_name)
+    step = 1e-2
+    curvature, variance, product = np.zeros((3, h.shape[2]))
+    for token in range(h.shape[1]):
+        mean = sum(a * h[source, token] for source, a in enumerate(alphas))
+        spread = sum(a * (h[source, token] - mean) ** 2 for source, a in enumerate(alphas))
+        around = {i: sigma(mean + i * step) for i in (-2, -1, 0, 1, 2)}
+        bend = np.abs(
+            -around[-2] + 16 * around[-1] - 30 * around[0] + 16 * around[1] - around[2]
+        ) / (12 * step**2)
+        curvature += bend / h.shape[1]
+        variance += spread / h.shape[1]
+        product += bend * spread / 2 / h.shape[1]
+    return curvature, variance, product
+
+
 def keep_rates(scores: Array, keep: float, variation: float) -> Array:
     """Keep rates k_j = k - e * rank_j (Algorithm 1, line 15): the lowest score keeps k, the highest k - e."""
     nodes = len(scores)

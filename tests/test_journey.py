@@ -132,7 +132,22 @@ def test_the_main_job(open_page, family, tmp_path):
         cancel(page)
 
 
-@pytest.mark.parametrize("path", ["/", "/heatmap", "/merge"])
+def test_the_theory_pages_sliders(open_page):
+    page = open_page("/theory?family=tiny")
+    exact = page.get_by_test_id("stMetricValue").first
+    expect(exact).to_have_text(re.compile(r"0\.0\d+"))
+    for label, name in (("Range K", "k"), ("Shift s", "s"), ("Sources q", "q")):
+        idle(page)
+        before = exact.inner_text()
+        linked(page, f"theory_{name}", press(page, label, "ArrowRight", 1))
+        expect(exact).not_to_have_text(before)
+    idle(page)
+    page.get_by_role("button", name="Measure this family").click()
+    expect(page.get_by_text("3 of 3 blocks measured")).to_be_visible()
+    expect(page.get_by_text("of the measured M-Loss")).to_be_visible()
+
+
+@pytest.mark.parametrize("path", ["/", "/heatmap", "/merge", "/theory"])
 def test_dark_on_a_laptop_nothing_scrolls_sideways(open_page, path):
     size = {"width": 1280, "height": 800}
     page = open_page(f"{path}?family=tiny", viewport=size, color_scheme="dark")

@@ -8,7 +8,13 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 ROOT = Path(__file__).resolve().parents[1]
-TITLES = {"sources": "Sources", "heatmap": "M-Loss heatmap", "merge": "Merge", "runs": "Runs"}
+TITLES = {
+    "sources": "Sources",
+    "heatmap": "M-Loss heatmap",
+    "merge": "Merge",
+    "runs": "Runs",
+    "theory": "Theory",
+}
 
 
 def page(name: str) -> StreamlitPage:

@@ -33,13 +33,14 @@ from mloss_core.recipe import check
 from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
+from . import theory_choice
 from .jobs import Job, JobBoard
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
-    "group", "colours", "scores", "score_job", "merge_job", "reference",
+    "group", "colours", "scores", "score_job", "merge_job", "reference", *theory_choice.DEFAULTS,
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
 WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
@@ -107,6 +108,7 @@ def defaults(family: Family) -> dict[str, str]:
         "score_job": "",
         "merge_job": "",
         "reference": "",
+        **theory_choice.DEFAULTS,
     }
 
 
@@ -166,6 +168,8 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         known = known or CHOICES[WORDS[key]]
         if value not in known:
             raise ValueError(f"choose from {', '.join(known)}")
+    else:
+        theory_choice.check(key, value)
 
 
 def remember() -> None:
@@ -237,7 +241,7 @@ def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
 
 
 def job_of(key: str) -> Job | None:
-    """The job whose id stands in the state under "score_job" or "merge_job"."""
+    """The job whose id stands in the state under "score_job" or its like."""
     return board().get(chosen(key)) if chosen(key) else None
 
 

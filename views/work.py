@@ -1,4 +1,4 @@
-"""The three kinds of jobs that the pages ask for."""
+"""The kinds of jobs that the pages ask for."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, recorded, run
 from mloss_core.run import references as evaluate_references
 from mloss_core.store import new_id
+from mloss_core.theory import theory as measure_theory
 
 from . import session
 from .jobs import Job
@@ -97,3 +98,15 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
 
 def _holds(event: Any) -> bool:
     return isinstance(event, Finished) and event.weights is not None
+
+
+def theory(family: Family, recipe: MergeRecipe) -> Job:
+    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe."""
+    board = session.board()
+    return board.find("theory", recipe) or board.submit(
+        "theory",
+        "Theory beside measurement, every block",
+        lambda: (block for block in measure_theory(recipe, family)),
+        spec=recipe,
+        steps=family.model.blocks,
+    )
