@@ -122,7 +122,6 @@ def show(family: Family) -> None:
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        column_config=runs.COLUMNS,
         key=runs.key(found),
     )
     chosen = [found[i] for i in picked["selection"]["rows"] if i < len(found)]
@@ -131,7 +130,10 @@ def show(family: Family) -> None:
     elif chosen:
         try:
             owner = runs.owner(chosen[0])
-            one(owner, chosen[0]) if len(chosen) == 1 else several(owner, chosen)
+            if len(chosen) == 1:
+                one(owner, chosen[0])
+            else:
+                several(owner, chosen)
         except InputError as error:
             st.error(str(error))
 

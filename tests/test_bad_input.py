@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from test_dialects_hostile import tensor_of
 from visitor import button, settled, sound, visit, words
 
+from mloss_core import list_runs
 from tiny import TASKS
 
 SOURCE = Path("sources/bridges.safetensors")
@@ -132,7 +133,8 @@ def test_a_bad_model_is_refused_everywhere(
     button(test, "Launch merge").click().run()
     assert said in errors(settled(sound(test)))
     assert not (own_family / "run").exists(), "its code has run"
-    assert list(runs.glob("*")) == []
+    assert {record.state for record in list_runs()} == {"failed"}
+    assert not list(runs.rglob("*.part")) and not list(runs.rglob("*.safetensors"))
 
 
 @pytest.mark.parametrize("damage, said", IMAGES.values(), ids=IMAGES.keys())
@@ -196,7 +198,9 @@ def test_a_bad_folder_is_refused_everywhere(damage, said, visit, own_family, cli
 
 
 @pytest.mark.parametrize("place", ["model", "scores"])
-def test_a_full_disk_is_said_in_the_app_and_leaves_nothing(place, visit, runs, monkeypatch):
+def test_a_full_disk_is_said_in_the_app_and_leaves_nothing_half_written(
+    place, visit, runs, monkeypatch
+):
     def full(tensors, path, metadata):
         Path(path).write_bytes(b"half of it")
         if place == "model" or "block.0" in tensors:
@@ -206,4 +210,5 @@ def test_a_full_disk_is_said_in_the_app_and_leaves_nothing(place, visit, runs, m
     test = visit("merge")
     button(test, "Launch merge").click().run()
     assert "No space left on device" in errors(settled(sound(test)))
-    assert [path.name for path in runs.iterdir()] == []
+    assert [(record.state, record.model) for record in list_runs()] == [("failed", None)]
+    assert not list(runs.rglob("*.part")) and not list(runs.rglob("model.safetensors"))

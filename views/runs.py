@@ -61,7 +61,7 @@ def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
                 "run": f"{'📌 ' * (run.id == reference)}{named(run)}",
                 "kind": run.kind,
                 "state": run.state,
-                "average": None if math.isnan(mean) else 100 * mean,
+                "average": "not measured" if math.isnan(mean) else f"{mean:.1%}",
                 "95 % interval": "" if math.isnan(mean) else f"{low:.1%} to {high:.1%}",
                 "took": "" if run.seconds is None else elapsed(run.seconds),
                 "begun (UTC)": run.created[:19].replace("T", " "),
@@ -84,11 +84,8 @@ def latest(family: Family, count: int = 5) -> None:
         st.caption("None yet. Launch one above: it is kept, with its file, on the Runs page.")
         return
     shown = table(runs[:count], session.chosen("reference")).drop(columns=["kind"])
-    st.dataframe(shown, hide_index=True, column_config=COLUMNS)
+    st.dataframe(shown, hide_index=True)
     nav.next_step("runs", f"Compare, download, name or delete: all {len(runs)} on the Runs page")
-
-
-COLUMNS = {"average": st.column_config.NumberColumn(format="%.1f %%")}
 
 
 def reference() -> RunRecord | None:
