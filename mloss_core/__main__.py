@@ -1,4 +1,5 @@
-"""The command line: families, fetch, heads, pool, convert, score, merge, evaluate.
+"""The command line: families, fetch, heads, pool, convert, score, merge, evaluate,
+compatibility.
 
 Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
 """
@@ -18,6 +19,7 @@ from tqdm import tqdm
 from . import arguments, device, preparing, store, zoo
 from .calibration import load_batch
 from .checkpoint import Checkpoint, check_output, save
+from .compatibility_command import compatibility
 from .convert import convert
 from .doubts import doubts
 from .errors import MlossError
@@ -234,6 +236,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "score": score,
     "merge": merge,
     "evaluate": evaluate,
+    "compatibility": compatibility,
 }
 
 if __name__ == "__main__":

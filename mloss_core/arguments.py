@@ -37,7 +37,8 @@ def build_parser() -> Parser:
     heads = commands.add_parser("heads", help="zero-shot heads from the base's text tower")
     fetch = commands.add_parser("fetch", help="download a family's base and datasets")
     pool = commands.add_parser("pool", help="calibration images from the tasks' validation images")
-    for command in (families, convert, score, merge, evaluate, heads, fetch, pool):
+    compatible = commands.add_parser("compatibility", help="whether M-Loss predicts mergeability")
+    for command in (families, convert, score, merge, evaluate, heads, fetch, pool, compatible):
         command.add_argument("--json", action="store_true", help="print JSON lines")
     families.add_argument(
         "--init", type=Path, metavar="FOLDER", help="write a family.toml for a folder of models"
@@ -49,7 +50,7 @@ def build_parser() -> Parser:
         command.add_argument("family", metavar="FAMILY", help="name of the family")
     pool.add_argument("--each", type=int, default=64, help="images of each task (64)")
     fetch.add_argument("--tasks", default="all", help="all, none, or names with commas (all)")
-    for command in (score, merge, evaluate):
+    for command in (score, merge, evaluate, compatible):
         command.add_argument("--family", default="demo", help="name of the family (demo)")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     for command in (score, merge):
@@ -57,7 +58,20 @@ def build_parser() -> Parser:
     merge.add_argument("--method", default="m-ties", help="a merging method (m-ties)")
     evaluate.add_argument("--model", required=True, help="an image tower of any dialect, or base")
     evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
+    _compatibility_arguments(compatible)
     return parser
+
+
+def _compatibility_arguments(command: argparse.ArgumentParser) -> None:
+    """Arguments of compatibility; settings of a merge default to the family's recommended ones."""
+    command.add_argument("--sources", default="all", help="three or more, with commas (all)")
+    command.add_argument("--method", default="ties", help="how sets are merged (ties)")
+    for name in ("keep", "variation", "scaling"):
+        command.add_argument(f"--{name}", type=float, help="as for merge (the recommended one)")
+    command.add_argument("--samples", type=int, default=128, help="calibration images drawn (128)")
+    command.add_argument("--seed", type=int, default=42, help="of images and of triples (42)")
+    command.add_argument("--triples", type=int, default=28, help="random triples, with pairs (28)")
+    command.add_argument("--out", type=Path, metavar="FILE.md", help="also write the section")
 
 
 def _recipe_arguments(command: argparse.ArgumentParser) -> None:

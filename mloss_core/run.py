@@ -104,6 +104,30 @@ def _run(
     yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
 
 
+def measured(recipe: MergeRecipe, evaluator: Evaluator, tasks: Sequence[str]) -> Iterator[Event]:
+    """Merges as the recipe says and evaluates the whole model alone, on all test images.
+
+    Yields BlockScored and BlockMerged, TaskEvaluated (model "merged") of each task, and Finished
+    without weights, whose metadata names the features that the evaluator keeps.
+
+    Raises:
+        InputError: before any work, where the recipe or the files are wrong.
+        OutOfMemory: the work did not fit; nothing is kept.
+    """
+    family, device = evaluator.family, evaluator.device
+    check(recipe, family)
+    calibration = calibration_of(recipe, family)
+    metadata = describe(recipe, family, calibration)
+    merged: Weights = {}
+    seconds = 0.0
+    with devices.reported_memory(device.type):
+        for event in _merge(recipe, family, device, calibration, merged):
+            yield event
+            seconds += event.seconds
+        yield from _whole(evaluator, recipe, metadata, merged, tasks, None)
+    yield Finished(weights=None, metadata=metadata, seconds=seconds, device=device.type)
+
+
 def _merge(
     recipe: MergeRecipe,
     family: Family,

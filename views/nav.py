@@ -8,7 +8,12 @@ import streamlit as st
 from streamlit.navigation.page import StreamlitPage
 
 ROOT = Path(__file__).resolve().parents[1]
-TITLES = {"sources": "Sources", "heatmap": "M-Loss heatmap", "merge": "Merge"}
+TITLES = {
+    "sources": "Sources",
+    "compatibility": "Compatibility",
+    "heatmap": "M-Loss heatmap",
+    "merge": "Merge",
+}
 
 
 def page(name: str) -> StreamlitPage:

@@ -24,12 +24,14 @@ from mloss_core.methods import METHODS
 from mloss_core.recipe import check
 from mloss_core.tasks import read_npz
 
+from . import compatibility_choices
 from .jobs import Job, JobBoard
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "group", "colours", "scores", "score_job", "merge_job",
+    *compatibility_choices.DEFAULTS,
 )  # fmt: skip
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
@@ -98,6 +100,7 @@ def defaults(family: Family) -> dict[str, str]:
         "scores": SCORES[0],
         "score_job": "",
         "merge_job": "",
+        **compatibility_choices.DEFAULTS,
     }
 
 
@@ -150,8 +153,9 @@ def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         parse_blocks(value, family.model)
     elif key == "weights" and value:
         parse_weights(value)
-    elif key in ("colours", "scores", "method"):
-        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}[key]
+    elif key in ("colours", "scores", "method", *compatibility_choices.DEFAULTS):
+        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}
+        known = (known | compatibility_choices.choices(family))[key]
         if value not in known:
             raise ValueError(f"choose from {', '.join(known)}")
 
