@@ -68,7 +68,7 @@ def score_sets(
     images, tokens, _ = inputs.shape
     sets, q = alphas.shape
     nodes = len(layers[0][1])
-    alpha = torch.from_numpy(alphas).to(inputs.device, torch.float32)
+    alpha = torch.from_numpy(alphas)
     groups, chunks = pieces_of(nodes, tokens, inputs, q + sets)
 
     def losses(piece: tuple[slice, Tensor]) -> Float[Tensor, "3 sets t"]:
@@ -112,12 +112,13 @@ def _sums(
     near = (loss / h.shape[2] < CLOSE * (square / h.shape[2]).sqrt()).nonzero()[:, 0]
     if near.numel() and wide(h) != h.dtype:
         precise = h.to(wide(h))
-        sums[:, near] = _measured(precise, alpha[near].to(precise.dtype), sigma).to(sums.dtype)
+        sums[:, near] = _measured(precise, alpha[near.cpu()], sigma).to(sums.dtype)
     return sums
 
 
 def _measured(h: Tensor, alpha: Tensor, sigma: Activation) -> Tensor:
     """See `_sums`; in h's precision."""
+    alpha = alpha.to(h.device, h.dtype)
     merged = sigma.kernel(torch.tensordot(alpha, h, 1))
     gap = torch.tensordot(alpha, sigma.kernel(h.clone()), 1).sub_(merged).abs_()
     return torch.stack([gap.sum(2), gap.square_().sum(2), merged.square_().sum(2)])
