@@ -1,4 +1,4 @@
-"""Whether M-Loss predicts: drops against a naive count, correlations against scipy, files, words."""
+"""Whether M-Loss predicts: drops counted naively, correlations against scipy, files, words."""
 
 from __future__ import annotations
 
@@ -187,7 +187,7 @@ def test_the_gap_is_the_distance_to_the_mean_of_unit_embeddings(family):
     evaluator = Evaluator(family, CPU)
     gaps = [e for e in ensemble_gap(recipe, evaluator, family.tasks) if isinstance(e, GapMeasured)]
     assert [g.task for g in gaps] == list(family.tasks)
-    base, sources = states(family, family.sources)
+    _, sources = states(family, family.sources)
     *_, ties = run(dataclasses.replace(recipe, method="ties"), family, device="cpu")
     merged = {n: t.numpy() for n, t in ties.weights.items()}
     model, task = family.model, gaps[0].task
