@@ -221,6 +221,7 @@ def gap(family: Family, job: Job) -> None:
     st.markdown(said.gap(gaps))
     alt = "Mean distance to the ensemble on each task, of M-TIES and of TIES"
     st.plotly_chart(figures.ensemble_gap(views.gap_rows(family, gaps)), key="gap", alt=alt)
+    st.caption("Bars hold each merge's own interval; the sentence above pairs them by image.")
     export("ensemble-gap", report.gap_rows(gaps))
 
 

@@ -51,13 +51,16 @@ def test_sets_agree_with_the_oracle(act, seed, q, nodes):
     inputs, layers = drawn(seed, q, nodes)
     h = pre_activations(inputs, layers)
     sets = [s for n in range(2, q + 1) for s in itertools.combinations(range(q), n)]
-    alphas = alphas_of(sets, np.random.default_rng(seed).dirichlet(np.ones(q)))
+    alphas = alphas_of(sets, np.random.default_rng(seed).dirichlet(np.ones(q)).tolist())
     found = score_sets(inputs, layers, act, alphas)
     for row, members in enumerate(sets):
         weights = [alphas[row, i] for i in members]
         for image in range(len(inputs)):
             expected = oracle.set_losses(h[:, image], act, members, weights)
-            np.testing.assert_allclose(found[:, row, image], expected, rtol=1e-3, atol=1e-5)
+            ours = found[:, row, image]
+            np.testing.assert_allclose(ours[:2], expected[:2], rtol=5e-5, atol=1e-6)
+            # Where the merged activation is nearly nothing, Eq. 6 magnifies fp32's rounding.
+            assert ours[2] == pytest.approx(expected[2], rel=1e-3, abs=1e-5)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -69,8 +72,9 @@ def test_sets_agree_with_a_scored_block_of_the_same_sources(act, seed, q, nodes)
     scores = score_block(0, inputs, layers, act, alpha)
     np.testing.assert_allclose(found[0, 0], scores.per_image, rtol=2e-5, atol=1e-7)
     expected = [scores.node.mean(), scores.layer, scores.layer_normalised]
-    # Where the merged activation is nearly nothing, Eq. 6 magnifies fp32's rounding.
-    np.testing.assert_allclose(found[:, 0].mean(1), expected, rtol=1e-3, atol=1e-7)
+    ours = found[:, 0].mean(1)
+    np.testing.assert_allclose(ours[:2], expected[:2], rtol=2e-5, atol=1e-7)
+    assert ours[2] == pytest.approx(expected[2], rel=1e-3)
 
 
 @pytest.mark.parametrize("difference", [1e-3, 1e-5])

@@ -47,7 +47,10 @@ def matrix(
             x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", showlegend=False, row=1, col=1
         )
     shown = np.where(np.eye(q, dtype=bool), np.nan, values)
-    text = [[f"{v:.2f}" if np.isfinite(v) and max(limits) >= 0.1 else "" for v in r] for r in shown]
+    rounded = np.round(shown, 2) + 0.0  # no -0.00
+    text = [
+        [f"{v:.2f}" if np.isfinite(v) and max(limits) >= 0.1 else "" for v in r] for r in rounded
+    ]
     both = [[f"{a} and {b}" for b in names] for a in names]
     heat = go.Heatmap(
         z=shown, zmin=limits[0], zmax=limits[1], colorscale="Cividis", customdata=both,
