@@ -99,7 +99,7 @@ def gains(names: Sequence[str], found: Float[np.ndarray, "3 q"]) -> str:
     )
     raising = [name for name, gain in zip(names, found[0], strict=True) if gain < 0]
     if raising:
-        said += f" Without {', '.join(raising)} M-Loss rises: they hold the others together."
+        said += f" Without {', '.join(raising)} M-Loss rises: they stand near the middle of all."
     return said
 
 
