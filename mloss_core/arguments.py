@@ -38,6 +38,7 @@ def build_parser() -> Parser:
     fetch = commands.add_parser("fetch", help="download a family's base and datasets")
     pool = commands.add_parser("pool", help="calibration images from the tasks' validation images")
     experiment = commands.add_parser("experiment", help="redo a table of the paper")
+    compatible = commands.add_parser("compatibility", help="whether M-Loss predicts mergeability")
     rerun = commands.add_parser("rerun", help="do a finished run again and compare the bytes")
     export = commands.add_parser("export", help="a run's model as another library's folder")
     for command in commands.choices.values():
@@ -52,7 +53,7 @@ def build_parser() -> Parser:
         command.add_argument("family", metavar="FAMILY", help="name of the family")
     pool.add_argument("--each", type=int, default=64, help="images of each task (64)")
     fetch.add_argument("--tasks", default="all", help="all, none, or names with commas (all)")
-    for command in (score, merge, evaluate, experiment):
+    for command in (score, merge, evaluate, experiment, compatible):
         command.add_argument("--family", default="demo", help="name of the family (demo)")
         command.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
     for command in (score, merge):
@@ -63,7 +64,20 @@ def build_parser() -> Parser:
     evaluate.add_argument("--model", required=True, help="an image tower of any dialect, or base")
     evaluate.add_argument("--tasks", default="all", help="all, or names with commas (all)")
     _experiment_arguments(experiment)
+    _compatibility_arguments(compatible)
     return parser
+
+
+def _compatibility_arguments(command: argparse.ArgumentParser) -> None:
+    """Arguments of compatibility; settings of a merge default to the family's recommended ones."""
+    command.add_argument("--sources", default="all", help="three or more, with commas (all)")
+    command.add_argument("--method", default="ties", help="how sets are merged (ties)")
+    for name in ("keep", "variation", "scaling"):
+        command.add_argument(f"--{name}", type=float, help="as for merge (the recommended one)")
+    command.add_argument("--samples", type=int, default=128, help="calibration images drawn (128)")
+    command.add_argument("--seed", type=int, default=42, help="of images and of triples (42)")
+    command.add_argument("--triples", type=int, default=28, help="random triples, with pairs (28)")
+    command.add_argument("--out", type=Path, metavar="FILE.md", help="also write the section")
 
 
 def _run_arguments(rerun: argparse.ArgumentParser, export: argparse.ArgumentParser) -> None:

@@ -129,13 +129,21 @@ class Evaluator:
         """The base, the task's own source ("own") or the ensemble on a task's first images."""
         start = time.perf_counter()
         if label == "ensembling":
-            # Of unit embeddings: each member's say is its cosine similarities, whatever its norms.
-            parts = zip(alpha, sources, strict=True)
-            units = [w * F.normalize(self.of_file(s, name, images), dim=-1) for w, s in parts]
-            features = torch.stack(units).sum(0)
+            features = self.ensembled(name, sources, alpha, images)
         else:
             features = self.of_file(name if label == "own" else None, name, images)
         return self.judged(label, name, features, start)
+
+    def ensembled(
+        self, name: str, sources: Sequence[str], alpha: Sequence[float], images: int | None = None
+    ) -> Float[Tensor, "n d"]:
+        """The ensemble's embeddings of a task's first images: the weighted mean of unit ones.
+
+        Each member's say is its cosine similarities, whatever its norms.
+        """
+        parts = zip(alpha, sources, strict=True)
+        units = [w * F.normalize(self.of_file(s, name, images), dim=-1) for w, s in parts]
+        return torch.stack(units).sum(0)
 
     def judged(
         self,
@@ -160,7 +168,17 @@ def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, f
 def mean_of(accuracies: Mapping[str, Accuracy]) -> tuple[float, float, float]:
     """The same from the tasks' counts."""
     means = [a.rate for a in accuracies.values()]
-    variances = [a.rate * (1 - a.rate) / a.total for a in accuracies.values()]
+    return _with_interval(means, [a.rate * (1 - a.rate) / a.total for a in accuracies.values()])
+
+
+def mean_difference(gaps: Sequence[Float[np.ndarray, " n"]]) -> tuple[float, float, float]:
+    """Mean over the tasks of differences image by image, with its 95 % interval (tasks fixed)."""
+    return _with_interval([float(g.mean()) for g in gaps], [float(g.var()) / len(g) for g in gaps])
+
+
+def _with_interval(
+    means: Sequence[float], variances: Sequence[float]
+) -> tuple[float, float, float]:
     mean = math.fsum(means) / len(means)
     half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
     return mean, mean - half, mean + half

@@ -8,24 +8,19 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from torch import Tensor
 
 from . import device as devices
-from .calibration import preprocess
 from .evaluate import Evaluator
+from .merging import begin, tower_of
 from .methods import METHODS
-from .methods.emr import TaskModels
-from .methods.mloss_guided import Weights, sweep
+from .methods.mloss_guided import Weights
 from .methods.schedule import measured_blocks
 from .peak import watched
 from .recipe import calibration_of, check, content_key, describe
 from .types import (
-    BlockMerged,
-    BlockScored,
     CalibrationBatch,
     Embedded,
     Event,
@@ -34,11 +29,10 @@ from .types import (
     MergeRecipe,
     TaskEvaluated,
 )
-from .vit import Tower, chunks
+from .vit import Tower
 from .zoo import Family
 
 REFERENCES = ("base", "own", "ties", "ensembling")
-Watch = tuple[Evaluator, Sequence[str], int]  # who evaluates a partial model, where, on how many
 
 
 def run(
@@ -91,14 +85,16 @@ def _run(
     if tasks and evaluator is None:
         evaluator = Evaluator(family, device)
     ties = (
-        functools.cache(functools.partial(_tower, _twin(recipe), evaluator)) if evaluator else None
+        functools.cache(functools.partial(tower_of, _twin(recipe), evaluator))
+        if evaluator
+        else None
     )
     if evaluator:
         for label in ("base", "own", "ties"):
             yield from references(evaluator, recipe, tasks, label, live, ties)
     merged: Weights = {}
     watch = (evaluator, tasks, live) if evaluator else None
-    model, steps = _begin(recipe, family, device, calibration, merged, watch)
+    model, steps = begin(recipe, family, device, calibration, merged, watch)
     seconds = 0.0
     for event in steps:
         yield event
@@ -133,7 +129,7 @@ def measured(
     metadata, seconds = describe(recipe, family, calibration), 0.0
     with devices.reported_memory(device.type):
         with watched(device) as peak:
-            model, steps = _begin(recipe, family, device, calibration, {})
+            model, steps = begin(recipe, family, device, calibration, {})
             for event in steps:
                 yield event
                 seconds += event.seconds
@@ -146,61 +142,6 @@ def measured(
             yield from references(evaluator, recipe, tasks, label, None)
     most = peak[0] if peak and seconds else None  # nothing was merged: nothing was taken
     yield Finished(weights=None, metadata=metadata, seconds=seconds, device=device.type, peak=most)
-
-
-def _begin(
-    recipe: MergeRecipe,
-    family: Family,
-    device: torch.device,
-    calibration: CalibrationBatch | None,
-    merged: Weights,
-    watch: Watch | None = None,
-) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
-    """The model that a recipe makes, and the steps that make it."""
-    if METHODS[recipe.method].per_task:
-        sources = {name: family.source(name) for name in recipe.sources}
-        model = TaskModels(family.model, family.base().load(device), sources)
-        return model, model.unify(recipe)
-    steps = _merge(recipe, family, device, calibration, merged, watch)
-    return Tower(family.model, merged), steps
-
-
-def _merge(
-    recipe: MergeRecipe,
-    family: Family,
-    device: torch.device,
-    calibration: CalibrationBatch | None,
-    merged: Weights,
-    watch: Watch | None = None,
-) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
-    """The sweep, with the partial model evaluated after each block if that is watched."""
-    if METHODS[recipe.method].rule is None:
-        return
-    base = family.base().load(device)
-    sources = [family.source(name) for name in recipe.sources]
-    images = preprocess(calibration.images, family.model, device) if calibration else None
-    tower = Tower(family.model, ChainMap(merged, base))
-    stream = None
-    for event in sweep(family.model, base, sources, recipe, images, merged):
-        yield event
-        if watch and watch[1] and isinstance(event, BlockMerged):
-            evaluator, tasks, live = watch
-            if stream is None:
-                pixels = [evaluator.pixels(task, 0, live) for task in tasks]
-                stream = tower.embed(torch.cat(pixels))
-            stream = tower.block(event.block, stream)
-            yield from _partial(evaluator, tower, stream, event.block, tasks, live)
-
-
-def _partial(
-    evaluator: Evaluator, tower: Tower, stream: Tensor, block: int, tasks: Sequence[str], live: int
-) -> Iterator[TaskEvaluated]:
-    """The partial model's accuracies, from the stream after its last merged block."""
-    start = time.perf_counter()
-    parts = [tower.head(x, block + 1) for x in chunks(stream, tower.family.tokens)]
-    sizes = [len(evaluator.task(task).images[:live]) for task in tasks]
-    for task, features in zip(tasks, torch.cat(parts).split(sizes), strict=True):
-        yield evaluator.judged("merged", task, features, start, block)
 
 
 def _whole(
@@ -244,7 +185,7 @@ def references(
         ties: the TIES model, where somebody keeps it; None merges it when it is needed.
     """
     twin = _twin(recipe)
-    build = ties or functools.cache(lambda: _tower(twin, evaluator))
+    build = ties or functools.cache(lambda: tower_of(twin, evaluator))
     key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
         if label == "own" and task not in evaluator.family.sources:
@@ -262,11 +203,3 @@ def references(
 def _twin(recipe: MergeRecipe) -> MergeRecipe:
     """TIES as it is, at the same k: what a merge is compared with."""
     return dataclasses.replace(recipe, method="ties", scope="tensor")
-
-
-def _tower(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:
-    """The merged model of a recipe that needs no images."""
-    merged: Weights = {}
-    for _ in _merge(recipe, evaluator.family, evaluator.device, None, merged):
-        pass
-    return Tower(evaluator.family.model, merged)

@@ -51,10 +51,10 @@ def score_block(
     sigma = activation(act)
     images, tokens, _ = inputs.shape
     nodes = len(layers[0][1])
-    groups, chunks = _pieces(nodes, tokens, inputs)
+    groups, chunks = pieces_of(nodes, tokens, inputs)
     sample = (inputs.flatten(0, 1)[:: 1 + images * tokens // FEW] * sigma.gain).to(product)
     close = _close(*_magnitudes(torch.float32, sample, layers, alpha, sigma))
-    precision = _wide(sample) if int(close.sum()) > nodes // 4 else torch.float32
+    precision = wide(sample) if int(close.sum()) > nodes // 4 else torch.float32
 
     def losses(piece: tuple[slice, Tensor]) -> tuple[Tensor, Tensor]:
         some, chunk = piece
@@ -64,7 +64,7 @@ def score_block(
         merged, gap = _chunk_gap(precision, x, of_some, alpha, sigma)
         per_token = torch.stack([gap.square().sum(1), merged.square().sum(1), gap.sum(1)])
         # Squares of small losses would leave fp32's range.
-        squares = [gap.to(_wide(gap)).square_().sum(0)] if squared else []
+        squares = [gap.to(wide(gap)).square_().sum(0)] if squared else []
         total = gap.sum(0)
         normalised = gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)
         return per_token, torch.stack([total, normalised, *squares])
@@ -98,13 +98,19 @@ def some_tokens(
     return inputs.take_along_dim(chosen[..., None], dim=1)
 
 
-def _pieces(nodes: int, tokens: int, inputs: Tensor) -> tuple[list[slice], Sequence[Tensor]]:
-    """Groups of nodes, and chunks of images, whose pre-activations fit into a cache."""
+def pieces_of(
+    nodes: int, tokens: int, inputs: Tensor, copies: int = 1
+) -> tuple[list[slice], Sequence[Tensor]]:
+    """Groups of nodes, and chunks of images, whose pre-activations fit into a cache.
+
+    Args:
+        copies: how many times they are alive at once.
+    """
     images = len(inputs)
     if inputs.device.type != "cpu":
-        return [slice(None)], inputs.split(max(1, CHUNK_CUDA // (tokens * nodes)))
+        return [slice(None)], inputs.split(max(1, CHUNK_CUDA // (tokens * nodes * copies)))
     many = min(nodes, NODES)
-    at_most = torch.get_num_threads() * max(1, CHUNK // (tokens * many))
+    at_most = torch.get_num_threads() * max(1, CHUNK // (tokens * many * copies))
     count = torch.get_num_threads() * math.ceil(images / at_most)  # as many for every thread
     groups = [slice(start, start + many) for start in range(0, nodes, many)]
     return groups, inputs.split(math.ceil(images / count))
@@ -126,11 +132,11 @@ def _chunk_gap(
     merged, gap = (m.float() for m in _magnitudes(precision, x, layers, alpha, sigma))
     if precision == torch.float32 and (nodes := _close(merged, gap).nonzero()[:, 0]).numel():
         few = [(w[nodes], b[nodes]) for w, b in layers]
-        gap.index_copy_(1, nodes, _magnitudes(_wide(x), x, few, alpha, sigma)[1].float())
+        gap.index_copy_(1, nodes, _magnitudes(wide(x), x, few, alpha, sigma)[1].float())
     return merged, gap
 
 
-def _wide(x: Tensor) -> torch.dtype:
+def wide(x: Tensor) -> torch.dtype:
     """Doubles, where the device has them."""
     return torch.float32 if x.device.type == "mps" else torch.float64
 

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
-from views import figures, nav, session, strip, widgets, work
+from views import figures, link, nav, session, strip, widgets, work
 from views.jobs import Job, elapsed
 
 HEAD_START = 2.0  # seconds
@@ -67,13 +67,13 @@ def look(family: Family) -> tuple[int, str, str, str]:
         )  # fmt: skip
     with b:
         colours = widgets.bound(
-            "colours", st.segmented_control, "Colours", options=session.COLOURS, required=True,
+            "colours", st.segmented_control, "Colours", options=link.COLOURS, required=True,
             help="M-Loss is heavy-tailed: log shows the layers, linear the outliers, rank the "
             "order. Ticks show real values in all three.",
         )  # fmt: skip
     with c:
         scores = widgets.bound(
-            "scores", st.segmented_control, "Scores", options=session.SCORES, required=True,
+            "scores", st.segmented_control, "Scores", options=link.SCORES, required=True,
             help="Normalised divides each loss by the size of the merged activation (Eq. 7).",
         )  # fmt: skip
     picture = d.segmented_control(

@@ -17,7 +17,7 @@ def choose_family() -> Family:
     if len(known) > 1:
         picked = st.selectbox("Family", known, index=known.index(family.name))
         if picked != family.name:
-            st.session_state.chosen = session.defaults(session.load(picked))
+            st.session_state.chosen = session.usual(session.load(picked))
             st.rerun()
     st.subheader(family.about.get("title", family.name))
     if description := family.about.get("description"):

@@ -506,3 +506,42 @@ def m_ties(
 
         x = mlp_half(feeder, block, middle, act_name)  # lines 25 to 27: the block feeds the next
     return merged, scores
+
+
+# --- compatibility ----------------------------------------------------------------------------------------------
+
+
+def set_losses(h: Array, act_name: str, members: Sequence[int], alphas: Sequence[float]) -> Array:
+    """Mean of Eq. 4 over the nodes, Eq. 3 and Eq. 6 of some of the sources. h: (sources, tokens, nodes)."""
+    chosen = np.stack([h[i] for i in members])
+    node = node_mloss(chosen, act_name, alphas)
+    layer = layer_mloss(chosen, act_name, alphas)
+    return np.array([node.mean(), layer, layer_mloss(chosen, act_name, alphas, normalised=True)])
+
+
+def pretrained_pre_activations(
+    base: State, sources: Sequence[State], pixels: Array, heads: int, act_name: str
+) -> list[Array]:
+    """Of every block: each source's c_fc on what the base's c_fc sees; (sources, images, tokens, nodes)."""
+    found = []
+    x = embed(base, pixels)
+    for block in range(depth(base)):
+        middle = attention_half(base, block, x, heads)
+        inputs = mlp_input(base, block, middle)
+        found.append(np.stack([linear(s, f"{BLOCKS}{block}.mlp.c_fc", inputs) for s in sources]))
+        x = mlp_half(base, block, middle, act_name)
+    return found
+
+
+def sign_conflict(first: Array, second: Array, rate: float) -> tuple[int, int, float, float]:
+    """Of one tensor's two trimmed task vectors: entries of both, those of opposite signs, and the same by abs(a b)."""
+    counts = [0, 0, 0.0, 0.0]
+    for a, b in zip(trim(first.reshape(-1), rate), trim(second.reshape(-1), rate), strict=True):
+        if a == 0 or b == 0:
+            continue
+        counts[0] += 1
+        counts[2] += abs(a * b)
+        if (a > 0) != (b > 0):
+            counts[1] += 1
+            counts[3] += abs(a * b)
+    return counts[0], counts[1], counts[2], counts[3]

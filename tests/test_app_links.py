@@ -46,7 +46,7 @@ def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
     test = visit("merge", link)
     assert any(BAD_LINKS[link] in w.value for w in test.warning), words(test)
     chosen = test.session_state["chosen"]
-    assert chosen == session.defaults(load(chosen["family"]))
+    assert chosen == session.usual(load(chosen["family"]))
     assert button(test, "Launch merge").disabled is False and test.error.len == 0
     assert slider(test, "keep").value == float(chosen["keep"])
     assert go(test, "merge").warning.len, "said until somebody has read it"

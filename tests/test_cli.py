@@ -234,3 +234,38 @@ def test_the_finished_event_says_what_the_file_says(cli, tmp_path):
     assert finished["event"] == Finished.__name__
     about = json.loads(metadata(out)["mloss"])
     assert {key: finished[key] for key in about if key != "dtype"} | {"dtype": "fp32"} == about
+
+
+def test_compatibility_prints_and_writes_the_section(cli, tmp_path):
+    out = tmp_path / "section.md"
+    outcome = cli("compatibility", *SMALL, "--triples", "1", "--out", out)
+    assert (outcome.status, outcome.err) == (0, "") and outcome.out == out.read_text()
+    assert outcome.out.startswith("## Does M-Loss predict mergeability? Tiny")
+    for word in ("4 sets of 3 sources", "### Leaving one source out", "### The ensemble gap"):
+        assert word in outcome.out
+    again = cli("compatibility", *SMALL, "--out", out)
+    assert again.status == 2 and "never overwritten" in again.err
+
+
+def test_compatibility_as_json_lines(cli):
+    rows = cli("compatibility", *SMALL, "--triples", "1", "--json").events
+    kinds = {kind: [r for r in rows if r["event"] == kind] for kind in {r["event"] for r in rows}}
+    assert {"Pair", "Whole", "LeftOut", "Set", "EnsembleGap", "Said"} <= kinds.keys()
+    assert [r["sources"] for r in kinds["Set"]][-1] == "apples+bridges+clouds"
+    assert len(kinds["Pair"]) == 3 and len(kinds["Whole"]) == 12 and len(kinds["LeftOut"]) == 36
+    assert all(0 <= r["sign_conflict"] <= 1 for r in kinds["Pair"])
+
+
+@pytest.mark.parametrize(
+    ("options", "word"),
+    [
+        (("--sources", "apples,clouds"), "too few to correlate"),
+        (("--method", "ensembling"), "leaves several models"),
+        (("--method", "magic"), "is not known"),
+        (("--triples", "-1"), "below 0"),
+        (("--keep", "0"), "outside (0, 1]"),
+        (("--samples", "999"), "is more than"),
+    ],
+)
+def test_compatibility_refuses_what_makes_no_sense(cli, refused, out, options, word):
+    refused(cli("compatibility", *TINY, "--out", out, *options), word)

@@ -137,7 +137,7 @@ def test_a_finished_merge_leaves_no_weights_in_the_board(visit):
 
 
 def test_the_command_line_warns_and_goes_on(cli, family, out, monkeypatch):
-    monkeypatch.setattr("mloss_core.__main__.free", lambda device: 0)
+    monkeypatch.setattr("mloss_core.commands.free", lambda device: 0)
     outcome = cli("merge", "--family=tiny", "--samples=6", "--out", out, "--json")
     assert outcome.status == 0 and out.is_file()
     assert outcome.err.startswith("warning: this needs about ") and outcome.err.count("\n") == 1

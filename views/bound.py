@@ -9,7 +9,7 @@ import streamlit as st
 
 from mloss_core.types import CHOICES
 
-from . import session
+from . import link, session
 
 
 def bound(
@@ -49,7 +49,7 @@ def worded(
     key: str, widget: Callable[..., Any], label: str, names: dict[str, str], **options: Any
 ) -> str:
     """A widget for a field of the recipe whose values are words, shown by these names."""
-    known = CHOICES[session.WORDS[key]]
+    known = CHOICES[link.WORDS[key]]
     if widget is st.segmented_control:
         options["required"] = True
     return bound(key, widget, label, options=known, format_func=lambda k: names[k], **options)

@@ -10,6 +10,7 @@ from streamlit.navigation.page import StreamlitPage
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = {
     "sources": "Sources",
+    "compatibility": "Compatibility",
     "heatmap": "M-Loss heatmap",
     "merge": "Merge",
     "runs": "Runs",

@@ -23,7 +23,7 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
     tokens = family.model.tokens if recipe.tokens is None else recipe.tokens
     blocks = recipe.blocks
     weights = "" if recipe.weights is None else ",".join(map(repr, recipe.weights))
-    state = session.defaults(family) | {
+    state = session.usual(family) | {
         "sources": ",".join(recipe.sources),
         "weights": weights,
         "method": recipe.method,

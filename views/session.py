@@ -28,24 +28,10 @@ from mloss_core import (
 from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
 from mloss_core.device import choose
-from mloss_core.methods import METHODS
 from mloss_core.recipe import check
-from mloss_core.run_files import PLAIN
-from mloss_core.types import CHOICES
 
-from . import theory_choice
 from .jobs import Job, JobBoard
-
-# Everything that makes up a link: its text form in the URL, in this order.
-FIELDS = (
-    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
-    "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
-    "group", "colours", "scores", "score_job", "merge_job", "reference", *theory_choice.DEFAULTS,
-)  # fmt: skip
-# Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
-WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
-COLOURS = ("log", "linear", "rank")
-SCORES = ("raw", "normalised")
+from .link import FIELDS, WORDS, check_field, defaults
 
 
 @st.cache_resource(show_spinner=False)
@@ -86,30 +72,9 @@ def pool_size(family: Family, sources: Sequence[str]) -> int:
         return 128  # the job will say what is wrong with the file
 
 
-def defaults(family: Family) -> dict[str, str]:
-    """What a first visit starts from: all sources, M-TIES as the family's makers recommend."""
-    tuned = family.recommended("m-ties")
-    return {
-        "family": family.name,
-        "sources": ",".join(family.sources),
-        "weights": "",
-        "method": "m-ties",
-        "keep": f"{tuned.get('keep', 0.2):g}",
-        "variation": f"{tuned.get('variation', 0.1):g}",
-        "scaling": f"{tuned.get('scaling', 1.0):g}",
-        "blocks": "all",
-        "samples": str(min(128, pool_size(family, family.sources))),
-        "tokens": str(family.model.tokens),
-        "seed": "42",
-        **{key: CHOICES[field][0] for key, field in WORDS.items()},
-        "group": "50" if family.model.nodes >= 1500 else "16",
-        "colours": COLOURS[0],
-        "scores": SCORES[0],
-        "score_job": "",
-        "merge_job": "",
-        "reference": "",
-        **theory_choice.DEFAULTS,
-    }
+def usual(family: Family) -> dict[str, str]:
+    """What a first visit starts from."""
+    return defaults(family, pool_size(family, family.sources))
 
 
 def start() -> list[str]:
@@ -126,11 +91,11 @@ def start() -> list[str]:
         wrong.append(str(error))
         known = families()
         family = load("demo" if "demo" in known else known[0])
-    chosen = defaults(family)
+    chosen = usual(family)
     for key in FIELDS:
         if key in asked and key != "family":
             try:
-                _check_field(key, chosen | {key: asked[key]}, family)
+                check_field(key, chosen | {key: asked[key]}, family)
                 chosen[key] = asked[key]
             except (InputError, ValueError) as error:
                 wrong.append(f"link: {key}={asked[key][:60]} was not used: {error}")
@@ -138,7 +103,7 @@ def start() -> list[str]:
         check(recipe_of(chosen, family), family)
     except InputError as error:
         wrong.append(f"link: {error}")
-        chosen = defaults(family)
+        chosen = usual(family)
     st.session_state.chosen = chosen
     st.session_state.wrong = wrong
     return wrong
@@ -149,35 +114,12 @@ def dismiss() -> None:
     st.session_state.wrong = []
 
 
-def _check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
-    """Raises InputError or ValueError if one field of a link makes no sense by itself."""
-    value = chosen[key]
-    if key in ("keep", "variation", "scaling"):
-        float(value)
-    elif key in ("samples", "tokens", "seed", "group"):
-        if int(value) < (0 if key == "seed" else 1):
-            raise ValueError("it is below the least")
-    elif key == "blocks":
-        parse_blocks(value, family.model)
-    elif key == "weights" and value:
-        parse_weights(value)
-    elif key == "reference" and value and not PLAIN.fullmatch(value):
-        raise ValueError("it is no run's id")
-    elif key in ("colours", "scores", "method", *WORDS):
-        known = {"colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)}.get(key)
-        known = known or CHOICES[WORDS[key]]
-        if value not in known:
-            raise ValueError(f"choose from {', '.join(known)}")
-    else:
-        theory_choice.check(key, value)
-
-
 def remember() -> None:
     """Puts the state into the URL, without what is as it would be anyway."""
     family = current_family()
-    usual = defaults(family)
+    known = usual(family)
     chosen = st.session_state.chosen
-    link = {k: chosen[k] for k in FIELDS if chosen[k] != usual[k] or k == "family"}
+    link = {k: chosen[k] for k in FIELDS if chosen[k] != known[k] or k == "family"}
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
 

@@ -1,0 +1,116 @@
+"""The command compatibility: what tells before merging, and whether it told the truth."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from tqdm import tqdm
+
+from . import compatibility_report as report
+from . import compatibility_words as words
+from . import device as devices
+from . import zoo
+from .analysis import Geometry, geometry
+from .compatibility import Compatibility, asked_sets, losses_of_sets
+from .ensemble_gap import GapMeasured, ensemble_gap
+from .errors import BadValue
+from .evaluate import Evaluator
+from .methods import METHODS
+from .output import check_output, written
+from .prediction import DropMeasured, Study, check_studied, gathered, sets_of, study
+from .recipe import check
+from .signs import SignsCounted, conflict
+from .types import MergeRecipe
+from .zoo import Family
+
+
+def compatibility(args: argparse.Namespace) -> None:
+    """Prints the section of the findings in Markdown, or every number as JSON lines."""
+    if args.out:
+        check_output(args.out)
+    family = zoo.load(args.family)
+    recipe = _recipe(args, family, args.method)
+    check(recipe, family)
+    if METHODS[recipe.method].rule is None:
+        problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
+        raise BadValue("--method", args.method, problem, remedy)
+    check_studied(recipe, family.tasks, args.triples)
+    evaluator = Evaluator(family, devices.choose(args.device))
+    place, m_ties = evaluator.device.type, _recipe(args, family, "m-ties")
+    losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=place)
+    blocks = tuple(_shown(args, losses, family.model.blocks, "block"))
+    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    events = list(_shown(args, study(recipe, evaluator, args.triples), _sets(recipe, args), "set"))
+    moved = geometry(family, recipe.sources)
+    told = gathered(recipe, args.triples, moved, events)
+    steps = ensemble_gap(m_ties, evaluator, recipe.sources)
+    shown = _shown(args, steps, len(recipe.sources), "task")
+    gaps = [event for event in shown if isinstance(event, GapMeasured)]
+    title = family.about.get("title", family.name)
+    text = report.markdown(title, recipe, found, told, gaps)
+    if args.out:
+        with written(args.out) as aside:
+            aside.write_text(text, encoding="utf-8")
+    if args.json:
+        signs = conflict(e for e in events if isinstance(e, SignsCounted))
+        _print_rows(found, moved, signs, told, gaps)
+    else:
+        print(text, end="")
+
+
+def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecipe:
+    """The method with its makers' recommended settings, unless others are given."""
+    given = {k: v for k in ("keep", "scaling") if (v := getattr(args, k)) is not None}
+    values: dict[str, Any] = {"variation": 0.0} | family.recommended(method) | given
+    if method != "m-ties":
+        values["variation"] = 0.0
+    elif args.variation is not None:
+        values["variation"] = args.variation
+    sources = family.sources if args.sources == "all" else tuple(args.sources.split(","))
+    fields: dict[str, Any] = {"sources": sources, "samples": args.samples, "seed": args.seed}
+    return MergeRecipe(family=family.name, method=method, **fields, **values)
+
+
+def _sets(recipe: MergeRecipe, args: argparse.Namespace) -> int:
+    return len(sets_of(len(recipe.sources), args.triples, recipe.seed))
+
+
+def _shown(args: argparse.Namespace, events: Iterator[Any], total: int, unit: str) -> Iterator[Any]:
+    """The events, with a bar that counts those of interest."""
+    counted = {"block": object, "set": DropMeasured, "task": GapMeasured}[unit]
+    with tqdm(total=total, unit=unit, disable=args.json or None, leave=False) as bar:
+        for event in events:
+            if isinstance(event, counted):
+                bar.update()
+            yield event
+
+
+def _print_rows(
+    found: Compatibility,
+    moved: Geometry,
+    signs: Float[np.ndarray, "q q"] | None,
+    told: Study,
+    gaps: Sequence[GapMeasured],
+) -> None:
+    """Every number as one JSON object a line."""
+    for kind, rows in (
+        ("Pair", report.pair_rows(found, moved, signs)),
+        ("Whole", report.whole_rows(found)),
+        ("LeftOut", report.left_out_rows(found)),
+        ("Set", report.set_rows(told)),
+        ("Correlation", report.correlation_rows(told)),
+        ("EnsembleGap", report.gap_rows(gaps)),
+    ):
+        for row in rows:
+            print(json.dumps({"event": kind, **row}))
+    for what, size in words.SIZES.items():
+        part = told.of_size(size)
+        if len(part.sets):
+            print(
+                json.dumps({"event": "Said", "sets": what, "words": words.prediction(part, what)})
+            )

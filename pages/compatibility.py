@@ -1,0 +1,245 @@
+"""Compatibility: can these sources merge at all? What tells before merging, and if it is true."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from mloss_core import Family, InputError, MergeRecipe
+from mloss_core import compatibility_report as report
+from mloss_core import compatibility_words as said
+from mloss_core.compatibility import Compatibility
+from mloss_core.ensemble_gap import GapMeasured
+from mloss_core.prediction import gathered
+from mloss_core.set_losses import MEASURES, SetLosses
+from mloss_core.signs import SignsCounted, conflict
+from views import compatibility_choices, nav, session, strip, widgets, work
+from views import compatibility_figures as figures
+from views import compatibility_jobs as jobs
+from views import compatibility_views as views
+from views.figures import block_means
+from views.jobs import Job
+
+
+def controls(family: Family) -> MergeRecipe | None:
+    """Which set, and on how many images; None, with the reason shown, if nothing can be asked."""
+    views.choose_set(family)
+    left, middle, right = st.columns(3, vertical_alignment="bottom")
+    with left:
+        widgets.bound(
+            "measure", st.selectbox, "M-Loss of a block",
+            options=list(MEASURES), format_func=lambda m: MEASURES[m][0].upper() + MEASURES[m][1:],
+            help="Eq. 3 is the length of the gap over all nodes of a layer, Eq. 6 the same divided "
+            "by the length of the merged activation, Eq. 4 the mean gap of a node.",
+        )  # fmt: skip
+    with middle:
+        widgets.samples(family)
+    with right:
+        widgets.seed("Seed of the draw")
+    try:
+        return session.current_recipe(method="m-ties", blocks=None, variation=0.0, scaling=1.0)
+    except InputError as error:
+        st.error(str(error))
+        return None
+
+
+def measured(family: Family, recipe: MergeRecipe) -> Job | None:
+    """The job that has what is asked; small families are measured without being asked."""
+    job = jobs.known("compatibility", recipe)
+    small = family.model.width <= work.NARROW
+    asked = job is None and not small and st.button("Measure compatibility", type="primary")
+    if (job is None and small) or asked:
+        job = jobs.measure(family, recipe)
+        with st.spinner("Measuring…"):
+            job.wait(views.HEAD_START)
+        if job.active:  # so that the strip above shows it, with its cancel button
+            session.remember()
+            st.rerun()
+    if job is None:
+        st.info(
+            "Press *Measure compatibility*: the calibration images go once through the base and "
+            f"each source's {family.model.blocks} blocks. {widgets.memory(recipe, family)}"
+        )
+    return job
+
+
+def maps(family: Family, recipe: MergeRecipe, job: Job) -> None:
+    """Everything that is known before merging, as far as it is measured."""
+    strip.outcome(job, gone=False)
+    if job.state == "failed" and st.button("Measure again"):
+        jobs.measure(family, recipe)
+        st.rerun()
+    events = list(job.events)
+    blocks = tuple(e for e in events if isinstance(e, SetLosses))
+    if not blocks:
+        st.info(f"Nothing measured yet: {job.state}.")
+        return
+    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    signs = [e for e in events if isinstance(e, SignsCounted)]
+    pairs(family, recipe, found, signs)
+    of_set(family, found)
+    without(family, found)
+
+
+def pairs(
+    family: Family, recipe: MergeRecipe, found: Compatibility, signs: list[SignsCounted]
+) -> None:
+    """Three matrices over the sources, in one order, and their numbers."""
+    st.subheader("Pair by pair")
+    st.markdown(
+        "**M-Loss** of a pair is the gap between *average, then activate* (what merging does) and "
+        "*activate, then average* (what an ensemble, all models run side by side, does). A **task "
+        "vector** is a source minus the base; the **cosine** of two is 1 where they point the "
+        "same way and 0 where they have nothing to do with each other. **Sign conflict** is the "
+        f"share of the entries that trimming at k = {recipe.keep:g} leaves in both task vectors "
+        "whose signs are opposite: by chance it is 50 %. Sources are ordered by **clusters**: the "
+        "brackets join first what has the lowest M-Loss."
+    )
+    block = views.block_of(family)
+    geometry = views.geometry_of(family, recipe)
+    for column, (figure, title, alt) in zip(
+        st.columns(3),
+        views.matrices(family, found, geometry, signs, session.chosen("measure"), block),
+        strict=True,
+    ):
+        with column:
+            st.markdown(f"**{title}**")
+            if figure is None:
+                st.caption("Counted after M-Loss.")
+            else:
+                st.plotly_chart(figure, key=f"pairs-{title}", alt=alt)
+    export("pairs", report.pair_rows(found, geometry, conflict(signs)))
+
+
+def of_set(family: Family, found: Compatibility) -> None:
+    """M-Loss of the chosen set by block, and in all."""
+    st.subheader("The chosen set")
+    measure = session.chosen("measure")
+    st.markdown(views.total(family, found, measure))
+    means = {b.block: tuple(found.whole(measure, b.block)) for b in found.blocks}
+    figure = block_means(means, family.model.blocks, f"M-Loss, {MEASURES[measure]}")
+    st.plotly_chart(figure, key="set", alt="M-Loss of the chosen set in each block")
+    export("set", report.whole_rows(found))
+
+
+def without(family: Family, found: Compatibility) -> None:
+    """What leaving out each source gains: in all, and by block."""
+    st.subheader("Leave this source out")
+    measure = session.chosen("measure")
+    gains = found.gains(measure)
+    if gains is None:
+        st.info("Choose three sources or more: of two, nothing is left to merge without one.")
+        return
+    names = [family.title(name) for name in found.sources]
+    st.markdown(said.gains(names, gains))
+    left, right = st.columns(2)
+    tasks = [family.sources.index(name) for name in found.sources]
+    figure = figures.gains(gains, names, tasks, said.alike(len(names)))
+    alt = "By how much the set's M-Loss falls without each source, with 95 % intervals"
+    left.plotly_chart(figure, key="gains", alt=alt)
+    left.caption("Dashed: what any source would give if all were alike.")
+    by_block, blocks = views.gains_by_block(found, measure)
+    alt = "By how much each block's M-Loss falls without each source"
+    right.plotly_chart(figures.left_out(by_block, names, blocks), key="by-block", alt=alt)
+    right.caption("Blue: M-Loss falls without this source. Orange: it rises.")
+    export("left-out", report.left_out_rows(found))
+
+
+def prediction(family: Family) -> None:
+    """Merges of pairs and triples: does what was known before tell what they lose?"""
+    st.subheader("Does M-Loss predict?")
+    st.markdown(
+        "Every pair of the chosen sources and some random triples are merged in equal parts, as "
+        "the family's makers recommend, and tested on their members' own tasks. **Accuracy lost** "
+        "is own accuracy minus merged accuracy, in points. The **rank correlation** (Spearman's) "
+        "is 1 where both put the sets in the same order, 0 where one says nothing of the other."
+    )
+    rule = widgets.bound(
+        "rule", st.segmented_control, "Merged by", required=True,
+        options=compatibility_choices.RULES, format_func=lambda name: work.METHODS[name].title,
+    )  # fmt: skip
+    problem = views.study_problem(family)
+    if problem:
+        st.info(problem)
+        return
+    recipe = views.study_recipe(family, rule)
+    job = views.asked("study", recipe, "Merge them and see", lambda: jobs.predict(family, recipe))
+    if job is None:
+        st.info(
+            "Press *Merge them and see*: minutes on a CPU. What was measured before is kept on "
+            "disk and comes at once."
+        )
+        return
+    session.while_active(job)(lambda: study(family, recipe, job))()
+
+
+def study(family: Family, recipe: MergeRecipe, job: Job) -> None:
+    """The study as far as it has come."""
+    strip.outcome(job, gone=False)
+    geometry = views.geometry_of(family, recipe)
+    found = gathered(recipe, jobs.TRIPLES, geometry, list(job.events))
+    if not found.sets:
+        st.info(f"No set is merged yet: {job.state}.")
+        return
+    views.study(family, found)
+    export("merged-sets", report.set_rows(found))
+    export("correlations", report.correlation_rows(found))
+
+
+def ensemble(family: Family) -> None:
+    """The paper's claim of alignment: M-TIES is nearer to the ensemble than TIES."""
+    st.subheader("The ensemble gap")
+    st.markdown(
+        "The **ensemble** runs all sources and averages their embeddings (what an image tower "
+        "makes of a picture). The paper claims that M-TIES aligns the merged model with it better "
+        "than TIES does. Distance here is 1 minus the cosine of the two embeddings of an image; "
+        "both merges use the settings of the Merge page."
+    )
+    tasks = tuple(name for name in work.own_tasks(family) if name in session.chosen_sources())
+    if not tasks:
+        st.info("None of the chosen sources has test images: choose others, or add their tasks.")
+        return
+    recipe = session.current_recipe(method="m-ties")
+    ask = lambda: jobs.gap(family, recipe, tasks)  # noqa: E731
+    job = views.asked("gap", recipe, "Measure the ensemble gap", ask)
+    if job is None:
+        st.info("Press *Measure the ensemble gap*: two merges, then all sources' embeddings.")
+        return
+    session.while_active(job)(lambda: gap(family, job))()
+
+
+def gap(family: Family, job: Job) -> None:
+    """Both distances on each task that is measured."""
+    strip.outcome(job, gone=False)
+    gaps = [e for e in list(job.events) if isinstance(e, GapMeasured)]
+    if not gaps:
+        st.info(f"No task is compared yet: {job.state}.")
+        return
+    st.markdown(said.gap(gaps))
+    alt = "Mean distance to the ensemble on each task, of M-TIES and of TIES"
+    st.plotly_chart(figures.ensemble_gap(views.gap_rows(family, gaps)), key="gap", alt=alt)
+    st.caption("Bars hold each merge's own interval; the sentence above pairs them by image.")
+    export("ensemble-gap", report.gap_rows(gaps))
+
+
+def export(name: str, rows: Iterable[dict[str, Any]]) -> None:
+    """Numbers to take away."""
+    text = pd.DataFrame(list(rows)).to_csv(index=False)
+    label, key = f"CSV: {name.replace('-', ' ')}", f"csv-{name}"
+    st.download_button(label, text, f"{name}.csv", "text/csv", key=key)
+
+
+family = session.current_family()
+st.title("Compatibility")
+st.caption("Can these merge at all? What a look at them tells before merging, and if it is true.")
+recipe = controls(family)
+if recipe is not None:
+    job = measured(family, recipe)
+    if job is not None:
+        session.while_active(job)(lambda: maps(family, recipe, job))()
+    prediction(family)
+    ensemble(family)
+    nav.next_step("merge", "Next: merge them")

@@ -1,0 +1,19 @@
+"""What a visitor can choose on the Compatibility page, as its link holds it."""
+
+from __future__ import annotations
+
+from mloss_core import Family
+from mloss_core.prediction import MAIN, RIVALS
+from mloss_core.set_losses import MEASURES
+
+RULES = ("ties", "simple-average")  # by which the prediction study merges
+DEFAULTS = {"measure": MAIN, "pair_block": "all", "rule": RULES[0], "predictor": MAIN}
+
+
+def choices(family: Family) -> dict[str, tuple[str, ...]]:
+    """What each of these fields may be."""
+    blocks = ("all", *map(str, range(family.model.blocks)))
+    predictors = (*MEASURES, *RIVALS)
+    return {
+        "measure": tuple(MEASURES), "pair_block": blocks, "rule": RULES, "predictor": predictors
+    }  # fmt: skip

@@ -1,0 +1,86 @@
+"""What makes up a link: its fields, their defaults, and whether one makes sense."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from mloss_core import METHODS, Family
+from mloss_core.arguments import parse_blocks, parse_weights
+from mloss_core.run_files import PLAIN
+from mloss_core.types import CHOICES
+
+from . import compatibility_choices, theory_choice
+
+# Everything that makes up a link: its text form in the URL, in this order.
+FIELDS = (
+    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
+    "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
+    "group", "colours", "scores", "score_job", "merge_job", "reference",
+    *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS,
+)  # fmt: skip
+# Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
+WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
+COLOURS = ("log", "linear", "rank")
+SCORES = ("raw", "normalised")
+
+
+def defaults(family: Family, pool: int) -> dict[str, str]:
+    """What a first visit starts from: all sources, M-TIES as the family's makers recommend.
+
+    Args:
+        pool: calibration images that there are.
+    """
+    tuned = family.recommended("m-ties")
+    return {
+        "family": family.name,
+        "sources": ",".join(family.sources),
+        "weights": "",
+        "method": "m-ties",
+        "keep": f"{tuned.get('keep', 0.2):g}",
+        "variation": f"{tuned.get('variation', 0.1):g}",
+        "scaling": f"{tuned.get('scaling', 1.0):g}",
+        "blocks": "all",
+        "samples": str(min(128, pool)),
+        "tokens": str(family.model.tokens),
+        "seed": "42",
+        **{key: CHOICES[field][0] for key, field in WORDS.items()},
+        "group": "50" if family.model.nodes >= 1500 else "16",
+        "colours": COLOURS[0],
+        "scores": SCORES[0],
+        "score_job": "",
+        "merge_job": "",
+        "reference": "",
+        **theory_choice.DEFAULTS,
+        **compatibility_choices.DEFAULTS,
+    }
+
+
+def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
+    """Raises InputError or ValueError if one field of a link makes no sense by itself."""
+    value = chosen[key]
+    if key in ("keep", "variation", "scaling"):
+        float(value)
+    elif key in ("samples", "tokens", "seed", "group"):
+        if int(value) < (0 if key == "seed" else 1):
+            raise ValueError("it is below the least")
+    elif key == "blocks":
+        parse_blocks(value, family.model)
+    elif key == "weights" and value:
+        parse_weights(value)
+    elif key == "reference" and value and not PLAIN.fullmatch(value):
+        raise ValueError("it is no run's id")
+    elif key in (words := _words(family)):
+        known = words[key]
+        if value not in known:
+            raise ValueError(f"choose from {', '.join(known)}")
+    else:
+        theory_choice.check(key, value)
+
+
+def _words(family: Family) -> Mapping[str, Sequence[str]]:
+    """The fields that are one of a few words."""
+    known: dict[str, Sequence[str]] = {
+        "colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)
+    }  # fmt: skip
+    recipe = {key: CHOICES[field] for key, field in WORDS.items()}
+    return known | recipe | compatibility_choices.choices(family)
