@@ -129,22 +129,12 @@ def test_dare_drops_at_random_rescales_and_elects():
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
 
 
-class InMemory:
-    """A source that is asked for its tensors one by one."""
-
-    def __init__(self, tensors):
-        self.tensors = tensors
-
-    def read(self, names):
-        return {name: self.tensors[name] for name in names}
-
-
 @given(matrix=arrays(), keep=st.floats(1e-3, 1), cut=st.integers(1, 8))
 def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, keep, cut):
     row = torch.tensor(matrix).flatten()
     parts = {str(i): part for i, part in enumerate(row.split(cut))}
     base = {name: torch.zeros_like(part) for name, part in parts.items()}
-    least = global_trim.least_kept(base, InMemory(parts), keep)
+    least = global_trim.least_kept(base, lambda names: {n: parts[n] for n in names}, keep)
     expected = np.sort(np.abs(matrix), axis=None)[::-1]
     assert least == expected[max(1, int(np.floor(keep * matrix.size))) - 1]
     whole = trim.Vectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
