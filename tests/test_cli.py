@@ -77,12 +77,59 @@ def test_sources_weights_and_scaling_reach_the_recipe(cli, tmp_path):
     assert finished["recipe"]["scaling"] == 0.5
 
 
-@pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "ties", "dare"])
+@pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "ties", "elect", "dare"])
 def test_every_merging_method_writes_a_model(method, cli, tmp_path):
     out = tmp_path / "merged.safetensors"
     outcome = cli("merge", *TINY, "--method", method, "--json", "--out", out)
     assert outcome.status == 0 and out.is_file()
     assert outcome.events[-1]["recipe"]["method"] == method
+
+
+@pytest.mark.parametrize("method, option, value", [
+    ("m-ties", "inputs-from", "pretrained"), ("m-dare", "scores", "squared"),
+    ("m-ties", "ranks", "random"), ("m-dare", "ranks", "reversed"), ("ties", "scope", "global"),
+])  # fmt: skip
+def test_released_code_and_controls_reach_the_file(method, option, value, cli, tmp_path):
+    out, field = tmp_path / "m", option.replace("-", "_")
+    outcome = cli("merge", *SMALL, "--method", method, f"--{option}", value, "--json", "--out", out)
+    assert outcome.status == 0
+    recipe = json.loads(metadata(out)["mloss"])["recipe"]
+    assert recipe[field] == value
+    assert not {"inputs_from", "scores", "ranks", "scope"} - {field} & recipe.keys(), "usual"
+    scored = [event for event in outcome.events if event["event"] == "BlockScored"]
+    assert bool(scored) == (method != "ties" and value != "random"), "none are invented"
+    if value == "random":
+        assert outcome.events[-1]["calibration"] is None and "samples" not in recipe
+
+
+def test_the_seed_of_m_dares_masks_is_told_beside_given_pictures(cli, pictures, tmp_path):
+    for seed in ("1", "2"):
+        arguments = ("--method", "m-dare", "--calibration", pictures[0], "--seed", seed)
+        assert cli("merge", *TINY, *arguments, "--out", tmp_path / seed).status == 0
+        about = json.loads(metadata(tmp_path / seed)["mloss"])
+        assert about["recipe"]["seed"] == int(seed)
+    assert not torch.equal(*(load_file(tmp_path / s)["visual.proj"] for s in ("1", "2")))
+
+
+@pytest.mark.parametrize("option", ["inputs-from", "scores", "ranks", "scope"])
+def test_other_words_are_refused(option, cli, out, refused):
+    refused(cli("merge", *SMALL, f"--{option}", "magic", "--out", out), f"--{option} magic")
+
+
+def test_random_ranks_leave_nothing_to_score(cli, out, refused):
+    refused(cli("score", *SMALL, "--ranks", "random", "--out", out), "--ranks random")
+
+
+def test_emr_leaves_no_single_model_to_write(cli, out, refused):
+    refused(cli("merge", *SMALL, "--method", "emr", "--out", out), "a model a task")
+
+
+def test_squared_scores_are_written_beside_those_of_eq_4(cli, tmp_path):
+    out = tmp_path / "scores"
+    assert cli("score", *SMALL, "--scores", "squared", "--out", out).status == 0
+    written = load_file(out)
+    assert set(written) == {f"{kind}.{b}" for kind in ("block", "squared") for b in range(3)}
+    assert (written["squared.0"] >= written["block.0"] ** 2 * (1 - 1e-5)).all(), "Jensen"
 
 
 @pytest.mark.parametrize("name, dtype", [("fp16", torch.float16), ("bf16", torch.bfloat16)])

@@ -146,6 +146,20 @@ def test_a_scored_block_is_what_its_pre_activations_say(act, chunk, alpha, monke
         assert layer == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("act", ACTS)
+@pytest.mark.parametrize("chunk", [60, scoring.CHUNK])
+@pytest.mark.parametrize("alpha", [(1 / 3, 1 / 3, 1 / 3), (0.5, 0.2, 0.3)])
+def test_squared_losses_are_those_of_the_oracle_and_only_when_asked(act, chunk, alpha, monkeypatch):
+    monkeypatch.setattr(scoring, "CHUNK", chunk)
+    inputs, layers, h = block_of(7)
+    plain = score_block(0, inputs, layers, act, alpha)
+    asked = score_block(0, inputs, layers, act, alpha, squared=True)
+    assert plain.node_squared is None
+    expected = oracle.node_squared(h.flatten(1, 2).numpy(), act, alpha)
+    np.testing.assert_allclose(asked.node_squared, expected, rtol=1e-5)
+    np.testing.assert_allclose(asked.node, plain.node, rtol=1e-6)
+
+
 def test_the_loss_per_image_is_that_of_the_image_alone():
     inputs, layers, _ = block_of(1)
     alpha = (0.2, 0.3, 0.5)
@@ -198,6 +212,21 @@ def test_keep_rates_fall_with_the_score_and_by_index_among_equals(scores, rates)
     assert (np.diff(ordered) <= 0).all()
     assert ours.max() == keep
     assert ours.min() == (keep - variation if len(scores) > 1 else keep)
+
+
+@given(scores=st.lists(st.integers(0, 5), min_size=1, max_size=20), rates=RATES)
+def test_reversed_keep_rates_are_the_same_rates_turned_round(scores, rates):
+    scores = np.array(scores, float)
+    ours = keep_rates(scores, *rates, reverse=True)
+    np.testing.assert_array_equal(ours, oracle.reversed_keep_rates(scores, *rates))
+    plain = keep_rates(scores, *rates)
+    assert sorted(ours) == sorted(plain)
+    # Ranked by what reversing gave, where all scores differ, the reverse is what it was before.
+    distinct = np.arange(len(scores), dtype=float)[::-1]
+    once = keep_rates(distinct, *rates, reverse=True)
+    if len(set(once)) == len(once):
+        twice = keep_rates(once, *rates)
+        np.testing.assert_array_equal(twice, keep_rates(distinct, *rates))
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,9 @@ from tiny import write_family
 
 DATA_FREE = ("simple-average", "task-arithmetic", "ties", "elect", "dare")
 NODE_WISE = ("m-ties", "m-dare")
+# Fine-tunes in half precision often cancel exactly: 1 + 2 - 3 steps of a number's grid. Divided by
+# a k_j, such votes are decided by rounding; with these weights none is that close.
+UNTIED = {"weights": (0.4142, 0.3141, 0.2717)}
 OPTIONS = (
     {"inputs_from": "pretrained"},
     {"scores": "squared"},
@@ -194,7 +197,7 @@ def assert_emr_agrees(recipe: MergeRecipe, family: Family):
 @pytest.mark.parametrize("options", OPTIONS[2:], ids=str)
 @pytest.mark.parametrize("method", NODE_WISE)
 def test_released_behaviour_and_controls_agree_on_the_demo_family(method, options, demo):
-    recipe = recipe_for(demo, method, samples=16, keep=0.2, variation=0.1, **options)
+    recipe = recipe_for(demo, method, samples=16, keep=0.2, variation=0.1, **UNTIED, **options)
     assert_agrees(recipe, demo)
 
 
@@ -225,4 +228,5 @@ def test_m_ties_without_variation_scores_and_trims_rows_at_one_rate(drawn):
 
 @pytest.mark.parametrize("method", [*DATA_FREE, *NODE_WISE])
 def test_the_demo_family_agrees(method, demo):
-    assert_agrees(recipe_for(demo, method, samples=16, keep=0.2, variation=0.1), demo)
+    changes = UNTIED if method == "m-dare" else {}
+    assert_agrees(recipe_for(demo, method, samples=16, keep=0.2, variation=0.1, **changes), demo)

@@ -20,10 +20,13 @@ from mloss_core import (
     run,
 )
 from mloss_core.calibration import preprocess
-from mloss_core.errors import OutOfMemory, UnknownName
+from mloss_core.errors import BadValue, OutOfMemory, UnknownName
 from mloss_core.evaluate import hits
+from mloss_core.methods.emr import TaskModels
 from mloss_core.methods.mloss_guided import sweep
+from mloss_core.methods.schedule import node_rates
 from mloss_core.recipe import calibration_of
+from mloss_core.types import CHOICES
 
 CPU = torch.device("cpu")
 
@@ -206,3 +209,46 @@ def test_unknown_tasks_and_other_errors_come_out_as_they_are(family, monkeypatch
     with pytest.raises(RuntimeError, match="an internal mistake") as caught:
         list(run(recipe_for(family), family, device="cpu"))
     assert not isinstance(caught.value, OutOfMemory)
+
+
+def test_emr_judges_only_tasks_whose_source_is_merged(family):
+    evaluator = Evaluator(family, CPU)
+    recipe = recipe_for(family, "emr", sources=("apples", "clouds"))
+    options = {"evaluator": evaluator, "tasks": family.tasks, "quick": 5}
+    found = list(run(recipe, family, device="cpu", **options))
+    assert found[-1].weights is None
+    assert {e.task for e in evaluated(found, model="merged")} == {"apples", "clouds"}
+    assert {e.task for e in evaluated(found, model="base")} == set(family.tasks)
+    sources = {name: family.source(name) for name in recipe.sources}
+    model = TaskModels(family.model, family.base().load(CPU), sources)
+    assert [e.block for e in model.unify(recipe)] == [0, 1, 2]
+    for task in recipe.sources:
+        features = Tower(family.model, model.weights(task)).features(
+            evaluator.pixels(task, 0, None)
+        )
+        torch.testing.assert_close(model.features(evaluator.pixels(task, 0, None), task), features)
+        expected = hits(features, evaluator.heads[task], evaluator.task(task).labels)
+        np.testing.assert_array_equal(
+            evaluated(found, model="merged", task=task)[-1].hits, expected
+        )
+    with pytest.raises(BadValue, match="bridges: has no mask"):
+        model.features(evaluator.pixels("bridges", 0, 2), "bridges")
+
+
+def test_a_merge_is_compared_with_plain_ties_whatever_its_scope(family):
+    options = {"device": "cpu", "tasks": ["apples"], "quick": 5}
+    for_scope = {}
+    for scope in ("tensor", "global"):
+        found = list(run(recipe_for(family, scope=scope), family, **options))
+        for_scope[scope] = evaluated(found, model="ties")[-1].hits
+    np.testing.assert_array_equal(for_scope["tensor"], for_scope["global"])
+
+
+def test_the_first_choice_is_the_default(family):
+    recipe = recipe_for(family)
+    assert all(getattr(recipe, name) == known[0] for name, known in CHOICES.items())
+
+
+def test_missing_scores_are_an_error(family):
+    with pytest.raises(BadValue, match="of block 1 are missing"):
+        node_rates(recipe_for(family), 1, 128)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as npst
 
 import oracle
 from mloss_core import MergeRecipe, trim
-from mloss_core.methods import data_free
+from mloss_core.methods import data_free, emr, global_trim
 
 # Few values, so that equal magnitudes, zeros of both signs and cancelling votes are common. All
 # are short binary fractions: sums of them in doubles are exact, in whatever order.
@@ -127,3 +127,38 @@ def test_dare_drops_at_random_rescales_and_elects():
     masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
     theirs = 2 * oracle.elect_and_merge([v * m / 0.25 for v, m in zip(vectors, masks, strict=True)])
     np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+@given(matrix=arrays(), keep=st.floats(1e-3, 1), cut=st.integers(1, 8))
+def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, keep, cut):
+    row = torch.tensor(matrix).flatten()
+    parts = {str(i): part for i, part in enumerate(row.split(cut))}
+    base = {name: torch.zeros_like(part) for name, part in parts.items()}
+    least = global_trim.least_kept(base, lambda names: {n: parts[n] for n in names}, keep)
+    expected = np.sort(np.abs(matrix), axis=None)[::-1]
+    assert least == expected[max(1, int(np.floor(keep * matrix.size))) - 1]
+    whole = trim.Vectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
+    assert least == whole.limits(keep)[0, 0], "one tensor: global is per tensor"
+    told = trim.Vectors(torch.zeros(matrix.shape), [torch.tensor(matrix)], [least])
+    kept = trim.trim_(torch.tensor(matrix)[None], told.limits(keep))[0]
+    np.testing.assert_array_equal(kept, oracle.trim_tensor(matrix, keep))
+    assert told.reaching(told.limits(keep)) == np.mean(np.abs(matrix) >= least)
+
+
+@given(vectors=arrays(least=2))
+def test_unified_vectors_have_the_elected_sign_and_the_largest_agreeing_magnitude(vectors):
+    base = {"w": np.zeros(vectors.shape[1:], np.float32)}
+    alpha = torch.full((len(vectors),), 1 / len(vectors))
+    ours = emr.unified_(torch.tensor(vectors), alpha).numpy()
+    models = oracle.emr(base, [{"w": v} for v in vectors])
+    for vector, model in zip(vectors, models, strict=True):
+        masked = np.where(np.sign(vector) * np.sign(ours) > 0, ours, 0.0)
+        total = np.abs(masked, dtype=float).sum()
+        scale = np.abs(vector, dtype=float).sum() / total if total else 0.0
+        np.testing.assert_allclose(scale * masked.astype(float), model["w"], rtol=1e-6)
+
+
+@given(vector=arrays())
+def test_sources_that_are_equal_are_their_own_unified_vector(vector):
+    twice = torch.tensor(np.stack([vector, vector]))
+    np.testing.assert_array_equal(emr.unified_(twice, torch.tensor([0.5, 0.5])), vector)

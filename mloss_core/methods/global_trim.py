@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
 from ..trim import kept_counts, thresholds_
 
+Read = Callable[[Collection[str]], Mapping[str, Tensor]]
 
-def least_kept(base: Mapping[str, Tensor], source: Checkpoint, keep: float) -> float:
+
+def least_kept(base: Mapping[str, Tensor], read: Read, keep: float) -> float:
     """The least magnitude that is kept of a source's task vector, all tensors as one long row.
 
     Takes one task vector's memory, so that sources are done one after the other; found on the CPU,
     so that it is the same for every device.
 
     Args:
+        base: in fp32.
+        read: gives a source's tensors as they are stored, by name.
         keep: share of all entries that is kept, rounded down but at least one entry.
     """
     total = sum(tensor.numel() for tensor in base.values())
@@ -27,6 +30,6 @@ def least_kept(base: Mapping[str, Tensor], source: Checkpoint, keep: float) -> f
     for name, tensor in base.items():
         stop = start + tensor.numel()
         vector = magnitude[0, start:stop].view(tensor.shape)
-        torch.sub(source.read([name])[name], tensor.cpu(), out=vector).abs_()
+        torch.sub(read([name])[name], tensor.cpu(), out=vector).abs_()
         start = stop
     return float(thresholds_(magnitude, kept_counts(np.array([keep]), total)))

@@ -52,7 +52,7 @@ def sweep(
     start = time.perf_counter()
     device, least = _device(base), None
     if _is_global(recipe):
-        least = [least_kept(base, source, recipe.keep) for source in sources]
+        least = [least_kept(base, source.read, recipe.keep) for source in sources]
     merged |= _merge(base, read(sources, family.outer_names(), device), recipe, least=least)
     stream = tower.embed(images) if measured and images is not None else None
     for block in range(family.blocks):
