@@ -87,7 +87,8 @@ def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
     """Whole towers in fp32 at once: the merged one (or EMR's unified task vector), the base and, to
     compare, TIES and a source; where each task has a model of its own, that of one task.
 
-    A global trim's whole task vector has gone before there is anything merged.
+    A global trim's whole task vector has gone before there is anything merged: it is told as TIES,
+    which is rather more than it takes.
     """
     method = METHODS[recipe.method]
     if method.rule is None and not method.per_task:

@@ -168,4 +168,5 @@ print(peak[0] / needed(recipe, family, cpu))
 def test_the_demo_family_takes_about_what_was_told(method):
     command = [sys.executable, "-c", PEAK, method]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
-    assert 0.7 < float(done.stdout) < 1.4
+    # A global trim finds no thresholds tensor by tensor: it takes less, and is told as TIES.
+    assert (0.5 if method == "ties-global" else 0.7) < float(done.stdout) < 1.4
