@@ -195,9 +195,15 @@ def _discard(name: str, folder: Path) -> None:
     gone = _hidden(name, "gone")
     with contextlib.suppress(OSError):  # another process was quicker
         folder.rename(gone)
-        if (gone / RECORD).is_file():
+        if _finished(name, gone):
             gone.rename(folder)
     shutil.rmtree(gone, ignore_errors=True)
+
+
+def _finished(name: str, folder: Path) -> bool:
+    """Whether a folder holds a finished run that can be read: a damaged one is none."""
+    run = readable(name, folder)
+    return run is not None and run.state == "finished"
 
 
 def _hidden(name: str, what: str) -> Path:
@@ -215,7 +221,7 @@ def _name(part: Path, name: str) -> None:
         except OSError:
             if not folder.is_dir():
                 raise
-        if (folder / RECORD).is_file():
+        if _finished(name, folder):
             shutil.rmtree(part)
             return
         _discard(name, folder)

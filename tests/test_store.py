@@ -376,15 +376,14 @@ def test_runs_are_listed_newest_first(events):
     assert [record.id for record in list_runs()] == ids[::-1]
 
 
-def test_three_hundred_runs_are_listed_in_well_under_a_second(events, runs):
+def test_listing_reads_no_hits(events, runs, monkeypatch):
+    """What makes a list of hundreds of runs quick: accuracies come from record.json alone."""
     record = written(events)
-    for number in range(299):
+    for number in range(20):
         shutil.copytree(record.folder, runs / f"run-{number}", copy_function=os.link)
-    start = time.perf_counter()
-    found = list_runs()
-    means = [np.mean([a.rate for a in r.accuracies["merged"].values()]) for r in found]
-    seconds = time.perf_counter() - start
-    assert len(means) == 300 and seconds < 0.8, seconds
+    monkeypatch.setattr(np, "load", lambda *a, **k: pytest.fail("hits were read"))
+    means = [np.mean([a.rate for a in r.accuracies["merged"].values()]) for r in list_runs()]
+    assert len(means) == 21
 
 
 @pytest.mark.parametrize("file", ["record.json", "state.json"])
