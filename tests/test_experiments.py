@@ -38,6 +38,8 @@ def short(monkeypatch):
     monkeypatch.setattr(search, "SCALING_TRIMMED", (0.5, 1.0))
     monkeypatch.setattr(search, "SCALING", (1.0, 2.0))
     monkeypatch.setattr(search, "VARIATION", (0.5,))
+    monkeypatch.setattr(plans, "GRID_KEEP", (0.1, 0.5))
+    monkeypatch.setattr(plans, "GRID_VARIATION", (0.0, 0.1, 0.2))
     monkeypatch.setattr(plans, "SIZES", (6, 24, 512))
     monkeypatch.setattr(plans, "RANDOM_DRAWS", 3)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from mloss_core import METHODS, Family
 from mloss_core.arguments import parse_blocks, parse_weights
+from mloss_core.experiments import EXPERIMENTS
 from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
@@ -16,6 +17,7 @@ FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
     "group", "colours", "scores", "score_job", "merge_job", "reference",
+    "experiment", "experiment_job",
     *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS,
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
@@ -50,6 +52,8 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         "score_job": "",
         "merge_job": "",
         "reference": "",
+        "experiment": next(iter(EXPERIMENTS)),
+        "experiment_job": "",
         **theory_choice.DEFAULTS,
         **compatibility_choices.DEFAULTS,
     }
@@ -80,7 +84,8 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
 def _words(family: Family) -> Mapping[str, Sequence[str]]:
     """The fields that are one of a few words."""
     known: dict[str, Sequence[str]] = {
-        "colours": COLOURS, "scores": SCORES, "method": tuple(METHODS)
+        "colours": COLOURS, "scores": SCORES, "method": tuple(METHODS),
+        "experiment": tuple(EXPERIMENTS),
     }  # fmt: skip
     recipe = {key: CHOICES[field] for key, field in WORDS.items()}
     return known | recipe | compatibility_choices.choices(family)

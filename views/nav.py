@@ -13,6 +13,7 @@ TITLES = {
     "compatibility": "Compatibility",
     "heatmap": "M-Loss heatmap",
     "merge": "Merge",
+    "experiments": "Experiments",
     "runs": "Runs",
     "theory": "Theory",
 }

@@ -8,6 +8,7 @@ from collections.abc import Generator
 from typing import Any
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, recorded, run
+from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
 from mloss_core.run import references as evaluate_references
 from mloss_core.store import new_id
 from mloss_core.theory import theory as measure_theory
@@ -93,6 +94,23 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
     return session.board().submit(
         "merge", title, events, spec=recipe, steps=steps, finish=lambda log: name
+    )
+
+
+def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
+    """An experiment's cells; what happens within them is only a place to stop."""
+    board = session.board()
+
+    def events() -> Generator[Any, None, None]:
+        evaluator = session.evaluator(family.name)
+        lab = Lab(family, evaluator.device, evaluator)
+        with contextlib.closing(perform(name, family, recipe, lab=lab)) as log:
+            yield from (event if isinstance(event, CellDone) else None for event in log)
+
+    # Of a cell: scored and merged blocks, evaluated tasks, its end and its record.
+    steps = count(name, family, recipe) * (2 * family.model.blocks + len(recipe.sources) + 2)
+    return board.find("experiment", (name, recipe)) or board.submit(
+        "experiment", EXPERIMENTS[name].title, events, spec=(name, recipe), steps=steps
     )
 
 

@@ -2,7 +2,7 @@
 
 from .cells import Cell, Lab
 from .claims import claims
-from .perform import CellDone, perform, start_recipe
+from .perform import CellDone, count, perform, start_recipe
 from .plans import EXPERIMENTS, Experiment, own_tasks
 from .tables import Row, rows
 
@@ -14,6 +14,7 @@ __all__ = [
     "Lab",
     "Row",
     "claims",
+    "count",
     "own_tasks",
     "perform",
     "rows",

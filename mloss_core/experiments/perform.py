@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -48,7 +48,7 @@ def start_recipe(family: Family, **changes: Any) -> MergeRecipe:
 
 def perform(
     name: str, family: Family, start: MergeRecipe, device: str = "auto", lab: Lab | None = None
-) -> Iterator[Event | CellDone]:
+) -> Generator[Event | CellDone, None, None]:
     """Measures an experiment's cells in order, passing on what happens within them.
 
     What was measured before, by anybody, is found on disk and not measured again; that is how an

@@ -1,0 +1,71 @@
+"""Experiments: each redoes a table of the paper on the chosen family, with intervals and words."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mloss_core import Family, InputError, MergeRecipe
+from mloss_core.experiments import EXPERIMENTS
+from mloss_core.experiments.report import settings_of
+from views import experiments, session, strip, widgets, work
+from views.bound import bound
+
+
+def choice() -> str:
+    """Which experiment."""
+    name = bound(
+        "experiment", st.selectbox, "Experiment", options=list(EXPERIMENTS),
+        format_func=lambda key: f"{EXPERIMENTS[key].title} ({EXPERIMENTS[key].paper})",
+    )  # fmt: skip
+    st.markdown(f"*{EXPERIMENTS[name].question}*")
+    return name
+
+
+def start(family: Family) -> MergeRecipe | None:
+    """The recipe that is varied: that of the Merge page, as M-TIES on all blocks."""
+    try:
+        return session.current_recipe(method="m-ties", blocks=None, ranks="m-loss")
+    except InputError as error:
+        st.error(str(error))
+        return None
+
+
+def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
+    """The button; what was measured before is found on disk, so it also goes on."""
+    st.caption(
+        f"{settings_of(recipe)} They are those of the Merge page. Cells measured before are found "
+        "on disk and not measured again: an experiment that was stopped goes on where it was."
+    )
+    if st.button("Measure, or go on", type="primary"):
+        job = work.experiment(name, family, recipe)
+        session.choose_value("experiment_job", job.id)
+        session.remember()
+        st.rerun()
+    widgets.doubtful(family, recipe.sources)
+
+
+def shown(name: str, family: Family) -> None:
+    """The job of this experiment, live."""
+    job = session.job_of("experiment_job")
+    if job is None or job.spec[0] != name or job.spec[1].family != family.name:
+        strip.outcome(None, gone=job is None and bool(session.chosen("experiment_job")))
+        st.info("Nothing measured in this session yet: press the button above.")
+        return
+
+    def draw() -> None:
+        found = experiments.found_of(job)
+        experiments.progress(job, found)
+        strip.outcome(job, gone=False)
+        experiments.results(name, family, found)
+
+    session.while_active(job, 2.0)(draw)()
+
+
+family = session.current_family()
+st.title("Experiments")
+name = choice()
+recipe = start(family)
+if recipe is not None:
+    launch(name, family, recipe)
+    shown(name, family)
+experiments.paper(name)
