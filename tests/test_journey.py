@@ -6,13 +6,14 @@ from __future__ import annotations
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 from browser import SLOW, chromium, open_page, server
 from playwright.sync_api import Page, expect
 from safetensors import safe_open
 
-from mloss_core import load
+from mloss_core import METHODS, load
 
 pytestmark = pytest.mark.browser
 expect.set_options(timeout=SLOW)
@@ -62,22 +63,31 @@ def linked(page: Page, name: str, value: float) -> None:
     page.wait_for_url(re.compile(rf"[?&]{name}={value:g}(&|$)"))
 
 
-def download(page: Page, folder) -> tuple[dict, set[str]]:
-    """Ticks the newest finished merge and downloads it; its recipe and tensor names."""
-    table = page.get_by_test_id("stDataFrame").last
-    # The table is a canvas: a header row and rows of 35 pixels, boxes to tick on the left.
-    table.click(position={"x": 18, "y": 35 + 17})
-    link = page.get_by_role("link", name=re.compile("Download"))
+def taken(page: Page, label: str, folder) -> Path:
+    """The file behind a link of that label."""
+    link = page.get_by_role("link", name=re.compile(label))
     expect(link).to_be_visible()
-    page.evaluate("document.querySelectorAll('a[href^=\"/download\"]').forEach(a => a.target = '')")
+    link.evaluate("a => a.target = ''")
     with page.expect_download() as info:
         link.click()
-    assert re.fullmatch(r"[\w-]+\.safetensors", info.value.suggested_filename)
     path = folder / info.value.suggested_filename
     info.value.save_as(path)
+    return path
+
+
+def download(page: Page, folder) -> tuple[dict, set[str]]:
+    """Downloads the merge that the page shows; its recipe and tensor names."""
+    path = taken(page, "Download", folder)
+    assert re.fullmatch(r"[\w-]+\.safetensors", path.name)
     with safe_open(path, "pt") as file:
         (text,) = file.metadata().values()
         return json.loads(text)["recipe"], set(file.keys())
+
+
+def tick(page: Page, row: int) -> None:
+    """Ticks, or unticks, a row of the table of runs."""
+    # The table is a canvas: a header row and rows of 35 pixels, boxes to tick on the left.
+    page.get_by_test_id("stDataFrame").first.click(position={"x": 18, "y": 35 * (row + 1) + 17})
 
 
 def cancel(page: Page) -> None:
@@ -121,7 +131,6 @@ def test_the_main_job(open_page, family, tmp_path):
     expect(page.get_by_text(re.compile("Merged in"))).to_be_visible(timeout=2 * SLOW)
     expect(page.get_by_test_id("stMetricValue").first).to_have_text(re.compile(r"\d+\.\d%"))
 
-    expect(page.get_by_text("Tick rows to compare")).to_be_visible()
     idle(page)
 
     recipe, names = download(page, tmp_path)
@@ -130,6 +139,49 @@ def test_the_main_job(open_page, family, tmp_path):
     assert names and all(name.startswith("visual.") for name in names)
     if family.name == "demo":  # a tiny merge has ended before anyone could cancel it
         cancel(page)
+
+
+def stop(page: Page) -> None:
+    """Cancels what works, as soon as there is something to cancel."""
+    button = page.get_by_role("button", name="Cancel")
+    expect(button).to_be_visible()
+    button.dispatch_event("click")
+    expect(button).to_have_count(0)
+
+
+def test_an_experiment_is_stopped_and_goes_on_and_two_runs_are_compared(open_page, tmp_path):
+    page = open_page("/experiments?family=tiny&experiment=methods&samples=6")
+    measure = page.get_by_role("button", name="Measure, or go on")
+    measure.click()
+    expect(page.get_by_text(re.compile(r"\d+ of \d+ cells"))).to_be_visible()
+    stop(page)
+    expect(page.get_by_text(re.compile("Cancelled: Methods"))).to_be_visible()
+    idle(page)
+    measure.click()
+    expect(page.get_by_text("What follows", exact=True)).to_be_visible()
+    expect(page.get_by_text(re.compile(r"[1-9]\d* found on disk"))).to_be_visible()
+    expect(page.get_by_text(re.compile("M-TIES is .* TIES"))).not_to_have_count(0)
+
+    for method in ("m-ties", "ties"):
+        page = open_page(f"/merge?family=tiny&method={method}&samples=6")
+        page.get_by_role("button", name="Launch merge").click()
+        expect(page.get_by_text(re.compile("Merged in"))).to_be_visible()
+    idle(page)
+    go(page, "Runs")
+    expect(page.get_by_text("Tick one to see")).to_be_visible()
+    idle(page)
+    for row in (0, 1):
+        tick(page, row)
+        idle(page)
+    expect(page.get_by_text("Side by side")).to_be_visible()
+    expect(page.get_by_text(re.compile("McNemar"))).not_to_have_count(0)
+    tick(page, 1)
+    model = taken(page, "Download", tmp_path)
+    card = taken(page, "Model card", tmp_path)
+    with safe_open(model, "pt") as file:
+        (text,) = file.metadata().values()
+    method = json.loads(text)["recipe"]["method"]
+    assert METHODS[method].title in card.read_text() and "95 %" in card.read_text()
 
 
 def test_the_theory_pages_sliders(open_page):
@@ -147,7 +199,10 @@ def test_the_theory_pages_sliders(open_page):
     expect(page.get_by_text("of the measured M-Loss")).to_be_visible()
 
 
-@pytest.mark.parametrize("path", ["/", "/heatmap", "/merge", "/theory"])
+PATHS = ["/", "/compatibility", "/heatmap", "/merge", "/experiments", "/runs", "/theory"]
+
+
+@pytest.mark.parametrize("path", PATHS)
 def test_dark_on_a_laptop_nothing_scrolls_sideways(open_page, path):
     size = {"width": 1280, "height": 800}
     page = open_page(f"{path}?family=tiny", viewport=size, color_scheme="dark")

@@ -22,7 +22,7 @@ from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 from test_journey import download, go, idle
 
-from mloss_core import Tower, load, load_run
+from mloss_core import Tower, list_runs, load
 from mloss_core.calibration import preprocess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -126,8 +126,8 @@ def test_a_full_size_family_from_sources_to_evaluate(open_page, server, tmp_path
     assert len(names) == 152
 
     monkeypatch.setenv("MLOSS_RUNS", str(server.runs))
-    (run,) = server.runs.iterdir()
-    seen = load_run(run.name).hits["merged"][TASK]
+    (run,) = list_runs(("merge",))
+    seen = run.hits["merged"][TASK]
     (file,) = tmp_path.glob("*.safetensors")
     said = evaluated(file, server.runs.parent / "models")
     assert (said["task"], said["correct"], said["total"]) == (TASK, int(seen.sum()), 24)

@@ -49,7 +49,7 @@ def grid(rows: Sequence[Row]) -> go.Figure:
             z=z, x=[f"{e:g}" if e else "0 (TIES)" for e in variations],
             y=[f"{k:g}" for k in keeps], colorscale="Cividis", texttemplate="%{z:.1%}",
             hovertemplate="k = %{y}, e = %{x}<br>mean accuracy %{z:.2%}<extra></extra>",
-            hoverongaps=False, xgap=1, ygap=1, colorbar={"tickformat": ".0%"},
+            hoverongaps=False, xgap=1, ygap=1, colorbar={"tickformat": ".1%"},
         )
     )  # fmt: skip
     figure.update_xaxes(title="pruning variation e", type="category")

@@ -86,7 +86,7 @@ def take_away(name: str, family: Family, found: Sequence[CellDone], made: Sequen
 def paper(name: str) -> None:
     """The paper's own numbers, apart from what is measured here."""
     experiment = EXPERIMENTS[name]
-    with st.expander(f"Published: {experiment.paper} of the paper (not measured here)"):
+    with st.expander("Published numbers (not measured here)"):
         st.caption("CLIP ViT-B/32 or ViT-L/14 on eight tasks, as the paper prints them; files "
                    "that begin with released_logs are the authors' released logs.")  # fmt: skip
         for file in experiment.published:

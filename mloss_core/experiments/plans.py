@@ -154,7 +154,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "keep-and-variation": Experiment(
         title="Keep rate and variation",
         question="How do k and e change the accuracy, with TIES as the column e = 0?",
-        paper="Keep rate and variation",
+        paper="k and e",
         published=("released_logs_m_ties_vitb32_keep_variation.csv",),
         plan=keep_and_variation,
     ),
@@ -182,7 +182,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     "controls": Experiment(
         title="Controls",
         question="Is it M-Loss that helps, or would any ranks do?",
-        paper="Controls",
+        paper="of M-Loss",
         published=("released_logs_six_task_controls_vitb32.csv",),
         plan=controls,
     ),
