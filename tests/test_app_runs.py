@@ -80,7 +80,7 @@ def test_runs_are_filtered_and_sorted(visit, family, both):
 
 def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
     test = ticked(visit("runs"), both[0])
-    assert "paired on 24 images" in words(test)
+    assert "on 24 images" in words(test)
     assert not [m.value for m in test.markdown if m.value.strip("`") == "None"]
     links = [e.proto.url for e in test.get("link_button")]
     assert links == [f"/{what}/{both[0].id}" for what in ("download", "card", "export")]
@@ -89,7 +89,7 @@ def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
 def test_two_runs_stand_side_by_side(visit, family, both):
     other = kept(family, tasks=family.tasks[:2], seed=7)
     test = ticked(visit("runs"), both[0], both[1], other)
-    assert "Side by side" in words(test) and words(test).count("paired on 24 images") == 2
+    assert "Side by side" in words(test) and words(test).count("on 24 images") == 2
     tables = [frame.value for frame in test.dataframe]
     differing = next(t for t in tables if "method" in set(t.iloc[:, 0]))
     fields = set(differing.iloc[:, 0])
@@ -148,7 +148,7 @@ def test_the_merge_page_compares_with_the_reference(visit, family):
     reference = kept(family, "ties", tasks=family.tasks)
     test = merged(visit("merge", f"reference={reference.id}&method=task-arithmetic"))
     assert "This merge is" in words(test) and "the reference" in words(test)
-    assert "paired on 36 images" in words(test)
+    assert "on 36 images" in words(test)
 
 
 def test_a_reference_that_has_gone_or_saw_other_images_is_said(visit, both):

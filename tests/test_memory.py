@@ -15,7 +15,7 @@ import pytest
 import torch
 from visitor import button, settled, visit, words
 
-from mloss_core import METHODS, MergeRecipe
+from mloss_core import METHODS, MergeRecipe, load_run
 from mloss_core.free import control_groups, free
 from mloss_core.memory import amount, most_samples, needed, too_much
 from views import session, widgets
@@ -135,7 +135,7 @@ def test_a_finished_merge_leaves_no_weights_in_the_board(visit):
     button(test, "Launch merge").click().run()
     settled(test)
     job = next(j for j in session.board()._jobs.values() if j.kind == "merge")
-    assert job.events[-1].weights is None and job.result.model.is_file()
+    assert job.events[-1].weights is None and load_run(job.result).model.is_file()
 
 
 def test_the_command_line_warns_and_goes_on(cli, family, out, monkeypatch):

@@ -61,7 +61,7 @@ def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
                 "run": f"{'📌 ' * (run.id == reference)}{named(run)}",
                 "kind": run.kind,
                 "state": run.state,
-                "average": "not measured" if math.isnan(mean) else f"{mean:.1%}",
+                "average": "not measured" if math.isnan(mean) else f"{mean:.1%}{_of(run)}",
                 "95 % interval": "" if math.isnan(mean) else f"{low:.1%} to {high:.1%}",
                 "took": "" if run.seconds is None else elapsed(run.seconds),
                 "begun (UTC)": run.created[:19].replace("T", " "),
@@ -69,6 +69,12 @@ def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
+
+
+def _of(run: RunRecord) -> str:
+    """Of how many tasks an average is, where the run's model is not made for all."""
+    known, tasks = len(run.accuracies["merged"]), max(map(len, run.accuracies.values()))
+    return f", of {known} of {tasks} tasks" if known < tasks else ""
 
 
 def key(runs: Sequence[RunRecord]) -> str:
@@ -118,8 +124,10 @@ def beside_reference(family: Family, hits: Mapping[str, Mapping] | None) -> None
 
 
 def same_images(ours: Mapping, theirs: Mapping) -> bool:
-    """Whether two models were evaluated on the same images: the same number of each task."""
-    return {t: len(h) for t, h in ours.items()} == {t: len(h) for t, h in theirs.items()}
+    """Whether two models were evaluated on the same images, the same number of each task that
+    both know: a model may be made for some tasks only."""
+    both = ours.keys() & theirs.keys()
+    return bool(both) and all(len(ours[task]) == len(theirs[task]) for task in both)
 
 
 def owner(run: RunRecord) -> Family:
