@@ -71,7 +71,9 @@ def verdict(name: str, rival: str, ours: Answers, theirs: Answers) -> str:
     if not both:
         return f"**{name} and {rival} are made for different tasks**: nothing to compare."
     found, known = compare(both, theirs), len({*ours, *theirs})
-    tasks = f" of the {len(both)} of {known} tasks that both are made for" * (len(both) < known)
+    tasks = f" of the {len(both)} of {known} tasks that both were evaluated on" * (
+        len(both) < known
+    )
     gap = found.difference
     where = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
     sure = "" if found.distinguishable else "not distinguishable "

@@ -96,7 +96,7 @@ def test_emr_is_unknown_where_the_tasks_source_is_not_merged(visit):
     table = test.dataframe[0].value.set_index("task")["EMR-Merging"]
     assert (table["Bridges"], table["average"]) == ("unknown", "unknown")
     assert "Unknown: EMR-Merging" in words(test)
-    assert "of the 2 of 3 tasks that both are made for" in words(test)
+    assert "of the 2 of 3 tasks that both were evaluated on" in words(test)
     assert "of 2 of 3 tasks" in test.dataframe[-1].value["average"][0]
     test.selectbox[0].select("ties").run()
     merged(test)

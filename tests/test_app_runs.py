@@ -8,6 +8,7 @@ import io
 import json
 import zipfile
 
+import numpy as np
 import pytest
 from test_app_pages import request_for
 from visitor import button, go, link_of, session_recipe, sound, visit, words
@@ -151,12 +152,18 @@ def test_the_merge_page_compares_with_the_reference(visit, family):
     assert "on 36 images" in words(test)
 
 
-def test_a_reference_that_has_gone_or_saw_other_images_is_said(visit, both):
+def test_a_reference_that_has_gone_or_saw_fewer_tasks_is_said(visit, both):
     assert "is not here" in words(visit("merge", "reference=gone"))
     from visitor import merged
 
     test = merged(visit("merge", f"reference={both[1].id}&method=ties"))
-    assert "other images" in words(test)
+    assert "on 24 images of the 2 of 3 tasks that both were evaluated on" in words(test)
+
+
+def test_models_on_other_images_are_not_compared():
+    few, many = {"apples": np.ones(5, bool)}, {"apples": np.ones(6, bool)}
+    assert shown.same_images(few, few) and not shown.same_images(few, many)
+    assert not shown.same_images(few, {"clouds": np.ones(5, bool)})
 
 
 def test_open_in_merge_is_back_to_this_run(visit, family):
