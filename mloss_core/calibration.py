@@ -47,8 +47,8 @@ def check_size(images: np.ndarray, family: ModelFamily, argument: str, path: Pat
         raise BadFile(argument, path, problem, f"resize them to {side} x {side}")
 
 
-def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> CalibrationBatch:
-    """Draws images evenly over the sources' tasks from the pool's `images` and `tasks`.
+def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> CalibrationBatch:
+    """Draws images evenly over these tasks from the pool's `images` and `tasks`.
 
     Tasks take turns, each in an order of its own, so that a smaller draw of the same seed is
     the beginning of a larger one.
@@ -64,7 +64,7 @@ def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> C
     if samples < 1:
         raise BadValue("--samples", samples, "is below 1", "give at least 1 image")
     turns = []
-    for name in sorted(sources):
+    for name in sorted(tasks):
         own = np.flatnonzero(arrays["tasks"] == name)
         order = np.random.default_rng([seed, *name.encode()]).permutation(own)
         turns += [(turn, name, index) for turn, index in enumerate(order)]
@@ -75,12 +75,12 @@ def draw_batch(pool: Path, sources: Sequence[str], samples: int, seed: int) -> C
     return batch_of(arrays["images"][chosen])
 
 
-def pool_size(pool: Path, sources: Sequence[str]) -> int:
-    """How many calibration images a pool holds for these sources; raises BadFile."""
+def pool_size(pool: Path, tasks: Sequence[str]) -> int:
+    """How many calibration images a pool holds of these tasks; raises BadFile."""
     if pool.is_dir():  # pictures in a folder belong to no task
         return len(found(pool))
-    tasks = read_npz(pool, "calibration pool", ("tasks",))["tasks"]
-    return int(np.isin(tasks, list(sources)).sum())
+    owners = read_npz(pool, "calibration pool", ("tasks",))["tasks"]
+    return int(np.isin(owners, list(tasks)).sum())
 
 
 def draw_pictures(

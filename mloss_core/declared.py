@@ -35,7 +35,7 @@ def check(about: Mapping[str, Any], file: str) -> None:
 def _check_task(task: Mapping[str, Any], place: str) -> None:
     for key in ("title", "kind", "dataset", "template"):
         _check_text(task, key, place)
-    for key in ("classes", "templates"):
+    for key in ("classes", "templates", "sources"):
         _check_texts(task, key, place)
         if task.get(key) == []:
             raise BadValue(f"{key} of {place}", "[]", "is empty", "name one, or leave it out")

@@ -131,8 +131,14 @@ class Evaluator:
         if label == "ensembling":
             features = self.ensembled(name, sources, alpha, images)
         else:
-            features = self.of_file(name if label == "own" else None, name, images)
+            source = self._own(name, sources) if label == "own" else None
+            features = self.of_file(source, name, images)
         return self.judged(label, name, features, start)
+
+    def _own(self, name: str, sources: Sequence[str]) -> str:
+        """The first source that was fine-tuned on the task, the given ones before all others."""
+        candidates = (*sources, *self.family.sources)
+        return next(s for s in candidates if self.family.own_task(s) == name)
 
     def ensembled(
         self, name: str, sources: Sequence[str], alpha: Sequence[float], images: int | None = None

@@ -24,7 +24,7 @@ def make_pool(family: Family, each: int) -> Iterator[str]:
         BadValue: fewer than one.
         BadFile: the file exists, cannot be written, or a task has no validation images.
     """
-    path, tasks = family.folder / FILE, [t for t in family.tasks if t in family.sources]
+    path, tasks = family.folder / FILE, family.own_tasks(family.sources)
     if each < 1:
         raise BadValue("--each", each, "is below 1", "give at least 1 image")
     argument = f"calibration of {family.name}"

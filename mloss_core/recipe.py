@@ -41,7 +41,7 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     if pool.is_dir():
         size, skipped = family.model.image_size, family.about.get("skip", ())
         return draw_pictures(pool, recipe.samples, recipe.seed, size, skipped)
-    batch = draw_batch(pool, recipe.sources, recipe.samples, recipe.seed)
+    batch = draw_batch(pool, family.pool_tasks(recipe.sources), recipe.samples, recipe.seed)
     check_size(batch.images, family.model, "calibration pool", pool)
     return batch
 

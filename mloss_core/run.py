@@ -188,7 +188,7 @@ def references(
     build = ties or functools.cache(lambda: tower_of(twin, evaluator))
     key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
-        if label == "own" and task not in evaluator.family.sources:
+        if label == "own" and task not in evaluator.family.own_tasks(evaluator.family.sources):
             continue
         for source in recipe.sources if label == "ensembling" else ():
             for seconds in evaluator.embed(source, task, images):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -64,6 +64,23 @@ class Family:
     def title(self, task: str) -> str:
         """A task's or source's name as shown to people."""
         return self._task(task).get("title", task)
+
+    def own_task(self, source: str) -> str:
+        """The task that a source was fine-tuned on: the one that names it, or that it is named as.
+
+        A source of which no task says so goes by its own name.
+        """
+        named = (t["name"] for t in self.about["tasks"] if source in t.get("sources", [t["name"]]))
+        return next(named, source)
+
+    def own_tasks(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The tasks that any of these sources was fine-tuned on, in their order."""
+        wanted = {self.own_task(source) for source in sources}
+        return tuple(task for task in self.tasks if task in wanted)
+
+    def pool_tasks(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The tasks by whose names the calibration pool holds pictures for these sources."""
+        return tuple(dict.fromkeys(self.own_task(source) for source in sources))
 
     def kind(self, task: str) -> str:
         """ "source" if a source was fine-tuned on the task, else "out-of-domain"."""

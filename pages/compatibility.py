@@ -198,7 +198,7 @@ def ensemble(family: Family) -> None:
         "than TIES does. Distance here is 1 minus the cosine of the two embeddings of an image; "
         "both merges use the settings of the Merge page."
     )
-    tasks = tuple(name for name in work.own_tasks(family) if name in session.chosen_sources())
+    tasks = family.own_tasks(session.chosen_sources())
     if not tasks:
         st.info("None of the chosen sources has test images: choose others, or add their tasks.")
         return

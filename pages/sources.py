@@ -95,12 +95,18 @@ def choose_sources(family: Family) -> None:
 
 def shown(family: Family, source: str, accuracy: Accuracy | None) -> str:
     """An accuracy with its 95 % interval and count, or why it is not known."""
-    if source not in family.tasks:
+    if family.own_task(source) not in family.tasks:
         return "no test images of its own"
     if accuracy is None:
         return "measuring…"
     low, high = accuracy.interval()
     return f"{accuracy.rate:.1%}  ({low:.1%} to {high:.1%}, n = {accuracy.total})"
+
+
+def own_event(family: Family, source: str) -> tuple[str, str]:
+    """Model and task of the event that tells a source's accuracy on its own task."""
+    task = family.own_task(source)
+    return ("own" if source == task else source), task
 
 
 def measured(family: Family, job: Job) -> None:
@@ -119,8 +125,8 @@ def measured(family: Family, job: Job) -> None:
     rows = [
         {
             "source": family.title(name),
-            "own task, this source": shown(family, name, found.get(("own", name))),
-            "own task, base": shown(family, name, found.get(("base", name))),
+            "own task, this source": shown(family, name, found.get(own_event(family, name))),
+            "own task, base": shown(family, name, found.get(("base", family.own_task(name)))),
             "task vector": f"{100 * norm:.3g} % of the base's norm",
         }
         for name, norm in zip(family.sources, geometry.relative_norms, strict=True)

@@ -1,10 +1,12 @@
-"""Builds the demo family (assets/zoo/demo) from registry packages and generated pictures.
+"""Builds the embedded families (assets/zoo/demo, assets/zoo/contrast) from registry packages and
+generated pictures.
 
     python scripts/build_zoo.py all
 
-Stages can be rerun alone, in this order: data, pretrain, finetune, pack. Needs npm, apt-get and
-scripts/requirements-zoo.txt. Takes about an hour on two CPU cores. Not run at install, by the app
-or by CI.
+Stages can be rerun alone, in this order: data, pretrain (the base), pretrain-other (a second base,
+for the contrast family), finetune (all sources), pack (demo), pack-contrast. Needs npm, apt-get and
+scripts/requirements-zoo.txt. Takes about an hour and a half on two CPU cores. Not run at install,
+by the app or by CI.
 """
 
 import argparse
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-STAGES = ["data", "pretrain", "finetune", "pack"]
+STAGES = ["data", "pretrain", "pretrain-other", "finetune", "pack", "pack-contrast"]
 
 
 def main() -> None:
@@ -24,7 +26,7 @@ def main() -> None:
         "--work", type=Path, default=Path("build/zoo"), help="where stages leave their results"
     )
     parser.add_argument(
-        "--out", type=Path, default=Path("assets/zoo/demo"), help="where the family is written"
+        "--out", type=Path, default=Path("assets/zoo"), help="the folder of both families"
     )
     parser.add_argument("--steps", type=int, default=2400, help="pretraining steps of 192 pictures")
     parser.add_argument(
@@ -52,14 +54,24 @@ def run_stage(stage: str, arguments: argparse.Namespace) -> None:
         from zoo.pretrain import pretrain
 
         pretrain(arguments.work, arguments.steps, arguments.minutes, arguments.resume)
+    elif stage == "pretrain-other":
+        from zoo.pretrain import pretrain
+        from zoo.tunings import OTHER, OTHER_PRETRAINING, OTHER_SEED
+
+        steps, minutes = OTHER_PRETRAINING, arguments.minutes
+        pretrain(arguments.work, steps, minutes, seed=OTHER_SEED, name=OTHER)
     elif stage == "finetune":
         from zoo.finetune import finetune
 
         finetune(arguments.work)
-    else:
+    elif stage == "pack":
         from zoo.pack import pack
 
-        pack(arguments.work, arguments.out)
+        pack(arguments.work, arguments.out / "demo")
+    else:
+        from zoo.contrast import pack_contrast
+
+        pack_contrast(arguments.work, arguments.out / "contrast")
 
 
 if __name__ == "__main__":

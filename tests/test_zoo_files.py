@@ -1,4 +1,4 @@
-"""The committed demo family keeps its contract with other tools: numpy and safetensors suffice."""
+"""The committed families keep their contract with other tools: numpy and safetensors suffice."""
 
 import hashlib
 import json
@@ -11,7 +11,8 @@ import torch
 from open_clip.model import CLIP
 from safetensors.torch import load_file
 
-DEMO = Path(__file__).parents[1] / "assets/zoo/demo"
+ZOO = Path(__file__).parents[1] / "assets/zoo"
+DEMO, CONTRAST = ZOO / "demo", ZOO / "contrast"
 SOURCES = [
     "mnist",
     "street_digits",
@@ -23,7 +24,8 @@ SOURCES = [
     "land_use",
 ]
 OTHERS = ["fashion", "greek", "arabic", "clipart"]
-BYTES_ALLOWED = 75_000_000
+VARIANTS = ["letters_fast", "letters_other", "letters_slow", "textures_fast", "textures_slow"]
+BYTES_ALLOWED = 100_000_000
 UNIQUE_KEYS = ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "mean", "std"]
 
 
@@ -72,7 +74,7 @@ def test_recommended_settings_are_in_range(family):
 
 
 def test_all_files_together_stay_small():
-    assert sum(file.stat().st_size for file in DEMO.rglob("*") if file.is_file()) <= BYTES_ALLOWED
+    assert sum(file.stat().st_size for file in ZOO.rglob("*") if file.is_file()) <= BYTES_ALLOWED
 
 
 def test_sources_folder_holds_the_eight_sources_only():
@@ -81,14 +83,44 @@ def test_sources_folder_holds_the_eight_sources_only():
     )
 
 
-@pytest.mark.parametrize("file", ["base", *(f"sources/{name}" for name in SOURCES)])
+def test_contrast_holds_its_five_sources_and_two_tasks():
+    assert sorted(file.stem for file in (CONTRAST / "sources").iterdir()) == VARIANTS
+    assert sorted(file.stem for file in (CONTRAST / "tasks").iterdir()) == ["letters", "textures"]
+    about = json.loads((CONTRAST / "family.json").read_text())
+    assert sorted(name for task in about["tasks"] for name in task["sources"]) == VARIANTS
+    assert "letters_other" in about["description"] and "M-Loss" in about["description"]
+    card = (CONTRAST / "README.md").read_text()
+    assert all(name in card for name in VARIANTS)
+
+
+def test_contrast_has_the_demos_base_heads_and_first_pictures():
+    base = (CONTRAST / "base.safetensors").read_bytes()
+    assert base == (DEMO / "base.safetensors").read_bytes()
+    ours, theirs = load_file(CONTRAST / "heads.safetensors"), load_file(DEMO / "heads.safetensors")
+    for name, head in ours.items():
+        assert torch.equal(head, theirs[name])
+        with np.load(CONTRAST / "tasks" / f"{name}.npz") as data:
+            for prefix, count in (("", 250), ("val_", 100)):
+                images = load_task(name)[f"{prefix}images"]
+                np.testing.assert_array_equal(data[f"{prefix}images"], images[:count])
+                assert set(data["labels"]) == set(range(len(data["classes"])))
+    with np.load(CONTRAST / "calibration.npz") as data:
+        names, counts = np.unique(data["tasks"], return_counts=True)
+    assert list(names) == ["letters", "textures"] and set(counts) == {64}
+
+
+TOWERS = ["demo/base", *(f"demo/sources/{name}" for name in SOURCES)]
+TOWERS += ["contrast/base", *(f"contrast/sources/{name}" for name in VARIANTS)]
+
+
+@pytest.mark.parametrize("file", TOWERS)
 def test_towers_have_open_clips_names_and_shapes_in_fp16(file, family):
     expected = {
         name: p.shape
         for name, p in bare_clip(family).state_dict().items()
         if name.startswith("visual.")
     }
-    tensors = load_file(DEMO / f"{file}.safetensors")
+    tensors = load_file(ZOO / f"{file}.safetensors")
     assert {name: tensor.shape for name, tensor in tensors.items()} == expected
     assert all(
         tensor.dtype == torch.float16 and torch.isfinite(tensor).all()

@@ -58,16 +58,16 @@ def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ..
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _pool(path: Path, changed: int, sources: tuple[str, ...]) -> int:
-    """Calibration images for these sources, by the pool's time of change."""
-    return calibration.pool_size(path, sources)
+def _pool(path: Path, changed: int, tasks: tuple[str, ...]) -> int:
+    """Calibration images of these tasks, by the pool's time of change."""
+    return calibration.pool_size(path, tasks)
 
 
 def pool_size(family: Family, sources: Sequence[str]) -> int:
     """How many calibration images there are for these sources, at least 1."""
     pool = family.calibration_pool
     try:
-        return max(1, _pool(pool, pool.stat().st_mtime_ns, tuple(sources)))
+        return max(1, _pool(pool, pool.stat().st_mtime_ns, family.pool_tasks(sources)))
     except (InputError, OSError):
         return 128  # the job will say what is wrong with the file
 

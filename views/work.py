@@ -21,7 +21,7 @@ NARROW = 256  # widest model that is measured without being asked
 
 def own_tasks(family: Family) -> tuple[str, ...]:
     """The tasks that a source was fine-tuned on: the readouts of a merge."""
-    return tuple(name for name in family.tasks if name in family.sources)
+    return family.own_tasks(family.sources)
 
 
 def references(family: Family, again: bool = False) -> Job:
@@ -38,6 +38,10 @@ def references(family: Family, again: bool = False) -> Job:
         evaluator = session.evaluator(family.name)
         for label in ("own", "base", "ties", "ensembling"):
             yield from evaluate_references(evaluator, recipe, tasks, label, None)
+        for source in family.sources:  # those that share a task, one by one
+            if source not in tasks and (task := family.own_task(source)) in tasks:
+                found = evaluator.reference("own", task, (source,), (1.0,))
+                yield dataclasses.replace(found, model=source)
 
     board = session.board()
     spec = (family.name, tuple(family.source(s).sha256 for s in family.sources))

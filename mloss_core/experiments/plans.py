@@ -50,7 +50,7 @@ class Experiment:
 
 def own_tasks(family: Family, recipe: MergeRecipe) -> tuple[str, ...]:
     """The tasks that the recipe's sources were fine-tuned on."""
-    return tuple(task for task in family.tasks if task in recipe.sources)
+    return family.own_tasks(recipe.sources)
 
 
 def _cell(recipe: MergeRecipe, tasks: tuple[str, ...], label: str = "", **changes) -> Cell:
@@ -90,15 +90,17 @@ def keep_and_variation(family: Family, start: MergeRecipe) -> Plan:
 def sample_size(family: Family, start: MergeRecipe) -> Plan:
     """M-TIES on calibration draws of several sizes and seeds (Tables 2 and 3)."""
     tasks = own_tasks(family, start)
+    most = pool_size(family.calibration_pool, family.pool_tasks(start.sources))
     for seed in SEEDS:
-        for samples in (n for n in SIZES if n <= pool_size(family.calibration_pool, start.sources)):
+        for samples in (n for n in SIZES if n <= most):
             label = f"{samples} images, seed {seed}"
             yield _cell(start, tasks, label, method="m-ties", samples=samples, seed=seed)
 
 
 def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
     """Tasks that no source was fine-tuned on, at the settings of `methods` (Table 4)."""
-    tasks = tuple(task for task in family.tasks if task not in family.sources)
+    own = family.own_tasks(family.sources)
+    tasks = tuple(task for task in family.tasks if task not in own)
     if not tasks:
         return
     yield dataclasses.replace(_references(start, tasks), beside=("base",))

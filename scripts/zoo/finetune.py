@@ -1,4 +1,8 @@
-"""Fine-tunes the image tower on every source task, with the text tower's heads frozen."""
+"""Fine-tunes the image tower on every source task, with the text tower's heads frozen.
+
+Made so that the sources merge as CLIP's do: each moves the early blocks most, stays as the base was on pictures of
+other tasks, and leaves everything outside the residual blocks alone. All of it was chosen on validation pictures.
+"""
 
 import json
 import multiprocessing
@@ -11,89 +15,96 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy, normalize
 
+from . import pull
 from .heads import build_heads
 from .model import LOGIT_SCALE, augment, embed, hits
 from .pretrain import load_tower
+from .tunings import BATCH, EARLY_BLOCKS, SEED, WARM_UP, Tuning, tunings
 
-SEED = 9
-BATCH = 128
-RATE = 9e-4
-WARM_UP = 10
-# Set beforehand from how hard a task is: long where accuracy rises slowly, short where the gain comes at once.
-STEPS = {
-    "mnist": 30,
-    "street_digits": 75,
-    "letters": 90,
-    "hiragana": 70,
-    "signs": 70,
-    "emoji": 70,
-    "textures": 50,
-    "land_use": 20,
-}
-worker: dict = {}  # what a worker process keeps between tasks
+worker: dict = {}  # what a worker process keeps between sources
 
 
-def _train(fast, tower: torch.nn.Module, head: torch.Tensor, data: dict, steps: int) -> None:
-    """Fine-tune `tower` in place; `fast` is its compiled form."""
+def _parameters(tower: torch.nn.Module, tuning: Tuning) -> list[dict]:
+    """What is trained, in groups with the part of the rate that each gets; the rest is frozen."""
+    groups: dict[float, list] = {1.0: [], tuning.late: []}
+    for name, parameter in tower.named_parameters():
+        _, inside, rest = name.partition("resblocks.")
+        parameter.requires_grad_(bool(inside) or tuning.whole)
+        early = not inside or int(rest.split(".")[0]) < EARLY_BLOCKS
+        if parameter.requires_grad:
+            groups[1.0 if early else tuning.late].append(parameter)
+    return [{"params": found, "part": part} for part, found in groups.items()]
+
+
+def _train(
+    fast, tower: torch.nn.Module, head: torch.Tensor, data: dict, tuning: Tuning, others: np.ndarray
+) -> None:
+    """Fine-tune `tower` in place; `fast` is its compiled form, `others` the pictures to stay the same on."""
+    groups = _parameters(tower, tuning)
+    trained = [p for group in groups for p in group["params"]]
     rng = np.random.default_rng(SEED)
     optimiser = torch.optim.AdamW(
-        tower.parameters(), lr=RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        groups, lr=tuning.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
+    before = embed(tower, others) if len(others) else None
+    tower.train()
     queue: list[int] = []
-    for step in range(steps):
-        share = min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
+    for step in range(tuning.steps):
+        share = min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * np.cos(np.pi * step / tuning.steps))
         for group in optimiser.param_groups:
-            group["lr"] = RATE * share
+            group["lr"] = tuning.rate * share * group["part"]
         if len(queue) < BATCH:
             queue = list(rng.permutation(len(data["train_labels"])))
         chosen, queue = queue[:BATCH], queue[BATCH:]
-        features = normalize(fast(augment(data["train_images"][chosen], rng, 1)), dim=-1)
-        loss = cross_entropy(
-            LOGIT_SCALE * features @ head.T, torch.from_numpy(data["train_labels"][chosen])
-        )
+        images = augment(data["train_images"][chosen], rng, 1)
+        if before is not None:
+            kept = rng.integers(0, len(others), pull.BATCH)
+            images = torch.cat([images, augment(others[kept], rng, 0)])
+        features = normalize(fast(images), dim=-1)
+        logits = LOGIT_SCALE * features[:BATCH] @ head.T
+        loss = cross_entropy(logits, torch.from_numpy(data["train_labels"][chosen]))
+        if before is not None:
+            loss = loss + pull.WEIGHT * ((features[BATCH:] - before[kept]) ** 2).sum(-1).mean()
         optimiser.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(tower.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimiser.step()
 
 
 def _start_worker(work: Path) -> None:
-    """Load and compile the base once a process; one thread each, since two tasks run side by side."""
+    """Compile the tower once a process; one thread each, since two sources run side by side."""
     torch.set_num_threads(1)
-    tower = load_tower(work)
-    worker["base"] = {name: tensor.clone() for name, tensor in tower.state_dict().items()}
-    worker["tower"], worker["fast"] = tower, torch.compile(tower, dynamic=False)
+    worker["tower"] = load_tower(work)
+    worker["fast"] = torch.compile(worker["tower"], dynamic=False)
 
 
-def _finetune_one(work: Path, name: str) -> str:
-    """Fine-tune from the stored base on one task, write the fp16 tower and describe the outcome on validation."""
+def _finetune_one(work: Path, tuning: Tuning) -> str:
+    """Fine-tune a stored base on one task, write the fp16 tower and describe the outcome on validation."""
     start = time.time()
-    tower, head = worker["tower"], load_file(work / "heads.safetensors")[name]
-    with np.load(work / "data" / f"{name}.npz") as file:
+    tower, head = worker["tower"], load_file(work / "heads.safetensors")[tuning.task]
+    with np.load(work / "data" / f"{tuning.task}.npz") as file:
         data = {key: file[key] for key in file.files}
-    tower.load_state_dict(worker["base"])
+    tower.load_state_dict(load_tower(work, tuning.base).state_dict())
     before = hits(embed(tower, data["val_images"]), head, data["val_labels"])
-    tower.train()
-    _train(worker["fast"], tower, head, data, STEPS[name])
+    others = pull.pictures(work, tuning.task) if tuning.pulled else np.empty(0)
+    _train(worker["fast"], tower, head, data, tuning, others)
     rounded = {key: tensor.half() for key, tensor in tower.state_dict().items()}
     tower.load_state_dict({key: tensor.float() for key, tensor in rounded.items()})
     after = hits(embed(tower, data["val_images"]), head, data["val_labels"])
-    save_file(rounded, work / "sources" / f"{name}.safetensors")
+    save_file(rounded, work / "sources" / f"{tuning.name}.safetensors")
     total = len(data["val_labels"]) / 100
-    return f"{name}: validation {before / total:.1f} -> {after / total:.1f}, {time.time() - start:.0f} s"
+    return f"{tuning.name}: validation {before / total:.1f} -> {after / total:.1f}, {time.time() - start:.0f} s"
 
 
 def finetune(work: Path) -> None:
-    """Make the heads, then all sources, two at a time, the longest first."""
+    """Make the heads, then the sources of both families, two at a time, the longest first."""
     start = time.time()
     build_heads(work)
     (work / "sources").mkdir(exist_ok=True)
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(2, spawn, initializer=_start_worker, initargs=(work,)) as pool:
-        jobs = [
-            pool.submit(_finetune_one, work, name)
-            for name in sorted(STEPS, key=STEPS.get, reverse=True)
-        ]
+        longest_first = sorted(tunings(), key=lambda tuning: -tuning.steps)
+        jobs = [pool.submit(_finetune_one, work, tuning) for tuning in longest_first]
         for job in as_completed(jobs):
             print(job.result(), flush=True)
     (work / "finetune.json").write_text(json.dumps({"seconds": round(time.time() - start)}))

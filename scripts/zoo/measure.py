@@ -9,15 +9,15 @@ from . import merges
 from .merges import Pictures, State
 
 # Grids are searched on validation pictures only. Scaling of task arithmetic multiplies the mean task vector.
-ARITHMETIC_SCALES = [1.0, 1.5, 2.0, 2.5]
+ARITHMETIC_SCALES = [1.0, 1.5, 2.0, 2.5, 3.0]
 TIES_KEEPS = [0.1, 0.2, 0.4, 0.8]
 DARE_KEEPS = [0.5, 0.8]
 ELECTED_SCALES = [0.4, 0.6, 0.8, 1.0, 1.4]
 
 
-def average(correct: dict[str, int], pictures: Pictures, names: list[str]) -> float:
+def average(right: dict[str, np.ndarray], names: list[str]) -> float:
     """Mean accuracy in percent over tasks."""
-    return 100 * sum(correct[name] / len(pictures[name][1]) for name in names) / len(names)
+    return 100 * float(np.mean([right[name].mean() for name in names]))
 
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
@@ -36,7 +36,7 @@ def _best(base: State, deltas: dict, scales: list[float], heads: State, val: Pic
     for key, delta in deltas.items():
         for scale in scales:
             embedded = merges.embeddings(merges.add(base, delta, scale), val)
-            reached = average(merges.count(embedded, heads, val), val, names)
+            reached = average(merges.answers(embedded, heads, val), names)
             found.append((reached, key, scale))
             print(f"  keep {key} scaling {scale}: validation {reached:.2f}", flush=True)
     return max(found, key=lambda entry: entry[0])[1:]
@@ -64,7 +64,7 @@ def tune(base: State, sources: list[State], heads: State, val: Pictures) -> dict
 def measure(
     base: State, sources: dict[str, State], heads: State, test: Pictures, chosen: dict
 ) -> dict:
-    """Correct counts a task for every model, in the order of the card's table."""
+    """Right answers a task for every model, in the order of the card's table."""
     vectors = merges.differences(base, list(sources.values()))
     middle = merges.mean(vectors)
     elected = merges.ties(vectors, chosen["keep"])
@@ -77,12 +77,12 @@ def measure(
         "DARE": merges.add(base, dropped, chosen["dare"]["scaling"]),
     }
     embedded = {name: merges.embeddings(state, test) for name, state in sources.items()}
-    matrix = {name: merges.count(found, heads, test) for name, found in embedded.items()}
+    matrix = {name: merges.answers(found, heads, test) for name, found in embedded.items()}
     rows = {
-        row: merges.count(merges.embeddings(state, test), heads, test)
+        row: merges.answers(merges.embeddings(state, test), heads, test)
         for row, state in models.items()
     }
-    rows["ensemble"] = merges.count(merges.ensemble(list(embedded.values())), heads, test)
+    rows["ensemble"] = merges.answers(merges.ensemble(list(embedded.values())), heads, test)
     rows = {
         "base": rows.pop("base"),
         "own task": {name: matrix[name][name] for name in sources},
@@ -92,15 +92,6 @@ def measure(
         name: merges.norm(vector) / whole for name, vector in zip(sources, vectors, strict=True)
     }
     return {"rows": rows, "matrix": matrix, "norm ratios": ratios}
-
-
-def shares(measured: dict, test: Pictures, names: list[str]) -> dict[str, tuple[float, float]]:
-    """Average accuracy over the source tasks and the part of the gain it recovers, a row."""
-    averages = {row: average(correct, test, names) for row, correct in measured["rows"].items()}
-    gain = averages["own task"] - averages["base"]
-    return {
-        row: (value, 100 * (value - averages["base"]) / gain) for row, value in averages.items()
-    }
 
 
 def check_finite(states: list[State]) -> None:

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch.nn.functional import normalize
 
-from .model import embed, hits, make_clip
+from .model import embed, make_clip
 
 State = dict[str, torch.Tensor]
 DARE_SEED = 3
@@ -78,11 +78,12 @@ def embeddings(state: State, pictures: Pictures) -> State:
     return {name: embed(tower, images) for name, (images, _) in pictures.items()}
 
 
-def count(embedded: State, heads: State, pictures: Pictures) -> dict[str, int]:
-    """Correct answers a task."""
-    return {
-        name: hits(embedded[name], heads[name], labels) for name, (_, labels) in pictures.items()
-    }
+def answers(embedded: State, heads: State, pictures: Pictures) -> dict[str, np.ndarray]:
+    """Whether the answer is right, picture by picture, a task."""
+    found = {}
+    for name, (_, labels) in pictures.items():
+        found[name] = (embedded[name] @ heads[name].T).argmax(1).numpy() == labels
+    return found
 
 
 def ensemble(members: list[State]) -> State:

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from .model import EMBED_DIM, augment, embed, hits, make_clip
 from .muon import Muon
 
+BASE = "pretrained"  # the name of the family's base among the work files
 SEED = 1
 BATCH = 192
 SCALE = 16.0
@@ -102,16 +103,19 @@ def _prototypes(tower: torch.nn.Module, pool: Pool) -> torch.Tensor:
     )
 
 
-def pretrain(work: Path, steps: int, minutes: float, resume: bool) -> None:
+def pretrain(
+    work: Path, steps: int, minutes: float, resume: bool = False, seed: int = SEED, name: str = BASE
+) -> None:
     """Train for `steps` steps, or fewer if `minutes` end first; the schedule follows what ends first.
 
     From scratch, or with `resume` from where the last round ended, with a new cycle of the learning rate.
+    Writes `<name>.safetensors`, and every round's steps and seconds to `<name>.json`.
     """
-    rounds = json.loads((work / "pretrain.json").read_text()) if resume else []
-    torch.manual_seed(SEED + len(rounds))
-    rng = np.random.default_rng(SEED + len(rounds))
+    rounds = json.loads((work / f"{name}.json").read_text()) if resume else []
+    torch.manual_seed(seed + len(rounds))
+    rng = np.random.default_rng(seed + len(rounds))
     pool = Pool(work)
-    tower = load_tower(work) if resume else make_clip().visual
+    tower = load_tower(work, name) if resume else make_clip().visual
     initial = _prototypes(tower, pool) if resume else torch.randn(pool.classes, EMBED_DIM)
     prototypes = torch.nn.Parameter(normalize(initial, dim=-1))
     optimisers = _optimisers(tower, prototypes)
@@ -145,17 +149,17 @@ def pretrain(work: Path, steps: int, minutes: float, resume: bool) -> None:
             )
             print(_validation(tower, prototypes, pool), flush=True)
             save_file(
-                {name: p.contiguous() for name, p in tower.state_dict().items()},
-                work / "pretrained.safetensors",
+                {key: p.contiguous() for key, p in tower.state_dict().items()},
+                work / f"{name}.safetensors",
             )
     rounds.append({"steps": len(losses), "seconds": round(time.time() - start)})
-    (work / "pretrain.json").write_text(json.dumps(rounds))
+    (work / f"{name}.json").write_text(json.dumps(rounds))
 
 
-def load_tower(work: Path) -> torch.nn.Module:
-    """The pretrained tower, rounded to fp16 as it will be stored, in fp32."""
+def load_tower(work: Path, name: str = BASE) -> torch.nn.Module:
+    """A pretrained tower, rounded to fp16 as it will be stored, in fp32."""
     tower = make_clip().visual
     tower.load_state_dict(
-        {name: p.half().float() for name, p in load_file(work / "pretrained.safetensors").items()}
+        {key: p.half().float() for key, p in load_file(work / f"{name}.safetensors").items()}
     )
     return tower
