@@ -17,13 +17,14 @@ FIELDS = (
     "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
     "group", "colours", "scores", "score_job", "merge_job", "reference",
-    "experiment", "experiment_job",
+    "experiment", "experiment_job", "node", "view", "tour",
     *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS,
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
 WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
+VIEWS = ("full", "lecture")  # "lecture" hides what a class does not need
 
 
 def defaults(family: Family, pool: int) -> dict[str, str]:
@@ -54,6 +55,9 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         "reference": "",
         "experiment": next(iter(EXPERIMENTS)),
         "experiment_job": "",
+        "node": "",
+        "view": VIEWS[0],
+        "tour": "",
         **theory_choice.DEFAULTS,
         **compatibility_choices.DEFAULTS,
     }
@@ -73,6 +77,10 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         parse_weights(value)
     elif key == "reference" and value and not PLAIN.fullmatch(value):
         raise ValueError("it is no run's id")
+    elif key == "node" and value:
+        _check_node(value, family)
+    elif key == "tour" and value:
+        int(value)
     elif key in (words := _words(family)):
         known = words[key]
         if value not in known:
@@ -81,10 +89,18 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         theory_choice.check(key, value)
 
 
+def _check_node(value: str, family: Family) -> None:
+    """A node in the map is written "block:node"."""
+    block, node = (int(part) for part in value.split(":"))
+    if not (0 <= block < family.model.blocks and 0 <= node < family.model.nodes):
+        most = f"{family.model.blocks - 1}:{family.model.nodes - 1}"
+        raise ValueError(f"the family's nodes run from 0:0 to {most}")
+
+
 def _words(family: Family) -> Mapping[str, Sequence[str]]:
     """The fields that are one of a few words."""
     known: dict[str, Sequence[str]] = {
-        "colours": COLOURS, "scores": SCORES, "method": tuple(METHODS),
+        "colours": COLOURS, "scores": SCORES, "view": VIEWS, "method": tuple(METHODS),
         "experiment": tuple(EXPERIMENTS),
     }  # fmt: skip
     recipe = {key: CHOICES[field] for key, field in WORDS.items()}
