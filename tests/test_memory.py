@@ -170,3 +170,25 @@ def test_the_demo_family_takes_about_what_was_told(method):
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     # A global trim finds no thresholds tensor by tensor: it takes less, and is told as TIES.
     assert (0.5 if method == "ties-global" else 0.7) < float(done.stdout) < 1.4
+
+
+AGAIN = """
+import time
+import torch
+from mloss_core.peak import watched
+
+cpu = torch.device("cpu")
+for _ in range(3):
+    with watched(cpu) as peak:
+        parts = [torch.ones(1 << 14) for _ in range(1024)]  # pieces of 64 kB lie on the heap
+        last = torch.ones(1 << 14)  # and this one keeps the heap from shrinking by itself
+        time.sleep(0.05)
+        del parts
+    print(peak[0] / (64 << 20))
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="RssAnon is Linux's")
+def test_memory_that_was_freed_before_counts_when_it_is_taken_again():
+    done = subprocess.run([sys.executable, "-c", AGAIN], capture_output=True, text=True, check=True)
+    assert all(0.9 < float(line) < 1.5 for line in done.stdout.split())

@@ -12,8 +12,8 @@ from ..store import RunRecord
 from ..types import MergeRecipe
 from .cells import Cell
 
-KEEP = (0.1, 0.2, 0.4, 0.6, 0.8)
-SCALING_TRIMMED = (0.4, 0.7, 1.0, 1.5)  # of methods that trim and elect
+KEEP = (0.1, 0.2, 0.4, 0.8)
+SCALING_TRIMMED = (0.7, 1.0, 1.5)  # of methods that trim and elect
 SCALING = (0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)  # of methods that do not
 VARIATION = (0.25, 0.5)  # of k
 
