@@ -76,10 +76,10 @@ def verdict(name: str, rival: str, ours: Answers, theirs: Answers) -> str:
     )
     gap = found.difference
     where = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    sure = "" if found.distinguishable else "not distinguishable "
+    sure = "distinguishable" if found.distinguishable else "not distinguishable"
     p = f"p = {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
     return (
         f"**{name} is {where} {rival}{f' by {abs(gap):.2f} points' * (gap != 0)}** "
         f"(95 % interval of the difference {found.low:+.2f} to {found.high:+.2f}; McNemar {p}): "
-        f"{sure}on {found.images:,} images{tasks}."
+        f"{sure} on {found.images:,} images{tasks}."
     )

@@ -17,15 +17,15 @@ from .perform import CellDone
 from .plans import EXPERIMENTS
 from .tables import Row, markdown, percent, published, rows, settings
 
-# Heading, experiment, and which of its rows: one experiment may redo several tables.
-SECTIONS: tuple[tuple[str, str, Callable[[Row], bool]], ...] = (
-    ("Table 1", "methods", lambda row: True),
-    ("Keep rate and variation", "keep-and-variation", lambda row: True),
-    ("Table 2", "samples", lambda row: bool(row.recipe and row.recipe.seed == 42)),
-    ("Table 3", "samples", lambda row: bool(row.recipe and row.recipe.samples == 128)),
-    ("Table 4", "out-of-domain", lambda row: True),
-    ("Table 5", "few-blocks", lambda row: True),
-    ("Controls", "controls", lambda row: True),
+# Heading, title, experiment, and which of its cells: one experiment may redo several tables.
+SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
+    ("Table 1", "methods", "methods", lambda recipe: True),
+    ("Beside Table 1", "keep rate and variation", "keep-and-variation", lambda recipe: True),
+    ("Table 2", "sample size", "samples", lambda recipe: recipe.seed == 42),
+    ("Table 3", "seed of the draw", "samples", lambda recipe: recipe.samples == 128),
+    ("Table 4", "out of domain", "out-of-domain", lambda recipe: True),
+    ("Table 5", "few blocks", "few-blocks", lambda recipe: True),
+    ("Controls", "random and reversed ranks", "controls", lambda recipe: True),
 )
 
 
@@ -48,10 +48,11 @@ def report(
         "validation images only. What the paper or its authors' released logs say stands under "
         "*Published*, and was not measured here.",
     ]
-    for heading, name, wanted in SECTIONS:
+    for heading, title, name, wanted in SECTIONS:
         if name in found:
-            parts += [f"## {heading}: {EXPERIMENTS[name].title.lower()}"]
-            parts += list(section(name, family, found[name], wanted))
+            parts += [f"## {heading}: {title}"]
+            cells = [done for done in found[name] if wanted(done.cell.recipe)]
+            parts += list(section(name, family, cells))
     parts += [
         "## Table 6: few blocks of ViT-L/14",
         "Needs a family of ViT-L/14, which this project does not embed. With one in "
@@ -70,20 +71,14 @@ def settings_of(start: MergeRecipe) -> str:
     )
 
 
-def section(
-    name: str,
-    family: Family,
-    found: Sequence[CellDone],
-    wanted: Callable[[Row], bool] = lambda row: True,
-) -> Iterator[str]:
+def section(name: str, family: Family, found: Sequence[CellDone]) -> Iterator[str]:
     """An experiment's question, table, words and published numbers."""
     experiment, made = EXPERIMENTS[name], rows(found, family.model)
     yield f"*{experiment.question}*"
-    shown = [row for row in made if wanted(row)]
-    if not shown:
+    if not made:
         yield f"Nothing to measure: {family.name} has no such tasks."
         return
-    yield table(family, shown)
+    yield table(family, made)
     yield "\n".join(f"- {line}" for line in claims(name, found, made))
     for file in experiment.published:
         if "vitl14" not in file:
@@ -91,9 +86,10 @@ def section(
 
 
 def table(family: Family, shown: Sequence[Row]) -> str:
-    """Rows as Markdown: settings, tasks, mean, seconds, memory and cost."""
+    """Rows as Markdown: settings, tasks with 95 % intervals, mean, seconds, memory and cost."""
     tasks = list(shown[0].answers)
-    heads = ["model", "settings", *map(family.title, tasks), "mean"]
+    images = {task: len(hits) for task, hits in shown[0].answers.items()}
+    heads = ["model", "settings", *(f"{family.title(t)} (n = {images[t]})" for t in tasks), "mean"]
     heads += ["merging, s", "memory, MB", "blocks passed", "towers run"]
     best = max((r.mean[0] for r in shown if r.recipe and r.towers == 1), default=0.0)
     lines = []
@@ -101,7 +97,8 @@ def table(family: Family, shown: Sequence[Row]) -> str:
         mean = percent(*row.mean)
         reads = METHODS[row.recipe.method].reads if row.recipe else ()
         line = [row.label, settings(row.recipe, reads)]
-        line += [f"{100 * row.accuracy(task).rate:.1f}" for task in tasks]
+        accuracies = [row.accuracy(task) for task in tasks]
+        line += [percent(a.rate, *a.interval()) for a in accuracies]
         line += [f"**{mean}**" if row.recipe and row.mean[0] == best else mean]
         line += ["" if row.seconds is None else f"{row.seconds:.2f}", memory(row)]
         line += [passed(row), str(row.towers)]
