@@ -39,28 +39,51 @@ def compatibility(args: argparse.Namespace) -> None:
     if METHODS[recipe.method].rule is None:
         problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
         raise BadValue("--method", args.method, problem, remedy)
-    check_studied(recipe, family.tasks, args.triples)
-    evaluator = Evaluator(family, devices.choose(args.device))
-    place, m_ties = evaluator.device.type, _recipe(args, family, "m-ties")
-    losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=place)
-    blocks = tuple(_shown(args, losses, family.model.blocks, "block"))
-    found = Compatibility(sources=recipe.sources, blocks=blocks)
-    events = list(_shown(args, study(recipe, evaluator, args.triples), _sets(recipe, args), "set"))
-    moved = geometry(family, recipe.sources)
-    told = gathered(recipe, args.triples, moved, events)
-    steps = ensemble_gap(m_ties, evaluator, recipe.sources)
-    shown = _shown(args, steps, len(recipe.sources), "task")
-    gaps = [event for event in shown if isinstance(event, GapMeasured)]
-    title = family.about.get("title", family.name)
-    text = report.markdown(title, recipe, found, told, gaps)
+    check_studied(recipe, family, args.triples)
+    evaluator, m_ties = (
+        Evaluator(family, devices.choose(args.device)),
+        _recipe(args, family, "m-ties"),
+    )
+    text, rows = judged(recipe, m_ties, evaluator, args.triples, args.json)
     if args.out:
         with written(args.out) as aside:
             aside.write_text(text, encoding="utf-8")
     if args.json:
-        signs = conflict(e for e in events if isinstance(e, SignsCounted))
-        _print_rows(found, moved, signs, told, gaps)
+        _print_rows(*rows)
     else:
         print(text, end="")
+
+
+def judged(
+    recipe: MergeRecipe, m_ties: MergeRecipe, evaluator: Evaluator, triples: int, as_json: bool
+) -> tuple[str, tuple[Any, ...]]:
+    """The section in Markdown, and every number as the arguments of `_print_rows`.
+
+    Args:
+        recipe: how sets are merged.
+        m_ties: of the M-TIES whose distance to the ensemble is measured beside that of TIES.
+        triples: random ones, beside all pairs.
+        as_json: whether no progress is shown.
+
+    Raises:
+        BadValue: nothing could be learned, see `check_studied`.
+    """
+    family = evaluator.family
+    check_studied(recipe, family, triples)
+    losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=evaluator.device.type)
+    blocks = tuple(_shown(as_json, losses, family.model.blocks, "block"))
+    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    sets = len(sets_of(len(recipe.sources), triples, recipe.seed))
+    events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
+    moved = geometry(family, recipe.sources)
+    told = gathered(recipe, triples, moved, events)
+    tasks = family.own_tasks(recipe.sources)
+    shown = _shown(as_json, ensemble_gap(m_ties, evaluator, tasks), len(tasks), "task")
+    gaps = [event for event in shown if isinstance(event, GapMeasured)]
+    signs = conflict(e for e in events if isinstance(e, SignsCounted))
+    title = family.about.get("title", family.name)
+    text = report.markdown(title, recipe, found, told, gaps)
+    return text, (found, moved, signs, told, gaps)
 
 
 def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecipe:
@@ -76,14 +99,10 @@ def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecip
     return MergeRecipe(family=family.name, method=method, **fields, **values)
 
 
-def _sets(recipe: MergeRecipe, args: argparse.Namespace) -> int:
-    return len(sets_of(len(recipe.sources), args.triples, recipe.seed))
-
-
-def _shown(args: argparse.Namespace, events: Iterator[Any], total: int, unit: str) -> Iterator[Any]:
+def _shown(as_json: bool, events: Iterator[Any], total: int, unit: str) -> Iterator[Any]:
     """The events, with a bar that counts those of interest."""
     counted = {"block": object, "set": DropMeasured, "task": GapMeasured}[unit]
-    with tqdm(total=total, unit=unit, disable=args.json or None, leave=False) as bar:
+    with tqdm(total=total, unit=unit, disable=as_json or None, leave=False) as bar:
         for event in events:
             if isinstance(event, counted):
                 bar.update()

@@ -27,7 +27,10 @@ from .experiments.cells import Cell, Lab
 from .set_losses import MEASURES, SetLosses
 from .signs import SignsCounted, conflict, count_signs
 from .types import Event, MergeRecipe
+from .zoo import Family
 
+LEAST = 3  # sources from which anything can be correlated over pairs
+TRIPLES = 28  # as many as there are pairs of eight sources
 MAIN = "layer"  # the definition of M-Loss; sums over blocks as Section 4 of the paper has it
 # Predictors besides MEASURES, and which way each is expected to point: 1 where more of it should
 # mean a larger drop.
@@ -40,8 +43,9 @@ class DropMeasured:
 
     Args:
         members: places among the recipe's sources.
-        drop: mean over the members' tasks of own accuracy minus merged accuracy, with its 95 %
-            interval, paired on the same test images; shares, not points.
+        drop: mean over the members' tasks of own accuracy (of members that share a task, the
+            first one's) minus merged accuracy, with its 95 % interval, paired on the same test
+            images; shares, not points.
         known: whether it was found on disk.
         seconds: wall time.
     """
@@ -74,7 +78,7 @@ def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[S
     Raises:
         BadValue: fewer than three sources, or one without test images of its own task.
     """
-    check_studied(recipe, evaluator.family.tasks, triples)
+    check_studied(recipe, evaluator.family, triples)
     family, device = evaluator.family, evaluator.device.type
     lab = Lab(family, evaluator.device, evaluator)
     equal = dataclasses.replace(recipe, weights=None)
@@ -87,13 +91,13 @@ def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[S
         yield from _drop(equal, lab, members)
 
 
-def check_studied(recipe: MergeRecipe, tasks: Sequence[str], triples: int) -> None:
+def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
     """Raises BadValue where nothing could be learned."""
     shown = ",".join(recipe.sources)
-    if len(recipe.sources) < 3:
+    if len(recipe.sources) < LEAST:
         remedy = "give three sources or more, better eight"
         raise BadValue("--sources", shown, "is too few to correlate anything over pairs", remedy)
-    if lacking := [name for name in recipe.sources if name not in tasks]:
+    if lacking := [n for n in recipe.sources if family.own_task(n) not in family.tasks]:
         problem = f"has no test images for {', '.join(lacking)}"
         raise BadValue("--sources", shown, problem, "leave those out, or add their tasks")
     if triples < 0:
@@ -105,7 +109,8 @@ def _drop(recipe: MergeRecipe, lab: Lab, members: Members) -> Iterator[StudyEven
     start = time.perf_counter()
     names = tuple(recipe.sources[i] for i in members)
     ours = dataclasses.replace(recipe, sources=names)
-    cell = Cell(label=", ".join(names), recipe=ours, tasks=names, beside=("own",))
+    tasks = lab.family.own_tasks(names)
+    cell = Cell(label=", ".join(names), recipe=ours, tasks=tasks, beside=("own",))
     record = lab.known(cell)
     known = record is not None
     if record is None:

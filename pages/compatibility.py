@@ -13,7 +13,7 @@ from mloss_core import compatibility_report as report
 from mloss_core import compatibility_words as said
 from mloss_core.compatibility import Compatibility
 from mloss_core.ensemble_gap import GapMeasured
-from mloss_core.prediction import gathered
+from mloss_core.prediction import TRIPLES, gathered
 from mloss_core.set_losses import MEASURES, SetLosses
 from mloss_core.signs import SignsCounted, conflict
 from views import compatibility_choices, nav, session, strip, widgets, work
@@ -180,7 +180,7 @@ def study(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """The study as far as it has come."""
     strip.outcome(job, gone=False)
     geometry = views.geometry_of(family, recipe)
-    found = gathered(recipe, jobs.TRIPLES, geometry, list(job.events))
+    found = gathered(recipe, TRIPLES, geometry, list(job.events))
     if not found.sets:
         st.info(f"No set is merged yet: {job.state}.")
         return

@@ -89,3 +89,11 @@ def test_the_contrast_family_in_the_app(visit):  # noqa: F811
     apart = visit("merge", "family=contrast&sources=letters_other,letters_slow")
     merged(apart)
     assert "Merged in" in apart.success[0].value and not apart.exception
+
+
+def test_compatibility_is_judged_on_the_shared_task(shared, cli, tmp_path):
+    out = tmp_path / "section.md"
+    outcome = cli("compatibility", "--family=tiny", "--samples=6", "--out", out)
+    assert outcome.status == 0, outcome.err
+    assert "4 sets of 3 sources" in out.read_text()
+    assert "has no test images" not in outcome.err

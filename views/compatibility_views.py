@@ -16,7 +16,7 @@ from mloss_core.analysis import Geometry
 from mloss_core.clustering import clusters
 from mloss_core.compatibility import Compatibility
 from mloss_core.ensemble_gap import GapMeasured
-from mloss_core.prediction import MAIN, Study, check_studied
+from mloss_core.prediction import MAIN, TRIPLES, Study, check_studied
 from mloss_core.set_losses import MEASURES, with_interval
 from mloss_core.signs import SignsCounted, conflict
 
@@ -127,9 +127,7 @@ def gains_by_block(
 def study_problem(family: Family) -> str:
     """Why the prediction study cannot be made of the chosen sources; empty if it can."""
     try:
-        check_studied(
-            study_recipe(family, compatibility_choices.RULES[0]), family.tasks, jobs.TRIPLES
-        )
+        check_studied(study_recipe(family, compatibility_choices.RULES[0]), family, TRIPLES)
     except InputError as error:
         return str(error)
     return ""

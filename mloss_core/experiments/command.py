@@ -11,8 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import device, zoo
+from ..compatibility_command import judged
 from ..errors import UnknownName
 from ..output import check_output, written
+from ..prediction import LEAST, TRIPLES
 from ..types import MergeRecipe
 from ..zoo import Family
 from .cells import Lab
@@ -35,7 +37,7 @@ def experiment(args: argparse.Namespace) -> None:
     found = {name: list(_measured(name, family, start, lab, args.json)) for name in names}
     place = lab.device.type
     if args.name == "all":
-        text = report(family, start, found, place)
+        text = report(family, start, found, place) + _mergeability(start, lab, args.json)
     else:
         text = "\n\n".join(section(args.name, family, found[args.name])) + "\n"
     if args.out is not None:
@@ -43,6 +45,18 @@ def experiment(args: argparse.Namespace) -> None:
             aside.write_text(text, encoding="utf-8")
     if not args.json:
         print(text if args.out is None else f"wrote {args.out}")
+
+
+def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
+    """The section on whether M-Loss predicts what merges lose; empty for too few sources."""
+    family = lab.family
+    tested = tuple(s for s in start.sources if family.own_task(s) in family.tasks)
+    if len(tested) < LEAST:
+        return ""
+    start = dataclasses.replace(start, sources=tested, weights=None)
+    settings = family.recommended("ties") | {"variation": 0.0}
+    ties = dataclasses.replace(start, method="ties", **settings)
+    return "\n" + judged(ties, start, lab.evaluators["test"], TRIPLES, as_json)[0]
 
 
 def _start(args: argparse.Namespace, family: Family) -> MergeRecipe:
