@@ -16,7 +16,7 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
     recipe = widgets.recipe_form(family)
     on = live.switch(family)
     wanted = on and recipe is not None and work.can_be_live(recipe)
-    seen = work.live(family, recipe) if wanted and recipe is not None else None
+    seen = live.asked(family, recipe) if wanted and recipe is not None else None
     if on and not wanted and recipe is not None:
         st.caption("Not live: this method leaves no single model. Launch it.")
     if st.button("Launch merge", type="primary", disabled=recipe is None, width="stretch"):

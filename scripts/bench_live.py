@@ -27,7 +27,7 @@ WATCH = """() => {
     const look = () => {
       const now = text();
       if (start === null || now.split('\\n')[0] === former) return;
-      if (merged === null && now.includes('Merged in')) merged = performance.now() - start;
+      if (merged === null && now.includes('merged in')) merged = performance.now() - start;
       if (!now.includes('measured on')) return;
       observer.disconnect();
       done([merged / 1000, (performance.now() - start) / 1000]);

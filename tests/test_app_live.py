@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 import re
+import time
 
 import numpy as np
 import pytest
 from visitor import button, go, link_of, merged, settled, slider, sound, visit, words
 
-from mloss_core import Accuracy, list_runs
+from mloss_core import Accuracy, MlossError, list_runs
 from views import live_table, session, work
 
 TASKS = 3
@@ -38,7 +39,7 @@ def test_the_page_merges_as_it_opens_and_shows_counts_and_intervals(visit, runs)
     assert toggle(test).value
     said = page(test)
     assert "M-TIES, 3 sources, k = 0.5, e = 0.1, λ = 1" in said
-    assert re.search(r"Merged in [\d.]+ s, measured on 12 images a task", said)
+    assert re.search(r"merged in [\d.]+ s, measured on 12 images a task", said)
     assert len(numbers(test)) == 1 + TASKS, "the average and every task, each with its interval"
     assert "36" in said and "…" not in said, (
         "base and own sources are known, and all images counted"
@@ -46,10 +47,10 @@ def test_the_page_merges_as_it_opens_and_shows_counts_and_intervals(visit, runs)
     assert list_runs() == [] and not list(runs.glob("*/*")), "nothing is recorded"
 
 
-def test_a_move_of_a_slider_replaces_the_request_and_marks_what_is_former(visit, monkeypatch):
+def test_a_move_of_a_slider_replaces_the_request_and_marks_what_is_former(visit):
     test = settled(visit("merge", "samples=6"))
     before = numbers(test)
-    gate = session.board().submit("merge", "in the way", lambda: iter_forever())
+    gate = session.board().submit("merge", "in the way", endless)
     slider(test, "keep").set_value(0.8).run()
     said = page(sound(test))
     assert "k = 0.8" in said and "waiting for the work before it" in said
@@ -65,10 +66,8 @@ def test_a_move_of_a_slider_replaces_the_request_and_marks_what_is_former(visit,
     assert [len(j.events) for j in requests()][1:4] == [0, 0, 0], "they never began"
 
 
-def iter_forever():
+def endless():
     """Work that goes on until it is cancelled."""
-    import time
-
     while True:
         time.sleep(0.01)
         yield None
@@ -91,7 +90,7 @@ def test_switched_off_nothing_is_merged_until_it_is_launched(visit):
     toggle(test).set_value(True).run()
     assert len(requests()) == 1 and link_of(test)["live"] == "on"
     toggle(settled(test)).set_value(False).run()
-    assert "Merged in" not in page(test), "the panel has gone with it"
+    assert "merged in" not in page(test), "the panel has gone with it"
 
 
 def test_live_and_launched_show_the_same_and_only_launched_is_recorded(visit):
@@ -120,21 +119,43 @@ def test_without_a_single_model_the_page_says_so(method, visit):
     assert "Not live: this method leaves no single model" in words(test) and requests() == []
 
 
-def test_what_fails_is_said_in_place(visit, family, monkeypatch):
+def test_what_fails_is_said_in_place_and_not_tried_again_by_itself(visit, monkeypatch):
     test = settled(visit("merge", "samples=6"))
-    test.number_input(key="w-seed").set_value(7).run()
-    settled(test)
-    monkeypatch.setattr(work, "merged_live", broken)
-    slider(test, "keep").set_value(0.8).run()
+    before = numbers(test)
+    with monkeypatch.context() as broken:
+        broken.setattr(work, "merged_live", failing)
+        slider(test, "keep").set_value(0.8).run()
+        test = settled(test)
+        assert "--keep: no luck" in [error.value for error in test.error]
+        assert "Still below, in grey" in page(test) and numbers(test) == before
+        test.run()
+        assert [job.state for job in requests()] == ["finished", "failed"]
+    button(test, "Merge again").click().run()
     test = settled(test)
-    assert any("no luck" in error.value for error in test.error)
-    assert "Still below" in page(test), "what was known stays"
+    assert "k = 0.8" in page(test) and "measured on 12 images" in page(test) and not test.error
 
 
-def broken(*arguments, **options):
-    """Fails at once."""
-    raise ValueError("no luck")
+def failing(*arguments, **options):
+    """Fails on purpose, at once."""
+    raise MlossError("--keep: no luck")
     yield
+
+
+def test_another_window_takes_the_place_and_is_left_in_it(visit):
+    test = settled(visit("merge", "samples=6"))
+    slider(test, "keep").set_value(0.8).run()
+    board = session.board()
+    theirs = board.replace("live", "l", endless, spec="of another window", shown=False)
+    for _ in range(3):
+        time.sleep(0.1)
+        test = sound(test.run())
+    if "measured on 12 images" in page(test):
+        pytest.skip("it was done before the other window asked")
+    assert any("Another window" in info.value for info in test.info)
+    assert theirs.active and not theirs.cancelled.is_set()
+    button(test, "Merge again").click().run()
+    test = settled(test)
+    assert theirs.state == "cancelled" and "measured on 12 images" in page(test)
 
 
 def test_the_table_escapes_names_and_keeps_its_rows():

@@ -31,6 +31,17 @@ def switch(family: Family) -> bool:
     return wanted
 
 
+def asked(family: Family, recipe: MergeRecipe) -> Job:
+    """The live merge of this recipe, asked for once: a page that is drawn again does not take the
+    place of what another window asked for since."""
+    known = st.session_state.get("live_asked")
+    job = session.board().get(known[1]) if known and known[0] == recipe else None
+    if job is None:
+        job = work.live(family, recipe)
+        st.session_state.live_asked = recipe, job.id
+    return job
+
+
 def panel(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """What is known of the merge of this recipe; until something is, what was known before it."""
     session.while_active(job, EVERY)(lambda: _draw(family, recipe, job))()
@@ -50,9 +61,10 @@ def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
     if job.state == "failed":
         st.error(job.error)
     elif job.state == "cancelled":
-        st.info("Another window or a later change asked for another merge.")
-        if st.button("Merge again", key="live-again"):
-            st.rerun()
+        st.info("Another window has asked for another merge since.")
+    if job.state in ("failed", "cancelled") and st.button("Merge again", key="live-again"):
+        del st.session_state["live_asked"]
+        st.rerun()
 
 
 def judged(job: Job) -> dict[str, np.ndarray]:
@@ -70,13 +82,15 @@ def _words(
         least = min(map(len, hits.values()))
         far = f"{merged_in(job)}, measured on {least} images a task"
         if job.active:
-            far += ": all of them follow"
+            far += "; all of them follow"
     elif len(steps) == family.model.blocks:
         far = f"{merged_in(job)}, measuring"
+    elif job.state in ("failed", "cancelled"):
+        far = f"live: {job.state}"
     elif job.state == "queued":
-        far = "waiting for the work before it"
+        far = "live: waiting for the work before it"
     else:
-        far = f"merging, block {len(steps)} of {family.model.blocks}"
+        far = f"live: merging, block {len(steps)} of {family.model.blocks}"
     if not hits and former is not None:
         far += f". Still below, in grey: {readouts.summary(former)}"
     said = html.escape(readouts.summary(recipe))
@@ -90,7 +104,7 @@ def merged_in(job: Job) -> str:
     """How long merging took, in words."""
     events = list(job.events)
     last = max(i for i, event in enumerate(events) if isinstance(event, BlockMerged))
-    return f"Merged in {elapsed(sum(event.seconds for event in events[: last + 1]))}"
+    return f"live: merged in {elapsed(sum(event.seconds for event in events[: last + 1]))}"
 
 
 def _rows(family: Family, hits: Hits) -> list[live_table.Row]:
