@@ -15,6 +15,7 @@ from torch import Tensor
 
 from .calibration import preprocess
 from .errors import BadTensor
+from .pieces import each
 from .tasks import Task
 from .types import Z95, Accuracy, MergedModel, TaskEvaluated
 from .vit import Tower
@@ -22,6 +23,7 @@ from .zoo import Family
 
 KEPT = 128  # models whose features an Evaluator keeps
 STEP = 64  # images that a source embeds between two events: a place to stop
+PIECE = 32  # images that one thread embeds at once, where several tasks' are embedded side by side
 PIXELS = 1 << 23  # floats of images at once: a whole test set in fp32 may be larger than memory
 
 
@@ -107,16 +109,41 @@ class Evaluator:
         build = lambda: Tower(self.family.model, checkpoint.load(self.device))  # noqa: E731
         return self.features(checkpoint.sha256, build, name, images)
 
-    def embed(self, source: str, name: str, images: int | None = None) -> Iterator[float]:
-        """Makes a source's features known, a few images at a time; yields the seconds of each."""
+    def embed(self, source: str | None, name: str, images: int | None = None) -> Iterator[float]:
+        """Makes a source's features (None: the base's) known, a few images at a time; yields the
+        seconds of each."""
         total = len(self.task(name).images)
         want = total if images is None else min(images, total)
-        key = self.family.source(source).sha256
+        key = (self.family.source(source) if source else self.family.base()).sha256
         have = len(self._features.get(key, {}).get(name, ()))
         for stop in range(have, want, STEP):
             start = time.perf_counter()
             self.of_file(source, name, min(stop + STEP, want))
             yield time.perf_counter() - start
+
+    def extend(self, key: str, model: MergedModel, wanted: Mapping[str, int]) -> None:
+        """Makes a model's features known of the first images of several tasks, side by side.
+
+        Args:
+            key: names the model's content, as in `features`.
+            wanted: how many images of each task.
+        """
+        self._built = (key, model)
+        of_model = self._features.setdefault(key, {})
+        pieces = []
+        for name, images in wanted.items():
+            stop = min(images, len(self.task(name).images))
+            starts = range(len(of_model.get(name, ())), stop, PIECE)
+            pieces += [(name, start, min(start + PIECE, stop)) for start in starts]
+        made = each(
+            lambda piece: model.features(self.pixels(*piece), piece[0]), pieces, self.device
+        )
+        for (name, _, _), new in zip(pieces, made, strict=True):
+            of_model[name] = torch.cat([of_model[name], new]) if name in of_model else new
+
+    def forget(self, key: str) -> None:
+        """Drops what is known of a model that nobody will ask for again."""
+        self._features.pop(key, None)
 
     def reference(
         self,
@@ -131,11 +158,11 @@ class Evaluator:
         if label == "ensembling":
             features = self.ensembled(name, sources, alpha, images)
         else:
-            source = self._own(name, sources) if label == "own" else None
+            source = self.own(name, sources) if label == "own" else None
             features = self.of_file(source, name, images)
         return self.judged(label, name, features, start)
 
-    def _own(self, name: str, sources: Sequence[str]) -> str:
+    def own(self, name: str, sources: Sequence[str]) -> str:
         """The first source that was fine-tuned on the task, the given ones before all others."""
         candidates = (*sources, *self.family.sources)
         return next(s for s in candidates if self.family.own_task(s) == name)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .calibration import preprocess
+from .desk import Desk
 from .evaluate import Evaluator
 from .methods import METHODS
 from .methods.emr import TaskModels
@@ -35,13 +36,19 @@ def begin(
     calibration: CalibrationBatch | None,
     merged: Weights,
     watch: Watch | None = None,
+    desk: Desk | None = None,
 ) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
-    """The model that a recipe makes, and the steps that make it."""
+    """The model that a recipe makes, and the steps that make it.
+
+    Args:
+        merged: filled on the way, where one model comes out.
+        desk: what an earlier merge of these sources has left for this one.
+    """
     if METHODS[recipe.method].per_task:
         sources = {name: family.source(name) for name in recipe.sources}
         model = TaskModels(family.model, family.base().load(device), sources)
         return model, model.unify(recipe)
-    steps = _merge(recipe, family, device, calibration, merged, watch)
+    steps = _merge(recipe, family, device, calibration, merged, watch, desk)
     return Tower(family.model, merged), steps
 
 
@@ -52,6 +59,7 @@ def _merge(
     calibration: CalibrationBatch | None,
     merged: Weights,
     watch: Watch | None = None,
+    desk: Desk | None = None,
 ) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
     """The sweep, with the partial model evaluated after each block if that is watched."""
     if METHODS[recipe.method].rule is None:
@@ -61,7 +69,7 @@ def _merge(
     images = preprocess(calibration.images, family.model, device) if calibration else None
     tower = Tower(family.model, ChainMap(merged, base))
     stream = None
-    for event in sweep(family.model, base, sources, recipe, images, merged):
+    for event in sweep(family.model, base, sources, recipe, images, merged, desk):
         yield event
         if watch and watch[1] and isinstance(event, BlockMerged):
             evaluator, tasks, live = watch

@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from .ordered import Ordered
 from .pieces import each
 
 # Entries of a piece, all sources together: few enough for a cache, enough to be worth their calls.
@@ -36,21 +37,25 @@ class Vectors:
         theirs: each source's tensor as it is stored (mapped).
         least: each source's least magnitude that is kept, where its whole task vector decides it
             (`methods/global_trim.py`); None where this tensor decides.
+        ordered: the same vectors, where somebody keeps them.
     """
 
     base: Float[Tensor, "*shape"]
     theirs: Sequence[Tensor]
     least: Sequence[float] | None = None
+    ordered: Ordered | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
+        if self.ordered is not None:
+            return self.ordered.vectors[sources, rows].clone()
         if self._whole is not None:
             return self._whole[sources, rows]
         return self._made(sources, rows)
 
     @functools.cached_property
     def _whole(self) -> Tensor | None:
-        small = self.base.numel() * len(self.theirs) <= SMALL
+        small = self.base.numel() * len(self.theirs) <= SMALL and self.ordered is None
         return self._made(slice(None), slice(None)) if small else None
 
     def _made(self, sources: slice, rows: slice) -> Tensor:
@@ -94,6 +99,11 @@ class Vectors:
         count, length = rows_of(self.base).shape
         if self.least is not None:
             return self.base.new_tensor(self.least)[:, None].expand(-1, count)
+        if self.ordered is not None and rates is not None:
+            return self.ordered.of_rows(kept_counts(rates, length))
+        if self.ordered is not None:
+            (kept,) = kept_counts(np.array([keep]), count * length)
+            return self.ordered.of_whole(int(kept))[:, None].expand(-1, count)
         everything, size = slice(None), max(1, GROUP // (count * length))
 
         def found(sources: slice) -> Tensor:

@@ -206,7 +206,7 @@ class TaskEvaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A source has embedded some of a task's images: a place to stop on the way to an ensemble."""
+    """A source, or the merged model, has embedded some of a task's images: a place to stop."""
 
     source: str
     task: str

@@ -6,13 +6,19 @@ import streamlit as st
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, MlossError, load_run
 from mloss_core.store import final_hits
-from views import readouts, runs, session, strip, widgets, work
+from views import live, readouts, runs, session, strip, widgets, work
 from views.jobs import Job, elapsed
 
 
-def recipe_column(family: Family) -> MergeRecipe | None:
-    """The form and the launch button; a launched job is never touched by moving a slider."""
+def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
+    """The form, its live merge, and the launch button; a launched job is never touched by moving a
+    slider."""
     recipe = widgets.recipe_form(family)
+    on = live.switch(family)
+    wanted = on and recipe is not None and work.can_be_live(recipe)
+    seen = live.asked(family, recipe) if wanted and recipe is not None else None
+    if on and not wanted and recipe is not None:
+        st.caption("Not live: this method leaves no single model. Launch it.")
     if st.button("Launch merge", type="primary", disabled=recipe is None, width="stretch"):
         assert recipe is not None
         job = work.merge(family, recipe)
@@ -23,7 +29,7 @@ def recipe_column(family: Family) -> MergeRecipe | None:
         said = widgets.memory(recipe, family, len(work.own_tasks(family)))
         st.caption(f"{said[0].upper()}{said[1:]}")
         widgets.doubtful(family, recipe.sources)
-    return recipe
+    return recipe, seen
 
 
 def keep_rates(family: Family, recipe: MergeRecipe) -> None:
@@ -68,8 +74,10 @@ family = session.current_family()
 st.title("Merge")
 left, right = st.columns([2, 3])
 with left:
-    recipe = recipe_column(family)
+    recipe, seen = recipe_column(family)
 with right:
+    if recipe is not None and seen is not None:
+        live.panel(family, recipe, seen)
     if recipe is not None:
         keep_rates(family, recipe)
 job = session.job_of("merge_job")

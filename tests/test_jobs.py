@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mloss_core.errors import MlossError
-from views.jobs import JobBoard
+from views.jobs import GIVES_WAY, JobBoard
 
 
 @pytest.fixture
@@ -194,3 +194,104 @@ def test_only_so_many_ended_jobs_are_kept_and_no_active_one_is_dropped(board):
     waiting = [board.submit("merge", "w", endless) for _ in range(5)]
     assert [board.get(job.id) for job in jobs] == [None, None, *jobs[2:]]
     assert [board.get(job.id) for job in waiting] == waiting
+
+
+def wanted(board, kind="live"):
+    """Jobs of that kind that anybody still wants: active, and not on their way out."""
+    jobs = list(board._jobs.values())
+    return [j for j in jobs if j.active and j.kind == kind and not j.cancelled.is_set()]
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_of_a_burst_of_requests_only_the_newest_is_ever_wanted_or_queued(board, busy):
+    begun: list[int] = []
+    if busy:  # something that was launched is at work, and the requests wait
+        launched = board.submit("merge", "m", endless)
+        until(lambda: launched.state == "running")
+
+    def events(number):
+        begun.append(number)
+        yield from endless()
+
+    for number in range(20):
+        newest = board.replace("live", "l", lambda n=number: events(n), spec=number)
+        assert wanted(board) == [newest]
+        assert [item[0] for item in board._urgent if item[0].kind == "live"] in ([newest], [])
+    if busy:
+        assert begun == [] and launched.state == "running", "what was launched is left alone"
+        launched.cancel()
+    until(lambda: newest.state == "running" and bool(newest.events))
+    others = [j for j in board._jobs.values() if j.kind == "live" and j is not newest]
+    assert {j.state for j in others} <= {"cancelled"} and begun[-1] == 19
+    assert begun == [19] if busy else len(begun) <= 20
+    assert board.find("live", 18) is None and board.find("live", 19) is newest
+
+
+def test_a_job_that_is_being_replaced_is_not_found_again(board):
+    gate = threading.Event()
+    first = board.replace("live", "l", lambda: gated(gate, "xy"), spec="a")
+    until(lambda: first.state == "running")
+    second = board.replace("live", "l", lambda: listed("z"), spec="b")
+    assert first.active and board.find("live", "a") is None
+    gate.set()
+    until(lambda: second.state == "finished")
+    assert first.state == "cancelled" and first.events == ["x"]
+
+
+def test_from_gives_way_on_a_job_lets_others_in_and_is_no_event(board):
+    gate = threading.Event()
+
+    def live():
+        yield "merged"
+        yield GIVES_WAY
+        gate.wait(20)
+        yield "refined"
+        yield "done"
+
+    job = board.submit("live", "l", live)
+    until(lambda: job.idle)
+    other = board.submit("merge", "m", lambda: listed("x"))
+    assert other.state == "queued"
+    gate.set()
+    until(lambda: job.state == "finished")
+    assert other.state == "finished" and job.events == ["merged", "refined", "done"]
+    assert other.ended <= job.ended
+
+
+def test_a_request_that_gave_way_is_replaced_before_the_next_begins(board):
+    states: list[str] = []
+    gate = threading.Event()
+
+    def first():
+        yield GIVES_WAY
+        gate.wait(20)
+        yield "late"
+        yield "never"
+
+    old = board.replace("live", "l", first)
+    until(lambda: old.idle)
+
+    def second():
+        states.append(old.state)
+        yield "new"
+
+    new = board.replace("live", "l", second)
+    gate.set()
+    until(lambda: new.state == "finished")
+    assert states == ["cancelled"], "never two at once"
+
+
+def test_settings_tried_do_not_push_out_what_was_launched(board):
+    launched = board.submit("merge", "m", lambda: listed("x"))
+    until(lambda: not launched.active)
+    for number in range(10):
+        job = board.replace("live", "l", lambda: listed("x"), spec=number, shown=False)
+        until(lambda job=job: not job.active)
+    assert board.get(launched.id) is launched
+    assert len([j for j in board._jobs.values() if j.kind == "live"]) <= 4
+
+
+def test_what_its_own_page_shows_is_told_of_on_no_other(board):
+    job = board.submit("live", "l", endless, shown=False)
+    until(lambda: job.state == "running")
+    assert board.active() == []

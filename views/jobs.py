@@ -20,6 +20,7 @@ from typing import Any
 from mloss_core import MlossError
 
 ACTIVE = ("queued", "running")
+GIVES_WAY = object()  # not an event: from here on the job that yields it is idle work
 
 
 @dataclass
@@ -31,7 +32,8 @@ class Job:
         title: what people see.
         spec: what was asked for, as the page that asked wants to find it again.
         steps: how many events of interest there will be, for the progress bar.
-        idle: whether it gives way to all other work.
+        idle: whether it gives way to all other work; also from GIVES_WAY on.
+        shown: whether every page tells of it.
     """
 
     id: str
@@ -40,6 +42,7 @@ class Job:
     spec: Any
     steps: int
     idle: bool = False
+    shown: bool = True
     events: list[Any] = field(default_factory=list)
     state: str = "queued"
     error: str = ""
@@ -102,6 +105,7 @@ class JobBoard:
         steps: int = 1,
         finish: Callable[[list[Any]], Any] = lambda events: None,
         idle: bool = False,
+        shown: bool = True,
     ) -> Job:
         """Queues a job and returns at once.
 
@@ -109,15 +113,30 @@ class JobBoard:
             events: called in the worker; what it yields is the job's log.
             finish: called in the worker with the whole log; returns the job's result.
             idle: work that gives way to every other job.
+            shown: whether every page tells of it.
         """
         with self._wake:
-            job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle)
+            job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle, shown)
             self._jobs[job.id] = job
-            for old in [j for j in self._jobs.values() if not j.active][: -self._keep]:
+            # Of each kind: a hundred settings tried on a slider don't push out what was launched.
+            ended = [j for j in self._jobs.values() if not j.active and j.kind == kind]
+            for old in ended[: -self._keep]:
                 del self._jobs[old.id]
             (self._idle if idle else self._urgent).append((job, events, finish))
             self._wake.notify()
         return job
+
+    def replace(self, kind: str, title: str, events: Callable, **options: Any) -> Job:
+        """Submits a job in place of all others of its kind: one that waits never begins, one that
+        works stops before its next event. So no more than the newest is ever to be done."""
+        with self._wake:
+            for old in [j for j in self._jobs.values() if j.active and j.kind == kind]:
+                old.cancel()
+            for queue in (self._urgent, self._idle):
+                kept = [item for item in queue if not item[0].cancelled.is_set()]
+                queue.clear()
+                queue.extend(kept)
+            return self.submit(kind, title, events, **options)
 
     def get(self, job_id: str) -> Job | None:
         """The job of that id, if this server knows it."""
@@ -126,13 +145,14 @@ class JobBoard:
     def find(self, kind: str, spec: Any, *, failed: bool = False) -> Job | None:
         """The newest job of that kind and spec that was not cancelled and, unless asked for, did
         not fail."""
-        states = (*ACTIVE, "finished", *(["failed"] * failed))
+        states = ("finished", *(["failed"] * failed))
         jobs = (j for j in reversed(list(self._jobs.values())) if j.kind == kind and j.spec == spec)
-        return next((j for j in jobs if j.state in states), None)
+        alive = (j for j in jobs if j.state in states or (j.active and not j.cancelled.is_set()))
+        return next(alive, None)
 
     def active(self) -> list[Job]:
-        """Jobs that wait or work, oldest first, idle work left out."""
-        return [j for j in list(self._jobs.values()) if j.active and not j.idle]
+        """Jobs that wait or work and that all pages tell of, oldest first, idle work left out."""
+        return [j for j in list(self._jobs.values()) if j.active and j.shown and not j.idle]
 
     def _work(self) -> None:
         while True:
@@ -140,6 +160,11 @@ class JobBoard:
                 self._wake.wait_for(lambda: self._urgent or self._idle)
                 item = (self._urgent or self._idle).popleft()
             self._do(*item)
+
+    def _urgent_one(self) -> tuple[Job, Callable, Callable] | None:
+        """The next urgent job, taken off the queue."""
+        with self._wake:
+            return self._urgent.popleft() if self._urgent else None
 
     def _do(self, job: Job, events: Callable, finish: Callable) -> None:
         """Works on one job to its end; idle work lets urgent jobs in between its events."""
@@ -150,9 +175,12 @@ class JobBoard:
         try:
             with contextlib.closing(events()) as log:
                 for event in log:
-                    job.events.append(event)
-                    while job.idle and self._urgent:
-                        self._do(*self._urgent.popleft())
+                    if event is GIVES_WAY:
+                        job.idle = True
+                    else:
+                        job.events.append(event)
+                    while job.idle and not job.cancelled.is_set() and (item := self._urgent_one()):
+                        self._do(*item)
                     if job.cancelled.is_set():
                         job.state = "cancelled"
                         break

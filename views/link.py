@@ -18,12 +18,14 @@ FIELDS = (
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
     "group", "colours", "scores", "score_job", "merge_job", "reference",
     "experiment", "experiment_job", "node", "view", "tour",
+    "live",
     *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS,
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
 WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
 COLOURS = ("log", "linear", "rank")
 SCORES = ("raw", "normalised")
+LIVE = ("", "on", "off")  # "": on for small families
 VIEWS = ("full", "lecture")  # "lecture" hides what a class does not need
 
 
@@ -58,6 +60,7 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         "node": "",
         "view": VIEWS[0],
         "tour": "",
+        "live": LIVE[0],
         **theory_choice.DEFAULTS,
         **compatibility_choices.DEFAULTS,
     }
@@ -101,7 +104,7 @@ def _words(family: Family) -> Mapping[str, Sequence[str]]:
     """The fields that are one of a few words."""
     known: dict[str, Sequence[str]] = {
         "colours": COLOURS, "scores": SCORES, "view": VIEWS, "method": tuple(METHODS),
-        "experiment": tuple(EXPERIMENTS),
+        "experiment": tuple(EXPERIMENTS), "live": LIVE,
     }  # fmt: skip
     recipe = {key: CHOICES[field] for key, field in WORDS.items()}
     return known | recipe | compatibility_choices.choices(family)

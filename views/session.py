@@ -27,6 +27,7 @@ from mloss_core import (
 )
 from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
+from mloss_core.desk import Desk
 from mloss_core.device import choose
 from mloss_core.recipe import check
 
@@ -49,6 +50,12 @@ def device() -> torch.device:
 def evaluator(family: str) -> Evaluator:
     """The evaluator of a family; only the job worker may compute with it."""
     return Evaluator(load(family), device())
+
+
+@st.cache_resource(show_spinner=False)
+def desk() -> Desk:
+    """Where sources lie that are merged again and again; only the job worker may use it."""
+    return Desk(keeps=True)
 
 
 @st.cache_data(show_spinner="Measuring task vectors…", max_entries=64)

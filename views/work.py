@@ -7,14 +7,27 @@ import dataclasses
 from collections.abc import Generator
 from typing import Any
 
-from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, recorded, run
+import numpy as np
+
+from mloss_core import (
+    METHODS,
+    BlockScored,
+    Embedded,
+    Family,
+    Finished,
+    MergeRecipe,
+    TaskEvaluated,
+    recorded,
+    run,
+)
 from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
+from mloss_core.live import live as merged_live
 from mloss_core.run import references as evaluate_references
 from mloss_core.store import new_id
 from mloss_core.theory import theory as measure_theory
 
 from . import session
-from .jobs import Job
+from .jobs import GIVES_WAY, Job
 
 NARROW = 256  # widest model that is measured without being asked
 
@@ -36,6 +49,10 @@ def references(family: Family, again: bool = False) -> Job:
 
     def events() -> Generator[Any, None, None]:
         evaluator = session.evaluator(family.name)
+        for task in tasks:  # a few images at a time: whoever moves a slider waits no longer
+            for source in (evaluator.own(task, family.sources), None):
+                for seconds in evaluator.embed(source, task):
+                    yield Embedded(source=source or "base", task=task, seconds=seconds)
         for label in ("own", "base", "ties", "ensembling"):
             yield from evaluate_references(evaluator, recipe, tasks, label, None)
         for source in family.sources:  # those that share a task, one by one
@@ -43,8 +60,7 @@ def references(family: Family, again: bool = False) -> Job:
                 found = evaluator.reference("own", task, (source,), (1.0,))
                 yield dataclasses.replace(found, model=source)
 
-    board = session.board()
-    spec = (family.name, tuple(family.source(s).sha256 for s in family.sources))
+    board, spec = session.board(), _files(family)
     return board.find("references", spec, failed=not again) or board.submit(
         "references",
         "Measuring the sources",
@@ -52,6 +68,18 @@ def references(family: Family, again: bool = False) -> Job:
         spec=spec,
         idle=True,
     )
+
+
+def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
+    """What has been measured of base, own sources and the like so far: hits by model and task."""
+    job = session.board().find("references", _files(family), failed=True)
+    found = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
+    return {(event.model, event.task): event.hits for event in found}
+
+
+def _files(family: Family) -> tuple:
+    """What decides the references: the sources' content."""
+    return family.name, tuple(family.source(s).sha256 for s in family.sources)
 
 
 def recommended(family: Family) -> MergeRecipe:
@@ -99,6 +127,28 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     return session.board().submit(
         "merge", title, events, spec=recipe, steps=steps, finish=lambda log: name
     )
+
+
+def live(family: Family, recipe: MergeRecipe) -> Job:
+    """A merge to look at, in place of the one asked for before; nothing is recorded."""
+    tasks, board, desk = own_tasks(family), session.board(), session.desk()
+
+    def events() -> Generator[Any, None, None]:
+        seen = 0
+        for event in merged_live(recipe, session.evaluator(family.name), tasks, desk=desk):
+            yield dataclasses.replace(event, weights=None) if _holds(event) else event
+            seen += isinstance(event, TaskEvaluated)
+            if isinstance(event, TaskEvaluated) and seen == len(tasks):
+                yield GIVES_WAY  # to all test images, when nobody waits for anything else
+
+    return board.find("live", recipe) or board.replace(
+        "live", "Live merge", events, spec=recipe, shown=False
+    )
+
+
+def can_be_live(recipe: MergeRecipe) -> bool:
+    """Whether one model comes out, which can be judged on every task."""
+    return METHODS[recipe.method].rule is not None
 
 
 def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:

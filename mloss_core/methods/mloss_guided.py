@@ -12,8 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
+from ..desk import Desk
 from ..family import ModelFamily, c_fc
-from ..resident import read
 from ..scoring import Layer, score_block, some_tokens
 from ..trim import Vectors
 from ..types import PRECISIONS, BlockMerged, BlockScored, MergeRecipe, NodeScores
@@ -32,6 +32,7 @@ def sweep(
     recipe: MergeRecipe,
     images: Float[Tensor, "n 3 h w"] | None,
     merged: Weights,
+    desk: Desk | None = None,
 ) -> Iterator[BlockScored | BlockMerged]:
     """Merges block by block, yielding what is done; without node-wise blocks this is plain TIES
     (or whatever the recipe's method is).
@@ -45,7 +46,9 @@ def sweep(
         sources: read from their files a block at a time.
         images: preprocessed calibration batch; None where the method needs none.
         merged: filled as the sweep goes; with the base beyond, it is the partial model.
+        desk: what an earlier merge of these sources has left for this one.
     """
+    desk = desk or Desk()
     # The model that feeds the blocks whose M-Loss is measured.
     tower = Tower(family, base if recipe.inputs_from == "pretrained" else ChainMap(merged, base))
     chosen, measured = node_wise_blocks(recipe, family), measured_blocks(recipe, family)
@@ -53,14 +56,16 @@ def sweep(
     device, least = _device(base), None
     if _is_global(recipe):
         least = [least_kept(base, source.read, recipe.keep) for source in sources]
-    merged |= _merge(base, read(sources, family.outer_names(), device), recipe, least=least)
+    merged |= _merge(
+        desk, base, desk.read(sources, family.outer_names(), device), recipe, None, least
+    )
     stream = tower.embed(images) if measured and images is not None else None
     for block in range(family.blocks):
-        theirs = read(sources, family.block_names(block), device)
+        theirs = desk.read(sources, family.block_names(block), device)
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
         layers = list(zip(theirs[weight], theirs[bias], strict=True))
         nodes = {weight: theirs.pop(weight)}
-        merged |= _merge(base, theirs, recipe, least=least)
+        merged |= _merge(desk, base, theirs, recipe, None, least)
         rates = inputs = scores = None
         if stream is not None and block in measured:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
@@ -71,7 +76,7 @@ def sweep(
         if scores is not None and rates is not None:
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
-        merged |= _merge(base, nodes, recipe, rates, least)
+        merged |= _merge(desk, base, nodes, recipe, rates, least)
         if stream is not None:
             stream = _carry(tower, block, stream, inputs) if block < max(measured) else None
         kept = _kept(recipe, Vectors(base[weight], nodes[weight], least), rates)
@@ -104,11 +109,12 @@ def _scored(
 
 
 def _merge(
+    desk: Desk,
     base: Weights,
     theirs: Mapping[str, Sequence[Tensor]],
     recipe: MergeRecipe,
-    rates: Float[np.ndarray, " rows"] | None = None,
-    least: Sequence[float] | None = None,
+    rates: Float[np.ndarray, " rows"] | None,
+    least: Sequence[float] | None,
 ) -> Weights:
     """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
@@ -116,7 +122,7 @@ def _merge(
     alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
     for name, stored in theirs.items():
-        change = rule(Vectors(base[name], stored, least), alpha, recipe, name, rates)
+        change = rule(desk.vectors(name, base[name], stored, least), alpha, recipe, name, rates)
         merged[name] = change.add_(base[name])
     return merged
 

@@ -1,0 +1,66 @@
+"""What merges of the same sources share, whatever their k, e and blocks: kept for the next one."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Sequence
+
+import torch
+from torch import Tensor
+
+from .checkpoint import Checkpoint
+from .ordered import Ordered
+from .resident import read
+from .trim import Vectors
+from .zoo import Family
+
+ROOM = 1 << 30  # bytes that a desk may take
+COPIES = 3  # of each source at the most: its task vector, and its magnitudes in two orders
+
+
+class Desk:
+    """Sources' tensors as they are stored, and their task vectors `Ordered`; one that keeps nothing
+    reads and makes them anew, which is what a single merge does.
+
+    For one thread at a time. Filled by the first merge; other sources clear it.
+
+    Args:
+        keeps: whether anything is kept, as far as there is room.
+    """
+
+    def __init__(self, keeps: bool = False):
+        self.keeps = keeps
+        self._of: tuple = ()
+        self._stored: dict[str, list[Tensor]] = {}
+        self._ordered: dict[str, Ordered] = {}
+
+    def lay(self, family: Family, names: Sequence[str], device: torch.device) -> Desk:
+        """The desk on which these sources are merged: itself, or one that keeps nothing where they
+        have no room on it."""
+        files = [family.base(), *(family.source(name) for name in names)]
+        key = (device, *(file.sha256 for file in files))
+        if key != self._of:
+            self._of, self._stored, self._ordered = key, {}, {}
+        entries = sum(map(math.prod, family.model.shapes().values()))
+        return self if 4 * COPIES * len(names) * entries <= ROOM else Desk()
+
+    def read(
+        self, sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
+    ) -> dict[str, list[Tensor]]:
+        """These tensors of every source as they are stored, by name."""
+        if not self.keeps:
+            return read(sources, names, device)
+        missing = [name for name in names if name not in self._stored]
+        self._stored |= read(sources, missing, device) if missing else {}
+        return {name: self._stored[name] for name in names}
+
+    def vectors(
+        self, name: str, base: Tensor, theirs: Sequence[Tensor], least: Sequence[float] | None
+    ) -> Vectors:
+        """The task vectors of a tensor; see `Vectors`."""
+        if not self.keeps:
+            return Vectors(base, theirs, least)
+        if name not in self._ordered:
+            everything = slice(None)
+            self._ordered[name] = Ordered(Vectors(base, theirs).part(everything, everything))
+        return Vectors(base, theirs, least, self._ordered[name])

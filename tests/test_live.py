@@ -1,0 +1,155 @@
+"""live(): the merge of `run` to the bit, whatever was merged before it on the same desk."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mloss_core import (
+    BlockMerged,
+    BlockScored,
+    Embedded,
+    Evaluator,
+    Finished,
+    MergeRecipe,
+    TaskEvaluated,
+    desk,
+    run,
+    trim,
+)
+from mloss_core.desk import Desk
+from mloss_core.errors import BadValue, UnknownName
+from mloss_core.live import live
+from mloss_core.ordered import Ordered
+from mloss_core.recipe import content_key
+
+CPU = torch.device("cpu")
+USUAL = {"keep": 0.5, "variation": 0.2, "samples": 6}
+# In this order on one desk: what one merge has left must not show in the next.
+SETTINGS = (
+    {},
+    {"keep": 0.8},
+    {"variation": 0.0},
+    {"blocks": (1,)},
+    {"blocks": ()},
+    {"scaling": 1.7},
+    {"weights": (0.5, 0.3, 0.2)},
+    {"sources": ("clouds", "apples")},
+    {"inputs_from": "pretrained", "scores": "squared", "ranks": "reversed"},
+    {"ranks": "random"},
+    {"method": "m-dare"},
+    {"method": "dare"},
+    {"method": "ties"},
+    {"method": "ties", "scope": "global"},
+    {"method": "elect"},
+    {"method": "simple-average"},
+    {"method": "task-arithmetic"},
+    {},
+)
+
+
+def recipe_for(family, **changes):
+    fields = {"method": "m-ties", "sources": family.sources} | USUAL | changes
+    return MergeRecipe(family="tiny", **fields)
+
+
+def whole(events):
+    """The last hits of each task."""
+    found = (e for e in events if isinstance(e, TaskEvaluated) and e.model == "merged")
+    return {e.task: e.hits for e in found if e.block is None}
+
+
+def test_every_setting_on_one_desk_gives_the_bytes_and_the_hits_of_run(family):
+    evaluator, shared = Evaluator(family, CPU), Desk(keeps=True)
+    for changes in SETTINGS:
+        recipe = recipe_for(family, **changes)
+        ours = list(live(recipe, evaluator, family.sources, desk=shared, first=5))
+        theirs = list(run(recipe, family, device="cpu", tasks=family.sources))
+        a, b = ours[-1], theirs[-1]
+        assert isinstance(a, Finished) and a.metadata == b.metadata
+        assert a.weights.keys() == b.weights.keys()
+        assert all(torch.equal(a.weights[name], b.weights[name]) for name in b.weights), changes
+        expected = whole(theirs)
+        for task, hits in whole(ours).items():
+            np.testing.assert_array_equal(hits, expected[task])
+        scored = [[e for e in log if isinstance(e, BlockScored)] for log in (ours, theirs)]
+        for one, two in zip(*scored, strict=True):
+            np.testing.assert_array_equal(one.scores.node, two.scores.node)
+            np.testing.assert_array_equal(one.rates, two.rates)
+
+
+def test_first_all_tasks_on_a_few_images_then_each_on_all(family):
+    events = list(live(recipe_for(family), Evaluator(family, CPU), family.sources, first=5))
+    steps = [e for e in events if not isinstance(e, Embedded)]
+    kinds = [BlockScored, BlockMerged] * 3 + [TaskEvaluated] * 6 + [Finished]
+    assert [type(event) for event in steps] == kinds
+    judged = [e for e in steps if isinstance(e, TaskEvaluated)]
+    assert [(e.task, e.accuracy.total) for e in judged] == [
+        *((task, 5) for task in family.sources),
+        *((task, 12) for task in family.sources),
+    ]
+    for first, last in zip(judged[:3], judged[3:], strict=True):
+        np.testing.assert_array_equal(first.hits, last.hits[:5])
+    seconds = sum(e.seconds for e in steps[:6])
+    assert steps[-1].seconds == pytest.approx(seconds), "evaluation is not merging"
+
+
+def test_a_setting_that_is_passed_over_leaves_no_features_behind(family):
+    evaluator = Evaluator(family, CPU)
+    log = live(recipe_for(family), evaluator, family.sources, first=5)
+    event = next(e for e in log if isinstance(e, TaskEvaluated))
+    assert event.accuracy.total == 5 and evaluator._features
+    log.close()
+    assert not evaluator._features
+    done = list(live(recipe_for(family), evaluator, family.sources, first=5))
+    assert content_key(done[-1].metadata) in evaluator._features, "a whole one may be asked again"
+
+
+@pytest.mark.parametrize("method", ["emr", "ensembling"])
+def test_a_method_that_leaves_no_single_model_is_refused_before_any_work(method, family):
+    log = live(recipe_for(family, method=method), Evaluator(family, CPU), family.sources)
+    with pytest.raises(BadValue, match="leaves no single model"):
+        next(log)
+
+
+def test_what_the_family_does_not_have_is_refused(family):
+    with pytest.raises(UnknownName, match="nowhere"):
+        recipe = recipe_for(family, sources=("apples", "nowhere"))
+        next(live(recipe, Evaluator(family, CPU), ()))
+
+
+def test_a_desk_keeps_what_fits_and_clears_for_other_sources(family, monkeypatch):
+    shared, names = Desk(keeps=True), family.sources
+    assert shared.lay(family, names, CPU) is shared
+    name = next(iter(family.model.block_names(0)))
+    files = [family.source(source) for source in names]
+    first = shared.read(files, [name], CPU)[name]
+    assert shared.read(files, [name], CPU)[name] is first
+    shared.lay(family, names, CPU)
+    assert shared.read(files, [name], CPU)[name] is first, "the same sources again"
+    assert shared.lay(family, names[:2], CPU) is shared
+    assert len(shared.read(files[:2], [name], CPU)[name]) == 2
+    monkeypatch.setattr(desk, "ROOM", 1000)
+    other = shared.lay(family, names, CPU)
+    assert other is not shared and not other.keeps
+    assert other.read(files, [name], CPU)[name] is not other.read(files, [name], CPU)[name]
+
+
+rates = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).map(np.array)
+
+
+@given(rates, st.floats(0.01, 1.0), st.integers(0, 2**32 - 1))
+def test_ordered_magnitudes_give_the_limits_that_a_search_finds(rates, keep, seed):
+    rng = np.random.default_rng(seed)
+    theirs = [torch.from_numpy(rng.integers(-3, 4, (4, 6)).astype(np.float32)) for _ in range(3)]
+    base = torch.zeros(4, 6)
+    found, kept = trim.Vectors(base, theirs), Ordered(torch.stack(theirs))
+    before = kept.vectors.clone()
+    told = trim.Vectors(base, theirs, None, kept)
+    torch.testing.assert_close(told.limits(keep), found.limits(keep), rtol=0, atol=0)
+    torch.testing.assert_close(told.limits(keep, rates), found.limits(keep, rates), rtol=0, atol=0)
+    told.part(slice(None), slice(0, 2)).zero_()
+    assert torch.equal(kept.vectors, before), "whoever works on a part works on a copy"
