@@ -79,6 +79,11 @@ def elapsed(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
 
 
+def _but(jobs: list[Job], last: int | None) -> list[Job]:
+    """All but the last few; none of them where that number is None."""
+    return [] if last is None else jobs[: max(0, len(jobs) - last)]
+
+
 class JobBoard:
     """All jobs of this server, and the one daemon thread that works on them."""
 
@@ -102,6 +107,7 @@ class JobBoard:
         steps: int = 1,
         finish: Callable[[list[Any]], Any] = lambda events: None,
         idle: bool = False,
+        keep: int | None = None,
     ) -> Job:
         """Queues a job and returns at once.
 
@@ -109,12 +115,15 @@ class JobBoard:
             events: called in the worker; what it yields is the job's log.
             finish: called in the worker with the whole log; returns the job's result.
             idle: work that gives way to every other job.
+            keep: ended jobs of this kind that the board keeps, where their logs are large.
         """
         with self._wake:
             job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle)
             self._jobs[job.id] = job
-            for old in [j for j in self._jobs.values() if not j.active][: -self._keep]:
-                del self._jobs[old.id]
+            ended = [j for j in self._jobs.values() if not j.active]
+            same = [j for j in ended if j.kind == kind]
+            for old in {j.id for j in ended[: -self._keep]} | {j.id for j in _but(same, keep)}:
+                del self._jobs[old]
             (self._idle if idle else self._urgent).append((job, events, finish))
             self._wake.notify()
         return job
@@ -127,8 +136,16 @@ class JobBoard:
         """The newest job of that kind and spec that was not cancelled and, unless asked for, did
         not fail."""
         states = (*ACTIVE, "finished", *(["failed"] * failed))
-        jobs = (j for j in reversed(list(self._jobs.values())) if j.kind == kind and j.spec == spec)
-        return next((j for j in jobs if j.state in states), None)
+        return next((j for j in self._asked(kind, spec) if j.state in states), None)
+
+    def last(self, kind: str, spec: Any) -> Job | None:
+        """The newest job of that kind and spec, whatever became of it."""
+        return next(iter(self._asked(kind, spec)), None)
+
+    def _asked(self, kind: str, spec: Any) -> list[Job]:
+        """All jobs of that kind and spec, newest first."""
+        jobs = reversed(list(self._jobs.values()))
+        return [j for j in jobs if j.kind == kind and j.spec == spec]
 
     def active(self) -> list[Job]:
         """Jobs that wait or work, oldest first, idle work left out."""
