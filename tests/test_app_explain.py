@@ -120,8 +120,10 @@ def test_a_bad_link_says_so(visit, link):
 
 def test_a_run_that_has_gone_is_said_to_be(visit):
     test = done(visit("heatmap", "explain=runs&against=gone"))
-    assert "Run gone of this link is not here or has no scores" in words(test)
-    assert any("gone" in e.value for e in test.error)
+    assert "Run gone of this link is not here" in words(test) and test.error.len == 0
+    assert link_of(test)["against"] == "gone", "until another is chosen"
+    chosen(test, "less this one").select("before").run()
+    assert "They differ most in block" in words(done(test)) and "against" not in link_of(test)
 
 
 def test_before_or_along_is_chosen_above_the_map(visit):
@@ -173,7 +175,7 @@ def test_looking_can_be_cancelled(visit, monkeypatch):
     assert begun.wait(30)
     test.run()
     button(test, "Cancel").click().run()
-    assert "Cancelled: Looking into block 2" in words(settled(test, 5))
+    assert "Cancelled: Looking into block 2" in words(settled(test))
     assert button(test, "Look into block 2")
 
 

@@ -56,6 +56,7 @@ def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
 
     def draw() -> None:
         strip.outcome(look, gone=False)
+        strip.progress(_active(look, explain))
         node = _node(family, recipe, place[1], look)
         why.show(family, recipe.sources, place, node, explain)
 
@@ -69,6 +70,7 @@ def _source(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None
 
     def draw() -> None:
         strip.outcome(look, gone=False)
+        strip.progress(_active(look, job))
         node = _node(family, recipe, place[1], look)
         culprits.show(family, recipe, place[0], node, job)
 

@@ -55,6 +55,7 @@ def choose(family: Family, nodes: Nodes) -> tuple[int, int]:
 def _highest(place: DeltaGenerator, label: str, block: int, nodes: Nodes) -> None:
     target = f"{block}:{int(nodes[block].argmax())}"
     place.button(
-        label, on_click=session.choose_value, args=("node", target), width="stretch",
+        label, key=f"node-{label}", on_click=session.choose_value, args=("node", target),
+        width="stretch",
         help="By M-Loss (Eq. 4), the mean over tokens and images.",
     )  # fmt: skip

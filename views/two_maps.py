@@ -37,6 +37,8 @@ def show(family: Family, recipe: MergeRecipe) -> None:
         first = _choose("compared", "This map", known)
     with right:
         second = _choose("against", "less this one", known)
+    if first is None or second is None:
+        return
     if first == second:
         st.info("Both are the same map: choose another one in either place.")
         return
@@ -52,16 +54,20 @@ def kept(family: Family) -> dict[str, RunRecord]:
     return {run.id: run for run in found if run.scored}
 
 
-def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str:
-    """One of the maps that there are; a run that has gone is said so, and the default taken."""
+def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str | None:
+    """One of the maps that there are; None, said so, where the link names a run that is not."""
     options = [*WHEN, *known]
-    if session.chosen(field) not in options:
-        st.warning(f"Run {session.chosen(field)} of this link is not here or has no scores.")
-        options = [session.chosen(field), *options]
+    chosen = session.chosen(field)
     value = st.selectbox(
-        label, options, index=options.index(session.chosen(field)), key=f"w-{field}",
-        format_func=lambda key: _title(key, known),
+        label, options, index=options.index(chosen) if chosen in options else None,
+        key=f"w-{field}", format_func=lambda key: _title(key, known), placeholder="Choose a map",
     )  # fmt: skip
+    if value is None:
+        st.warning(
+            f"Run {chosen} of this link is not here, is of another family, or has no scores: "
+            "choose another map."
+        )
+        return None
     session.choose_value(field, value)
     return value
 
@@ -69,8 +75,6 @@ def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str:
 def _title(key: str, known: Mapping[str, RunRecord]) -> str:
     if key in WHEN:
         return WHEN[key]
-    if key not in known:
-        return f"run {key} (gone)"
     run = known[key]
     return f"{runs.named(run)} · {run.created[:16].replace('T', ' ')}"
 
@@ -90,6 +94,7 @@ def _drawn(
     """The difference map, the blocks' differences, and what they say."""
     for job in jobs.values():
         strip.outcome(job, gone=False)
+        strip.progress(job)
     try:
         (first, images), (second, others) = (_map(jobs.get(key), key) for key in keys)
     except MlossError as error:

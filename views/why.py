@@ -49,6 +49,11 @@ def show(
         factors(reasons(known[block], number), block, number)
     if node is not None:
         close_up(family, sources, node)
+    all_nodes(family, explain, rows)
+
+
+def all_nodes(family: Family, explain: Job | None, rows: list[BlockTheory]) -> None:
+    """Both factors as maps, and what their product explains of M-Loss."""
     st.markdown("#### All nodes of this map")
     if family.model.activation not in SMOOTH:
         straight(family)

@@ -82,36 +82,17 @@ def gap(
     """
     centre, merged, ensembled, slope = mean
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.06)
-    for row, tilt in ((1, 0.0), (2, slope)):
-
-        def above(x, y, row=row, tilt=tilt):
-            return y if row == 1 else y - merged - tilt * (np.asarray(x) - centre)
-
-        shown = {"showlegend": row == 1, "row": row, "col": 1}
-        figure.add_scatter(
-            x=curve[0], y=above(*curve), name="activation σ", mode="lines",
-            line={"color": CURVE, "width": 3}, hoverinfo="skip", **shown,
-        )  # fmt: skip
-        for x, y, name, place in zip(h, activated, names, places, strict=True):
-            figure.add_scatter(
-                x=[x], y=[above(x, y)], name=name, mode="markers",
-                marker={"size": 10, "color": HUES[place % len(HUES)]},
-                hovertemplate=f"{name}: h = {x:.4g}, σ(h) = {y:.4g}<extra></extra>", **shown,
-            )  # fmt: skip
-        ends = [above(centre, merged), above(centre, ensembled)]
-        figure.add_scatter(
-            x=[centre, centre], y=ends, name="gap", mode="lines",
-            line={"color": GAP, "width": 5}, hoverinfo="skip", **shown,
-        )  # fmt: skip
-        for y, value, colour, shape, name in (
-            (ends[0], merged, MERGED, "diamond", "merged: σ(mean h)"),
-            (ends[1], ensembled, ENSEMBLED, "square", "ensemble: mean of σ(h)"),
-        ):
-            marker = {"size": 11, "color": colour, "symbol": shape}
-            figure.add_scatter(
-                x=[centre], y=[y], name=name, mode="markers", marker=marker,
-                hovertemplate=f"{name} = {written(value)}<extra></extra>", **shown,
-            )  # fmt: skip
+    words = [
+        f"{n}: h = {x:.4g}, σ(h) = {y:.4g}" for n, x, y in zip(names, h, activated, strict=True)
+    ]
+    for row, level, tilt in ((1, 0.0, 0.0), (2, merged, slope)):
+        x, y = curve
+        _curve(figure, row, x, y - level - tilt * (x - centre))
+        heights = activated - level - tilt * (h - centre)
+        for i, (name, place) in enumerate(zip(names, places, strict=True)):
+            marker = {"size": 10, "color": HUES[place % len(HUES)]}
+            _mark(figure, row, (float(h[i]), float(heights[i])), name, words[i], marker)
+        _both(figure, row, centre, (merged, ensembled), level)
     figure.update_xaxes(zeroline=False)
     figure.update_xaxes(title="pre-activation h", row=2, col=1)
     figure.update_yaxes(zeroline=False, title="σ(h)", row=1, col=1)
@@ -119,6 +100,38 @@ def gap(
         zeroline=False, title="σ(h) less tangent", exponentformat="power", row=2, col=1
     )
     return _framed(figure, 520)
+
+
+def _curve(figure: go.Figure, row: int, x: np.ndarray, y: np.ndarray) -> None:
+    figure.add_scatter(
+        x=x, y=y, name="activation σ", mode="lines", line={"color": CURVE, "width": 3},
+        hoverinfo="skip", showlegend=row == 1, row=row, col=1,
+    )  # fmt: skip
+
+
+def _mark(
+    figure: go.Figure, row: int, at: tuple[float, float], name: str, words: str, marker: dict
+) -> None:
+    figure.add_scatter(
+        x=[at[0]], y=[at[1]], name=name, mode="markers", marker=marker,
+        hovertemplate=words + "<extra></extra>", showlegend=row == 1, row=row, col=1,
+    )  # fmt: skip
+
+
+def _both(
+    figure: go.Figure, row: int, centre: float, values: tuple[float, float], level: float
+) -> None:
+    """Both sides of the gap at the mean pre-activation, and the gap between them."""
+    figure.add_scatter(
+        x=[centre, centre], y=[value - level for value in values], name="gap", mode="lines",
+        line={"color": GAP, "width": 5}, hoverinfo="skip", showlegend=row == 1, row=row, col=1,
+    )  # fmt: skip
+    for value, colour, shape, name in (
+        (values[0], MERGED, "diamond", "merged: σ(mean h)"),
+        (values[1], ENSEMBLED, "square", "ensemble: mean of σ(h)"),
+    ):
+        marker = {"size": 11, "color": colour, "symbol": shape}
+        _mark(figure, row, (centre, value - level), name, f"{name} = {written(value)}", marker)
 
 
 def _framed(figure: go.Figure, height: int) -> go.Figure:
