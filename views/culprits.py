@@ -71,7 +71,7 @@ def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
         f"**Without {names[best]} this node's M-Loss falls most**, by {mean:.0%} (95 % interval "
         f"{words.spread(low, high, '.0%')}). Farthest from the mean pre-activation is "
         f"{names[farthest]}: it holds {spread[farthest]:.0%} of the variance, where "
-        f"{1 / len(names):.0%} would be an equal share."
+        f"{1 / len(names):.1%} would be an equal share."
     )
 
 

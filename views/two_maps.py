@@ -128,7 +128,7 @@ def _figures(
     blocks = family.model.blocks
     left, right = st.columns([3, 1])
     names = " less ".join(readouts.plain(title) for title in titles)
-    left.markdown(f"**{names}**")
+    left.markdown(f"**{names[0].upper()}{names[1:]}**")
     figure = differences.difference(first, second, blocks, int(session.chosen("group")))
     alt = f"Difference of M-Loss by block and node group: {' less '.join(titles)}"
     left.plotly_chart(figure, key="two-maps", alt=alt)
