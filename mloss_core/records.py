@@ -80,13 +80,17 @@ class RunRecord:
         """Accuracy of each whole model on each task, read without the hits where counted."""
         return counts(self.hits) if self.counted is None else self.counted
 
+    @property
+    def scored(self) -> bool:
+        """Whether node M-Loss was measured and kept."""
+        return self.state == "finished" and (self.folder / SCORES).is_file()
+
     def scores(self) -> dict[int, Float[np.ndarray, " nodes"]]:
         """Node M-Loss (Eq. 4) of each block that was scored; raises BadFile."""
-        path = self.folder / SCORES
-        if self.state != "finished" or not path.is_file():
+        if not self.scored:
             return {}
         with refused(self.id):
-            tensors = load_file(path)
+            tensors = load_file(self.folder / SCORES)
             return {int(name.removeprefix("block.")): tensors[name] for name in tensors}
 
     def kept(self) -> dict[int, float]:

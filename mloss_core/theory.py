@@ -4,25 +4,16 @@ and what is measured along the same merge."""
 from __future__ import annotations
 
 import math
-from collections import ChainMap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from . import device as devices
-from .calibration import preprocess
-from .errors import BadValue
 from .expectation import LEAST, MOST, Setting, expected
-from .family import c_fc
-from .methods.mloss_guided import Weights, sweep
-from .recipe import calibration_of, check
-from .resident import read
-from .scoring import some_tokens
-from .second_order import SecondOrder, second_order
-from .types import BlockScored, MergeRecipe, NodeScores
-from .vit import Tower, chunks
+from .second_order import Agreement, SecondOrder, agreement, second_order
+from .seen import seen
+from .types import MergeRecipe, NodeScores
 from .zoo import Family
 
 
@@ -44,7 +35,8 @@ class BlockTheory:
 
 
 def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iterator[BlockTheory]:
-    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe.
+    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe, on the
+    inputs that the recipe says.
 
     Args:
         recipe: of a node-wise method on all blocks.
@@ -54,44 +46,14 @@ def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iter
         InputError: before any work, where the recipe or the files are wrong.
         OutOfMemory: the work did not fit.
     """
-    check(recipe, family)
-    calibration = calibration_of(recipe, family)
-    if calibration is None or recipe.blocks is not None:
-        problem = "measures no M-Loss, or not of all blocks"
-        raise BadValue("--method", recipe.method, problem, "use m-ties on all blocks")
-    place = devices.choose(device)
-    with devices.reported_memory(place.type):
-        yield from _theory(recipe, family, preprocess(calibration.images, family.model, place))
-
-
-def _theory(recipe: MergeRecipe, family: Family, images: torch.Tensor) -> Iterator[BlockTheory]:
-    """The sweep, beside which the residual stream is carried along a second time."""
-    base = family.base().load(images.device)
-    sources = [family.source(name) for name in recipe.sources]
-    merged: Weights = {}
-    tower = Tower(family.model, ChainMap(merged, base))
-    stream = inputs = None
-    for event in sweep(family.model, base, sources, recipe, images, merged):
-        if isinstance(event, BlockScored):
-            block = event.scores.block
-            stream = tower.embed(images) if stream is None else stream
-            pieces = chunks(stream, family.model.tokens)
-            stream = torch.cat([tower.attend(block, piece) for piece in pieces])
-            inputs = tower.mlp_input(block, stream)
-            seen = inputs
-            if recipe.tokens is not None:
-                seen = some_tokens(inputs, recipe.tokens, recipe.seed)
-            name = c_fc(block)
-            theirs = read(sources, {name + ".weight", name + ".bias"}, images.device)
-            layers = list(zip(theirs[name + ".weight"], theirs[name + ".bias"], strict=True))
-            factors = second_order(seen, layers, family.model.activation, recipe.alpha)
-            setting = estimate(factors, family.model.activation, recipe.alpha)
+    act = family.model.activation
+    with devices.reported_memory(devices.choose(device).type):
+        for block in seen(recipe, family, device=device):
+            factors = second_order(block.inputs, block.layers, act, recipe.alpha)
+            setting = estimate(factors, act, recipe.alpha)
             yield BlockTheory(
-                scores=event.scores, factors=factors, setting=setting, predicted=expected(setting)
+                scores=block.scores, factors=factors, setting=setting, predicted=expected(setting)
             )
-        elif stream is not None and inputs is not None:
-            both = zip(*(chunks(x, family.model.tokens) for x in (stream, inputs)), strict=True)
-            stream = torch.cat([tower.mlp(event.block, x, u) for x, u in both])
 
 
 def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:
@@ -105,3 +67,9 @@ def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:
     x_square = max(0.0, float(factors.square.mean()) - kept * s_square)
     k, s = np.clip(np.sqrt([3 * x_square, s_square]), LEAST, MOST).tolist()
     return Setting(activation=act, k=k, s=s, q=len(alpha), weights=tuple(alpha))
+
+
+def explained(blocks: Sequence[BlockTheory]) -> Agreement:
+    """How much of the nodes' M-Loss the second order explains, over all of these blocks."""
+    predicted = np.concatenate([block.factors.product for block in blocks])
+    return agreement(predicted, np.concatenate([block.scores.node for block in blocks]))

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
-from views import figures, link, nav, session, strip, widgets, work
+from views import explain, figures, link, nav, session, strip, widgets, work
 from views.jobs import Job, elapsed
 
 HEAD_START = 2.0  # seconds
@@ -26,6 +26,11 @@ def controls(family: Family) -> Job | None:
         widgets.tokens(family)
     with middle:
         widgets.seed("Seed of the draw")
+    widgets.worded(
+        "inputs", st.segmented_control, "Measured", explain.MEASURED,
+        help="Along: each block sees what the blocks merged before it make of the images. Before: "
+        "what the base makes of them, as in the released code. It is a setting of merges, too.",
+    )  # fmt: skip
     try:
         # Eq. 4 along the paper's own merge; of the released code's ways, inputs alone are followed.
         plain = {"scores": "absolute", "ranks": "m-loss", "scope": "tensor"}
@@ -35,7 +40,9 @@ def controls(family: Family) -> Job | None:
         return None
     job = session.job_of("score_job")
     asked = right.button("Compute M-Loss", type="primary", width="stretch")
-    if asked or (not session.chosen("score_job") and family.model.width <= work.NARROW):
+    turned = job is None or job.spec.inputs_from != recipe.inputs_from
+    first = turned and (job is not None or not session.chosen("score_job"))
+    if asked or (first and family.model.width <= work.NARROW):
         job = work.score(family, recipe)
         session.choose_value("score_job", job.id)
         # Most maps are measured in a second or two, and drawing beside the work slows both.
@@ -183,4 +190,5 @@ else:
     session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
     if not job.active:
         exports(job)
+        explain.show(family, job)
     nav.next_step("merge", "Next: merge them")

@@ -64,6 +64,22 @@ def geometry_of(family: Family, recipe: MergeRecipe) -> Geometry:
     return session.cached_geometry(family.name, recipe.sources, hashes)
 
 
+def pair_map(family: Family, found: Compatibility, measure: str, block: int | None) -> Drawn:
+    """M-Loss of every pair in a block, or in all that are measured (None), clustered."""
+    known = [b.block for b in found.blocks]
+    where = f"block {block}" if block is not None else f"{len(known)} blocks"
+    title = f"M-Loss, {MEASURES[measure]}: {where}"
+    if block is not None and block not in known:
+        return None, title, ""
+    losses = found.pair_matrix(measure, block)
+    tree = clusters(losses)
+    names = [family.title(found.sources[i]) for i in tree.order]
+    brackets, above = (tree.across, tree.heights), (0.0, max(float(losses.max()), 1e-12))
+    alt = f"M-Loss of each pair of sources, {where}, with their clusters"
+    shown = losses[np.ix_(tree.order, tree.order)]
+    return figures.matrix(shown, names, "M-Loss", above, brackets), title, alt
+
+
 def matrices(
     family: Family,
     found: Compatibility,
@@ -73,19 +89,13 @@ def matrices(
     block: int | None,
 ) -> Iterator[Drawn]:
     """M-Loss, cosine and sign conflict of every pair, in the order of M-Loss' clusters."""
-    known = [b.block for b in found.blocks]
-    where = f"block {block}" if block is not None else f"{len(known)} blocks"
-    title = f"M-Loss, {MEASURES[measure]}: {where}"
-    if block is not None and block not in known:
-        yield None, title, ""
+    first = pair_map(family, found, measure, block)
+    yield first
+    if first[0] is None:
         return
-    losses = found.pair_matrix(measure, block)
-    tree = clusters(losses)
+    tree = clusters(found.pair_matrix(measure, block))
     order = np.ix_(tree.order, tree.order)
     names = [family.title(found.sources[i]) for i in tree.order]
-    brackets, above = (tree.across, tree.heights), (0.0, max(float(losses.max()), 1e-12))
-    alt = f"M-Loss of each pair of sources, {where}, with their clusters"
-    yield figures.matrix(losses[order], names, "M-Loss", above, brackets), title, alt
     cosines = geometry.cosines
     apart = cosines[~np.eye(len(names), dtype=bool)]
     limits = (min(0.0, float(apart.min())), max(0.2, float(apart.max())))

@@ -106,6 +106,7 @@ class JobBoard:
         finish: Callable[[list[Any]], Any] = lambda events: None,
         idle: bool = False,
         shown: bool = True,
+        keep: int | None = None,
     ) -> Job:
         """Queues a job and returns at once.
 
@@ -114,13 +115,14 @@ class JobBoard:
             finish: called in the worker with the whole log; returns the job's result.
             idle: work that gives way to every other job.
             shown: whether every page tells of it.
+            keep: ended jobs of this kind that the board keeps, fewer where their logs are large.
         """
         with self._wake:
             job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle, shown)
             self._jobs[job.id] = job
             # Of each kind: a hundred settings tried on a slider don't push out what was launched.
             ended = [j for j in self._jobs.values() if not j.active and j.kind == kind]
-            for old in ended[: -self._keep]:
+            for old in ended[: -(keep or self._keep)]:
                 del self._jobs[old.id]
             (self._idle if idle else self._urgent).append((job, events, finish))
             self._wake.notify()
@@ -146,9 +148,20 @@ class JobBoard:
         """The newest job of that kind and spec that was not cancelled and, unless asked for, did
         not fail."""
         states = ("finished", *(["failed"] * failed))
-        jobs = (j for j in reversed(list(self._jobs.values())) if j.kind == kind and j.spec == spec)
-        alive = (j for j in jobs if j.state in states or (j.active and not j.cancelled.is_set()))
+        alive = (
+            j for j in self._asked(kind, spec)
+            if j.state in states or (j.active and not j.cancelled.is_set())
+        )  # fmt: skip
         return next(alive, None)
+
+    def last(self, kind: str, spec: Any) -> Job | None:
+        """The newest job of that kind and spec, whatever became of it."""
+        return next(iter(self._asked(kind, spec)), None)
+
+    def _asked(self, kind: str, spec: Any) -> list[Job]:
+        """All jobs of that kind and spec, newest first."""
+        jobs = reversed(list(self._jobs.values()))
+        return [j for j in jobs if j.kind == kind and j.spec == spec]
 
     def active(self) -> list[Job]:
         """Jobs that wait or work and that all pages tell of, oldest first, idle work left out."""

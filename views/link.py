@@ -10,7 +10,7 @@ from mloss_core.experiments import EXPERIMENTS
 from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
-from . import compatibility_choices, theory_choice
+from . import compatibility_choices, theory_choice, why_choice
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
@@ -19,7 +19,7 @@ FIELDS = (
     "group", "colours", "scores", "score_job", "merge_job", "reference",
     "experiment", "experiment_job", "node", "view", "tour",
     "live",
-    *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS,
+    *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS, *why_choice.DEFAULTS,
 )  # fmt: skip
 # Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
 WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
@@ -63,6 +63,7 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         "live": LIVE[0],
         **theory_choice.DEFAULTS,
         **compatibility_choices.DEFAULTS,
+        **why_choice.DEFAULTS,
     }
 
 
@@ -90,6 +91,7 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
             raise ValueError(f"choose from {', '.join(known)}")
     else:
         theory_choice.check(key, value)
+        why_choice.check(key, value)
 
 
 def _check_node(value: str, family: Family) -> None:
@@ -104,7 +106,7 @@ def _words(family: Family) -> Mapping[str, Sequence[str]]:
     """The fields that are one of a few words."""
     known: dict[str, Sequence[str]] = {
         "colours": COLOURS, "scores": SCORES, "view": VIEWS, "method": tuple(METHODS),
-        "experiment": tuple(EXPERIMENTS), "live": LIVE,
+        "experiment": tuple(EXPERIMENTS), "live": LIVE, **why_choice.choices(),
     }  # fmt: skip
     recipe = {key: CHOICES[field] for key, field in WORDS.items()}
     return known | recipe | compatibility_choices.choices(family)

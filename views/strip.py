@@ -30,6 +30,13 @@ def _row(job: Job) -> None:
         st.rerun()
 
 
+def progress(job: Job | None) -> None:
+    """How far a job is, where its result will stand; nothing once it has ended."""
+    if job is not None and job.active:
+        done = min(1.0, len(job.events) / max(1, job.steps))
+        st.progress(done, f"{job.title} · {elapsed(job.seconds)} (cancel it at the top)")
+
+
 def outcome(job: Job | None, gone: bool) -> None:
     """What became of the job that this page shows: failed, cancelled, or no longer known.
 

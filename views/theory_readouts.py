@@ -13,6 +13,7 @@ from mloss_core import BlockTheory, Setting, expected, simulated
 from mloss_core.curvature import SMOOTH
 from mloss_core.expectation import THEORY, close_limit, printed, relu_formula, wide_limit
 from mloss_core.second_order import Agreement, agreement
+from mloss_core.theory import explained
 from mloss_core.types import Z95
 
 from . import figures, session, theory_figures, widgets
@@ -209,7 +210,7 @@ def second_order(found: list[BlockTheory], total: int) -> None:
         )
     predicted = np.concatenate([b.factors.product for b in found])
     measured = np.concatenate([b.scores.node for b in found])
-    fit = agreement(predicted, measured)
+    fit = explained(found)
     st.markdown(
         f"**The product comes to {fit.share:.1%} of the measured M-Loss.** Over {len(measured)} "
         f"nodes R² is {fit.r2:.4f} and the slope of measured over predicted {fit.slope:.3f}."
