@@ -42,7 +42,7 @@ def pointable(
     Args:
         focus: block and group of nodes of the node in focus.
     """
-    (heat,) = figure.data
+    heat: Any = figure.data[0]
     shown = np.asarray(heat.customdata, dtype=object)
     blocks, groups = shown.shape[:2]
     parts = max(1, math.ceil(ACROSS / groups))
@@ -59,9 +59,11 @@ def pointable(
             line={"color": CHOSEN, "width": 2},
         )  # fmt: skip
     figure.update_xaxes(range=[-0.5 - 1.4 / parts, groups - 0.5])
-    far = {"hoverdistance": -1} if few else {}  # the nearest target is the cell's own
     # Where a figure asks for boxes, Streamlit turns clicks off; the mode bar's button keeps both.
-    return figure.update_layout(dragmode="pan", hovermode="closest", showlegend=False, **far)
+    figure.update_layout(dragmode="pan", hovermode="closest", showlegend=False)
+    if few:
+        figure.update_layout(hoverdistance=-1)  # the nearest target is the cell's own
+    return figure
 
 
 def _cells(figure: go.Figure, shown: np.ndarray, parts: int, hover: str) -> None:
