@@ -10,7 +10,18 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
-from views import explain, figures, link, nav, session, strip, widgets, work
+from views import (
+    chosen_views,
+    explain,
+    few_layer,
+    figures,
+    link,
+    nav,
+    session,
+    strip,
+    widgets,
+    work,
+)
 from views.jobs import Job, elapsed
 
 HEAD_START = 2.0  # seconds
@@ -120,12 +131,12 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     nodes = {s.block: s.node if kind == "raw" else s.node_normalised for s in found}
     config = {"toImageButtonOptions": {"format": picture, "filename": "mloss", "scale": 2}}
     left, right = st.columns([3, 1])
-    left.plotly_chart(
-        figures.heatmap(nodes, blocks, group, colours, LABELS[kind]),
-        key="heatmap",
-        config=config,
-        alt=f"Heatmap of {LABELS[kind]}: blocks by groups of {group} nodes",
-    )
+    figure = figures.heatmap(nodes, blocks, group, colours, LABELS[kind])
+    if job.state == "finished":
+        chosen_views.pointed_map(left, family, nodes, group, figure, config)
+    else:
+        alt = f"Heatmap of {LABELS[kind]}: blocks by groups of {group} nodes"
+        left.plotly_chart(figure, key="heatmap", config=config, alt=alt)
     right.plotly_chart(
         figures.block_means({s.block: s.mean_interval() for s in found}, blocks),
         key="means",
@@ -155,19 +166,18 @@ def exports(job: Job) -> None:
     st.download_button(
         "Download CSV", text.getvalue(), "mloss.csv", "text/csv", help="Every node's scores."
     )
-    rows = []
-    for s in found:
-        mean, low, high = s.mean_interval()
-        rows.append(
-            {
-                "block": s.block, "mean M-Loss": mean, "low": low, "high": high,
-                "layer (Eq. 3)": s.layer, "normalised layer (Eq. 6)": s.layer_normalised,
-            }
-        )  # fmt: skip
-    number = st.column_config.NumberColumn(format="%.4g")
-    with st.expander("The blocks as a table"):
-        config = {name: number for name in list(rows[0])[1:]}
-        st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config)
+
+
+def act(family: Family, job: Job) -> None:
+    """Choosing blocks of the finished map, what follows from it, and merging with them."""
+    events = [e for e in job.events if isinstance(e, BlockScored)]
+    found = [e.scores for e in events]
+    st.subheader("Choose blocks")
+    st.caption(chosen_views.HOW)
+    chosen_views.choice(family, job.spec, found, sum(e.seconds for e in events))
+    chosen_views.table(family, events)
+    chosen_views.nodes_of(family, job.spec, found)
+    few_layer.show(family, job.spec)
 
 
 family = session.current_family()
@@ -187,8 +197,12 @@ if job is None:
             "one by one, on a CPU some seconds each."
         )
 else:
-    session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
-    if not job.active:
+    if job.active:
+        session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
+    else:
+        draw(family, job, group, colours, kind, picture)
+        if job.state == "finished":
+            act(family, job)
         exports(job)
         explain.show(family, job)
     nav.next_step("merge", "Next: merge them")

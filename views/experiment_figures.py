@@ -78,12 +78,16 @@ def _sizes(rows: Sequence[Row]) -> list[int]:
     return sorted({row.recipe.samples for row in rows if row.recipe})
 
 
-def frontier(rows: Sequence[Row]) -> go.Figure:
-    """Mean accuracy over the share of c_fc products that a choice of blocks costs."""
+def frontier(rows: Sequence[Row], kind_of: Callable[[Row], str] | None = None) -> go.Figure:
+    """Mean accuracy over the share of c_fc products that a choice of blocks costs.
+
+    Args:
+        kind_of: what each row's colour stands for; None tells it by the plan's labels.
+    """
     figure = go.Figure()
-    kinds = dict.fromkeys(kind_of_choice(row.label) for row in rows)
-    for i, kind in enumerate(kinds):
-        same = [row for row in rows if kind_of_choice(row.label) == kind]
+    kind_of = kind_of or (lambda row: kind_of_choice(row.label))
+    for i, kind in enumerate(dict.fromkeys(map(kind_of, rows))):
+        same = [row for row in rows if kind_of(row) == kind]
         figure.add_scatter(
             x=[row.cost.products if row.cost else 0 for row in same],
             y=[row.mean[0] for row in same], text=[row.label for row in same], name=kind,

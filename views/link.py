@@ -10,11 +10,11 @@ from mloss_core.experiments import EXPERIMENTS
 from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
-from . import compatibility_choices, theory_choice, why_choice
+from . import compatibility_choices, selection, theory_choice, why_choice
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
-    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks",
+    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks", "saved",
     "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
     "group", "colours", "scores", "score_job", "merge_job", "reference",
     "experiment", "experiment_job", "node", "view", "tour",
@@ -45,6 +45,7 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         "variation": f"{tuned.get('variation', 0.1):g}",
         "scaling": f"{tuned.get('scaling', 1.0):g}",
         "blocks": "all",
+        "saved": "",
         "samples": str(min(128, pool)),
         "tokens": str(family.model.tokens),
         "seed": "42",
@@ -77,6 +78,9 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
             raise ValueError("it is below the least")
     elif key == "blocks":
         parse_blocks(value, family.model)
+    elif key == "saved":
+        for blocks in selection.named(value).values():
+            parse_blocks(blocks, family.model)
     elif key == "weights" and value:
         parse_weights(value)
     elif key == "reference" and value and not PLAIN.fullmatch(value):

@@ -33,7 +33,7 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
     for key in ("keep", "variation", "scaling", "samples", "seed"):
         state[key] = repr(getattr(recipe, key))
     if family.name == session.chosen("family"):
-        state["reference"] = session.chosen("reference")
+        state |= {key: session.chosen(key) for key in ("reference", "saved")}
     st.session_state.chosen = state
     made = dataclasses.asdict(session.recipe_of(state, family))
     asked = dataclasses.asdict(recipe)

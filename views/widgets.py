@@ -14,6 +14,7 @@ from mloss_core.memory import amount, needed, too_much
 
 from . import figures, session
 from .bound import bound, short, worded
+from .choosing import block_choice
 from .controls import both_lambdas, controls
 
 
@@ -77,36 +78,6 @@ def seed(label: str = "Seed") -> None:
         "seed", st.number_input, label, int, str, min_value=0, max_value=2**31, step=1,
         help="Of the draw of images, of DARE's random masks and of random ranks.",
     )  # fmt: skip
-
-
-def block_choice(family: Family) -> None:
-    """Which blocks get node-wise treatment: pills, with presets."""
-    names = list(range(family.model.blocks))
-    chosen = session.parse_blocks(session.chosen("blocks"), family.model)
-    drawn = st.session_state.setdefault("presets", 0)
-
-    def preset(blocks: list[int]) -> None:
-        session.choose_value("blocks", _blocks_text(blocks, names))
-        st.session_state.presets = drawn + 1  # new pills, which start from the new choice
-
-    picked = st.pills(
-        "Blocks with node-wise treatment", names, selection_mode="multi", key=f"w-blocks-{drawn}",
-        default=names if chosen is None else list(chosen),
-        help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "
-        "0, 8, 9, 10 of 12.",
-    )  # fmt: skip
-    few = sorted({0, *names[-4:-1]})
-    columns = st.columns(3)
-    for column, label, blocks in zip(
-        columns, ("All blocks", "None", "First and last few"), (names, [], few), strict=True
-    ):
-        column.button(label, on_click=preset, args=(blocks,), width="stretch")
-    session.choose_value("blocks", _blocks_text(picked, names))
-
-
-def _blocks_text(picked: list[int], names: list[int]) -> str:
-    """Chosen blocks as links hold them."""
-    return "all" if len(picked) == len(names) else ",".join(map(str, sorted(picked))) or "none"
 
 
 def recipe_form(family: Family) -> MergeRecipe | None:

@@ -5,6 +5,7 @@ from .claims import claims
 from .perform import CellDone, count, perform, start_recipe
 from .plans import EXPERIMENTS, Experiment, own_tasks
 from .tables import Row, rows
+from .tried import Tried, same_but_blocks, tried
 
 __all__ = [
     "EXPERIMENTS",
@@ -13,10 +14,13 @@ __all__ = [
     "Experiment",
     "Lab",
     "Row",
+    "Tried",
     "claims",
     "count",
     "own_tasks",
     "perform",
     "rows",
+    "same_but_blocks",
     "start_recipe",
+    "tried",
 ]

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from ..family import ModelFamily
@@ -47,6 +48,16 @@ def cost(recipe: MergeRecipe, family: ModelFamily) -> Cost:
         multiply_adds=recipe.samples * an_image,
         products=len(blocks) / family.blocks,
     )
+
+
+def seconds(recipe: MergeRecipe, family: ModelFamily, whole: float) -> float:
+    """About how long measuring M-Loss takes for a merge: in proportion to its multiply-adds.
+
+    Args:
+        whole: seconds that it took for all blocks.
+    """
+    every = cost(dataclasses.replace(recipe, blocks=None), family).multiply_adds
+    return whole * cost(recipe, family).multiply_adds / every if every else 0.0
 
 
 def towers(recipe: MergeRecipe) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..comparison import Answers
 from ..evaluate import mean_accuracy
 from ..family import ModelFamily
+from ..store import RunRecord
 from ..types import Accuracy, MergeRecipe
 from .cost import Cost, cost, towers
 from .perform import CellDone
@@ -57,10 +58,14 @@ def rows(found: Sequence[CellDone], model: ModelFamily) -> list[Row]:
             if name in record.hits:
                 made.append(_row(NAMES[name], None, record.hits[name], None, None, None))
         if "merged" in record.hits:
-            merged, price = record.hits["merged"], cost(cell.recipe, model)
-            row = _row(cell.label, cell.recipe, merged, price, record.seconds, record.peak)
-            made.append(row)
+            made.append(row_of(cell.label, cell.recipe, record, model))
     return made
+
+
+def row_of(label: str, recipe: MergeRecipe, record: RunRecord, model: ModelFamily) -> Row:
+    """The row of a finished run's own model, which was evaluated."""
+    merged, price = record.hits["merged"], cost(recipe, model)
+    return _row(label, recipe, merged, price, record.seconds, record.peak)
 
 
 def _row(

@@ -1,0 +1,117 @@
+"""Choices of blocks that were tried: the finished runs of M-TIES and TIES with the same sources."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ..errors import MlossError
+from ..methods.schedule import node_wise_blocks
+from ..recipe import MEASURED, deciding
+from ..store import RunRecord, list_runs
+from ..types import MergeRecipe
+from ..zoo import Family
+from .tables import Row, row_of, settings
+
+ALL, NONE = "all blocks", "no block (TIES)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tried:
+    """A choice of blocks that was merged and evaluated.
+
+    Args:
+        blocks: that were trimmed node by node; none is TIES.
+        same: whether nothing but the blocks differs from the recipe that was asked about.
+    """
+
+    row: Row
+    run: RunRecord
+    blocks: tuple[int, ...]
+    same: bool
+
+
+def tried(
+    recipe: MergeRecipe,
+    family: Family,
+    tasks: Sequence[str],
+    runs: Iterable[RunRecord] | None = None,
+) -> list[Tried]:
+    """Every choice of blocks that was tried with the recipe's sources, files and weights, newest
+    first; of equal recipes the newest.
+
+    Args:
+        tasks: that a run must have been evaluated on, with all their test images.
+        runs: to look through; None means all that are kept.
+    """
+    found: dict[str, Tried] = {}
+    known = list_runs(("merge", "cell")) if runs is None else runs
+    for run in known:
+        made = _tried(run, recipe, family, tasks)
+        if made is None or any(_images(made) != _images(other) for other in found.values()):
+            continue  # evaluated on other images than the newest: not comparable
+        settled = "" if made.same else repr(deciding(made.row.recipe or recipe))
+        found.setdefault(made.row.label + settled, made)
+    return list(found.values())
+
+
+def _images(made: Tried) -> dict[str, int]:
+    return {task: len(hits) for task, hits in made.row.answers.items()}
+
+
+def _tried(
+    run: RunRecord, recipe: MergeRecipe, family: Family, tasks: Sequence[str]
+) -> Tried | None:
+    """A run as a choice of blocks; None where it is something else, or cannot be read."""
+    about = run.metadata["recipe"]
+    names = (about["family"], sorted(about["sources"]), about["method"] in ("ties", "m-ties"))
+    if run.state != "finished" or names != (family.name, sorted(recipe.sources), True):
+        return None
+    try:
+        theirs = run.recipe()
+        if not _comparable(theirs, recipe, family, run) or not _whole(run, tasks):
+            return None
+        blocks, same = node_wise_blocks(theirs, family.model), same_but_blocks(theirs, recipe)
+        return Tried(
+            row=row_of(_label(theirs, blocks, family, same), theirs, run, family.model),
+            run=run, blocks=blocks, same=same,
+        )  # fmt: skip
+    except MlossError:  # its files are damaged: the Runs page says so
+        return None
+
+
+def _comparable(theirs: MergeRecipe, recipe: MergeRecipe, family: Family, run: RunRecord) -> bool:
+    """Whether it merged the same files with the same weights, by M-Loss or as plain TIES."""
+    shares = [dict(zip(r.sources, r.alpha, strict=True)) for r in (theirs, recipe)]
+    files = {name: family.source(name).sha256 for name in recipe.sources}
+    return (
+        shares[0] == shares[1]
+        and (theirs.ranks, theirs.scope) == ("m-loss", "tensor")
+        and run.metadata.get("base") == family.base().sha256
+        and run.metadata.get("sources") == files
+    )
+
+
+def _whole(run: RunRecord, tasks: Sequence[str]) -> bool:
+    """Whether its own model was evaluated on test images of exactly these tasks."""
+    split = run.facts.get("split", "test")
+    return split == "test" and run.accuracies.get("merged", {}).keys() == set(tasks)
+
+
+def same_but_blocks(ours: MergeRecipe, theirs: MergeRecipe) -> bool:
+    """Whether two recipes of M-TIES or TIES differ in their blocks alone; without any block,
+    e and how M-Loss is measured do not matter."""
+    fields = ["keep", "scaling"]
+    if not any(r.method == "ties" or r.blocks == () for r in (ours, theirs)):
+        fields += ["variation", "seed", *MEASURED]
+    return all(getattr(ours, field) == getattr(theirs, field) for field in fields)
+
+
+def _label(recipe: MergeRecipe, blocks: tuple[int, ...], family: Family, same: bool) -> str:
+    numbers = f"block{'s' * (len(blocks) > 1)} {','.join(map(str, blocks))}"
+    chosen = ALL if len(blocks) == family.model.blocks else numbers if blocks else NONE
+    if same:
+        return chosen
+    reads = ("keep", "variation", "scaling") if blocks else ("keep", "scaling")
+    more = f", {recipe.samples} images, seed {recipe.seed}" * bool(blocks)
+    return f"{chosen}, {settings(recipe, reads)}{more}"

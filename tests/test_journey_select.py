@@ -1,0 +1,109 @@
+"""Choosing blocks in a real browser: on the map, by keyboard, from the link; then a merge."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from browser import SLOW, chromium, open_page, server
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=SLOW)
+
+WHERE = """([block, x]) => {
+  const plot = document.querySelector('.js-plotly-plot'), drawn = plot._fullLayout;
+  const box = plot.getBoundingClientRect(), left = drawn.xaxis.range[0];
+  const across = x === null ? (left - 0.5) / 2 : x;
+  return [box.left + drawn.xaxis._offset + drawn.xaxis.l2p(across),
+          box.top + drawn.yaxis._offset + drawn.yaxis.l2p(block)];
+}"""
+
+
+def idle(page: Page) -> None:
+    """Waits until the script has run and what it sent is drawn."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def point(page: Page, block: int, group: int | None = None) -> None:
+    """Clicks a cell of the map, or the mark of a row."""
+    idle(page)
+    plot = page.get_by_test_id("stPlotlyChart").first
+    expect(plot.locator(".nsewdrag").first).to_be_attached()
+    plot.scroll_into_view_if_needed()
+    x, y = page.evaluate(WHERE, [block, group])
+    page.mouse.move(x, y)
+    expect(page.locator(".hoverlayer .hovertext").first).to_be_visible()  # it is listening
+    page.mouse.click(x, y)
+
+
+def chosen(page: Page, blocks: str, count: int) -> None:
+    """Waits until the link holds these blocks, and the views show them."""
+    page.wait_for_url(re.compile(rf"[?&]blocks={blocks.replace(',', '(,|%2C)')}(&|$)"))
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text(f"{count} of 3")
+    idle(page)
+    names = page.get_by_test_id("stPlotlyChart").nth(2).locator(".legendtext")
+    if count > 1:  # one line has no legend
+        expect(names).to_have_text([f"block {block}" for block in blocks.split(",")])
+
+
+def test_blocks_are_chosen_merged_and_found_again(open_page):
+    page = open_page("/heatmap?family=tiny&samples=6")
+    expect(page.get_by_text("3 of 3 blocks measured in")).to_be_visible()
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("3 of 3")
+
+    point(page, 1)  # its mark: away
+    chosen(page, "0,2", 2)
+    point(page, 1, 3)  # a cell: this block alone, and its highest node in focus
+    chosen(page, "1", 1)
+    page.wait_for_url(re.compile("node=1(:|%3A)(4[89]|5[0-9]|6[0-3])"))
+    page.get_by_role("button", name="Undo").click()
+    chosen(page, "0,2", 2)
+    page.get_by_role("button", name="Redo").click()
+    chosen(page, "1", 1)
+
+    group = page.get_by_test_id("stButtonGroup").filter(has_text="Blocks with node-wise")
+    pill = group.get_by_role("button", name="2", exact=True)
+    pill.focus()
+    page.keyboard.press("Space")
+    chosen(page, "1,2", 2)
+    expect(pill).to_be_focused()
+
+    page.get_by_role("button", name="Merge with blocks 1,2").click()
+    expect(
+        page.get_by_text(re.compile("M-TIES, blocks 1,2 is .* M-TIES, all blocks"))
+    ).to_be_visible()
+    expect(page.get_by_text(re.compile("McNemar"))).to_have_count(3)
+    expect(page.get_by_text(re.compile("2 choices tried with these settings"))).to_be_visible()
+    idle(page)
+    frontier = page.get_by_test_id("stPlotlyChart").last.locator(".legendtext")
+    assert {"this choice", "all blocks"} <= set(frontier.all_text_contents())
+
+    page.get_by_role("button", name="Named choices").click()
+    page.get_by_label("Name for these blocks").fill("late")
+    page.get_by_label("Name for these blocks").press("Enter")
+    idle(page)
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.wait_for_url(re.compile("saved=late"))
+    where = urlsplit(page.url)
+    again = open_page(f"{where.path}?{where.query}")
+    expect(again.get_by_text("2 choices tried with these settings")).to_be_visible()
+    chosen(again, "1,2", 2)
+    again.get_by_role("button", name="Named choices").click()
+    expect(again.get_by_role("button", name="late: 1,2")).to_be_visible()
+
+
+def test_the_table_chooses_by_keyboard(open_page):
+    page = open_page("/heatmap?family=tiny&samples=6&blocks=0")
+    expect(page.get_by_test_id("stMetricValue").first).to_have_text("1 of 3")
+    page.get_by_text("The blocks as a table").click()
+    grid = page.get_by_test_id("stDataFrame").first
+    expect(grid).to_be_visible()
+    idle(page)
+    grid.locator("canvas").first.focus()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Shift+Space")
+    page.wait_for_url(re.compile(r"[?&]blocks=[^&]*[12]"))

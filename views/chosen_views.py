@@ -1,0 +1,163 @@
+"""What follows from the chosen blocks: the map they are pointed at on, their cost, their nodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
+
+from mloss_core import BlockScored, Family, MergeRecipe, NodeScores
+from mloss_core.experiments import cost
+
+from . import block_figures, choosing, pointing, selection, session, widgets
+
+HOW = (
+    "Point at a cell, or draw a box (the button in the chart's corner), and its blocks are chosen; "
+    "a square on the left adds its block or takes it away. One cell also brings its highest node "
+    "into focus. Without a mouse: the blocks below, or the table."
+)
+
+
+def pointed_map(
+    where: DeltaGenerator,
+    family: Family,
+    nodes: Mapping[int, np.ndarray],
+    size: int,
+    figure: go.Figure,
+    config: Mapping,
+) -> None:
+    """The finished map, to point at.
+
+    Args:
+        nodes: what it shows of each block's nodes.
+        size: nodes a group.
+    """
+    chosen = choosing.current(family).blocks
+    focus = None
+    if node := session.chosen("node"):
+        block, number = map(int, node.split(":"))
+        focus = (block, number // size)
+
+    def taken() -> None:
+        found = pointing.pointed(st.session_state["heatmap"]["selection"]["points"])
+        if not (found.marks or found.cells):
+            return  # the chart was drawn anew, or what was pointed at was let go
+        choosing.take(
+            family, pointing.after(chosen, found, st.session_state.get("pointing-adds", False))
+        )
+        if len(found.cells) == 1 and not found.marks:
+            block, group = found.cells[0]
+            highest = pointing.highest(nodes[block], group, size)
+            session.choose_value("node", f"{block}:{highest}")
+
+    words = selection.text(chosen, family.model.blocks)
+    where.plotly_chart(
+        pointing.pointable(figure, chosen, focus), key="heatmap", config=dict(config),
+        on_select=taken, selection_mode=("points", "box"),
+        alt=f"Heatmap of M-Loss: blocks by groups of {size} nodes; chosen blocks: {words}",
+    )  # fmt: skip
+
+
+def choice(family: Family, recipe: MergeRecipe, found: Sequence[NodeScores], whole: float) -> None:
+    """The choice, by name and by M-Loss, and what it costs and covers.
+
+    Args:
+        whole: seconds that measuring all blocks took.
+    """
+    losses = mean_losses(found)
+    st.toggle(
+        "Pointing adds to the choice", key="pointing-adds",
+        help="Otherwise the blocks that are pointed at take the place of the chosen ones.",
+    )  # fmt: skip
+    choosing.block_choice(family)
+    choosing.by_loss(family, losses)
+    chosen = choosing.current(family).blocks
+    mine = dataclasses.replace(recipe, blocks=chosen)
+    price = cost.cost(mine, family.model)
+    took = cost.seconds(mine, family.model, whole)
+    covers = selection.covered(losses, chosen)
+    a, b, c, d = st.columns(4)
+    a.metric("Blocks chosen", f"{len(chosen)} of {family.model.blocks}", border=True)
+    b.metric("M-Loss covered", f"{covers:.0%}", border=True,
+             help="Share of the sum of all blocks' mean node M-Loss.")  # fmt: skip
+    c.metric("c_fc products", f"{price.products:.0%}", border=True,
+             help="Of the products that measuring all blocks computes (Section 6.3).")  # fmt: skip
+    d.metric("Measuring M-Loss", f"≈ {took:.2g} s" if took else "none", border=True,
+             help=f"An estimate: the {whole:.2g} s that this map took, times the choice's share of "
+             "the multiply-adds.")  # fmt: skip
+    if price.passed:
+        st.caption(
+            f"Each calibration image passes {price.passed} blocks, {price.apart} if each source "
+            f"were passed alone; {price.multiply_adds:.2g} multiply-adds in all (Section 6.3)."
+        )
+
+
+def mean_losses(found: Sequence[NodeScores]) -> dict[int, float]:
+    """Mean node M-Loss of each block."""
+    return {s.block: s.mean_interval()[0] for s in found}
+
+
+def nodes_of(family: Family, recipe: MergeRecipe, found: Sequence[NodeScores]) -> None:
+    """The chosen blocks' nodes: how their M-Loss is distributed, and the keep rates it leads to."""
+    chosen = choosing.current(family).blocks
+    if not chosen:
+        st.caption("No block is chosen: every tensor is trimmed at k, which is TIES.")
+        return
+    scores = {s.block: s.node for s in found if s.block in chosen}
+    left, right = st.columns(2)
+    with left:
+        st.plotly_chart(
+            block_figures.distributions(scores), key="distributions",
+            alt="Share of each chosen block's nodes whose M-Loss is at most x",
+        )  # fmt: skip
+    with right:
+        mine = dataclasses.replace(recipe, blocks=chosen)
+        widgets.keep_rate_figure(mine, family, scores)
+
+
+def table(family: Family, events: Sequence[BlockScored]) -> None:
+    """A row a block, to choose by ticking."""
+    chosen = choosing.current(family).blocks
+    place = choosing.key("rows", chosen)
+    losses = mean_losses([e.scores for e in events])
+    rows = [_row(event, losses) for event in events]
+    blocks = [event.scores.block for event in events]
+    numbers = st.column_config.NumberColumn(format="%.4g")
+    shares = st.column_config.NumberColumn(format="percent")
+    config = {name: shares if "share" in name else numbers for name in list(rows[0])[1:]}
+
+    def ticked() -> None:
+        picked = st.session_state[place]["selection"]["rows"]
+        choosing.take(family, [blocks[row] for row in picked], "rows")
+
+    with st.expander("The blocks as a table: tick to choose"):
+        st.caption(
+            "By keyboard: Tab to the table, arrows to a row, Shift and Space tick it. *With all "
+            "higher* is the share of the block and all blocks of higher M-Loss."
+        )
+        st.dataframe(
+            pd.DataFrame(rows), hide_index=True, column_config=config, key=place,
+            on_select=ticked, selection_mode="multi-row",
+            selection_default={
+                "selection": {"rows": [i for i, block in enumerate(blocks) if block in chosen]}
+            },
+        )  # fmt: skip
+
+
+def _row(event: BlockScored, losses: Mapping[int, float]) -> dict[str, float]:
+    """A block's numbers for the table."""
+    s = event.scores
+    mean, low, high = s.mean_interval()
+    higher = [block for block in losses if losses[block] >= mean]
+    return {
+        "block": s.block, "mean M-Loss": mean, "low": low, "high": high,
+        "share of M-Loss": selection.covered(losses, [s.block]),
+        "share with all higher": selection.covered(losses, higher),
+        "layer (Eq. 3)": s.layer, "normalised layer (Eq. 6)": s.layer_normalised,
+        "seconds": event.seconds,
+    }  # fmt: skip
