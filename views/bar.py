@@ -8,7 +8,7 @@ from . import session, tour_panel
 
 
 def show() -> None:
-    """Right of the page's title, or above it where the screen is narrow (the shell's style)."""
+    """In the line of the navigation, or above the page where the screen is narrow (style.py)."""
     with st.container(horizontal=True, horizontal_alignment="right", gap="small", key="bar"):
         tour_panel.button()
         lecture = session.lecture()
