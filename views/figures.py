@@ -13,23 +13,23 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-# Twelve hues that stay apart on white and on near-black (after Okabe and Ito, and Tol).
+# Twelve hues that stay apart, each 3 to 1 and more against white and against near-black.
 HUES = (
-    "#4477aa", "#ee6677", "#228833", "#ccaa33", "#66ccee", "#aa3377",
-    "#e07b39", "#7a6fd0", "#44aa99", "#999933", "#cc6699", "#888888",
+    "#4477aa", "#ee6677", "#228833", "#a98a1f", "#1f9bc4", "#b43c80",
+    "#d4702c", "#7a6fd0", "#329c8b", "#7b932a", "#cc6699", "#888888",
 )  # fmt: skip
+GUIDE = "#89939f"  # lines that help the eye, and what is only compared with
 # What a merge stands beside keeps its colour everywhere, by the name that people read.
 MARKS = {
-    "base": "#8c96a3",
+    "base": GUIDE,
     "own source": "#228833",
-    "TIES, same k": "#e07b39",
+    "TIES, same k": "#d4702c",
     "ensemble": "#7a6fd0",
 }
 MAGNITUDES = "Cividis"
 # Differences: blue where lower, orange where higher; equal is grey, which stands off neither the
 # light nor the dark page.
 DIVERGING = ("#2166ac", "#6fa8d6", "#b9bcc0", "#f0a35e", "#b35806")
-GUIDE = "#8c96a3"  # lines that help the eye: apart from white and from near-black
 ROW = 22  # pixels a block: suits 12 and 24 of them
 
 
@@ -41,6 +41,12 @@ def diverging(reverse: bool = False) -> list[tuple[float, str]]:
     """
     colours = DIVERGING[::-1] if reverse else DIVERGING
     return [(i / (len(colours) - 1), colour) for i, colour in enumerate(colours)]
+
+
+def faint(colour: str, share: float) -> str:
+    """A colour of the palette so thin that what lies behind it shows."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def node_groups(scores: Float[np.ndarray, "b nodes"], size: int) -> Float[np.ndarray, "b groups"]:

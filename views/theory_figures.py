@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .figures import GUIDE, HUES, framed
+from .figures import GUIDE, HUES, faint, framed
 
 EXACT, PRINTED, SIMULATED = HUES[0], HUES[1], HUES[8]
 MOST_DOTS = 4000
@@ -34,7 +34,7 @@ def over_shift(
     low, high = band
     hidden = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
     figure.add_scatter(x=shifts, y=low, showlegend=False, **hidden)
-    shade = {"fill": "tonexty", "fillcolor": "rgba(68,170,153,0.35)"}
+    shade = {"fill": "tonexty", "fillcolor": faint(SIMULATED, 0.35)}
     figure.add_scatter(x=shifts, y=high, name="Monte Carlo, 95 % band", **shade, **hidden)
     dashes = iter(("dash", "dashdot"))
     for name, values in lines.items():

@@ -30,7 +30,7 @@ def button() -> None:
         return
     number = int(value.removeprefix(tour.LEFT) or 1)
     label = f"Resume tour at step {number}" if value else "Tour"
-    if st.button(label, key="tour-begin", type="tertiary", icon=":material/school:"):
+    if st.button(label, key="tour-begin", type="tertiary"):
         go(number)
 
 
