@@ -1,4 +1,4 @@
-"""One visual language: colours in one place, contrast AA in light and dark, words for each figure."""
+"""One visual language: colours in one place, contrast AA in both themes, words for each figure."""
 
 from __future__ import annotations
 
