@@ -14,8 +14,8 @@ CSS = """<style>
   .st-key-bar {position: fixed; top: 0.6rem; right: 10rem; width: auto; z-index: 999991}
 }
 [data-testid="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #0b1016)}
-.katex-display {overflow: visible}
-.katex-display > .katex {white-space: normal}
+.katex-display {overflow: visible !important}
+.katex-display > .katex {white-space: normal !important}
 @media (max-width: 640px) {
   h1 {font-size: 2rem !important}
 }
