@@ -68,4 +68,5 @@ recipe = start(family)
 if recipe is not None:
     launch(name, family, recipe)
     shown(name, family)
-experiments.paper(name)
+if not session.lecture():
+    experiments.paper(name)

@@ -30,7 +30,8 @@ LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 
 def controls(family: Family) -> Job | None:
     """What to measure, and the job that measures it; the first visit measures by itself."""
-    left, inner, middle, right = st.columns(4, vertical_alignment="bottom")
+    places = st.columns(4, vertical_alignment="bottom")
+    left, inner, middle, right = places if not session.lecture() else places[::-1]
     with left:
         widgets.samples(family)
     with inner:
@@ -157,7 +158,9 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
 
 
 def exports(job: Job) -> None:
-    """Numbers to take away."""
+    """Numbers to take away; a class does without."""
+    if session.lecture():
+        return
     found = [e.scores for e in job.events if isinstance(e, BlockScored)]
     if not found:
         return

@@ -17,7 +17,8 @@ def choose_family() -> Family:
     if len(known) > 1:
         picked = st.selectbox("Family", known, index=known.index(family.name))
         if picked != family.name:
-            st.session_state.chosen = session.usual(session.load(picked))
+            kept = {key: session.chosen(key) for key in ("view", "tour")}
+            session.replace(session.usual(session.load(picked)) | kept)
             st.rerun()
     st.subheader(family.about.get("title", family.name))
     if description := family.about.get("description"):
@@ -33,7 +34,8 @@ def choose_family() -> Family:
         "task" if len(family.tasks) == 1 else "tasks": len(family.tasks),
     }
     st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
-    card(family)
+    if not session.lecture():
+        card(family)
     return family
 
 
@@ -58,7 +60,7 @@ def choose_sources(family: Family) -> None:
         selection_mode="multi",
         format_func=family.title,
         default=list(session.chosen_sources()),
-        key=f"w-sources-{family.name}",
+        key=session.widget(f"w-sources-{family.name}"),
     )
     names = [name for name in family.sources if name in picked]
     if ",".join(names) != session.chosen("sources"):
@@ -70,6 +72,8 @@ def choose_sources(family: Family) -> None:
         )
         return
     widgets.doubtful(family, names)
+    if session.lecture() and not session.chosen("weights"):
+        return
     with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
         st.caption(
             "Relative parts; they are divided by their sum. Equal parts are simple averaging."
@@ -83,7 +87,7 @@ def choose_sources(family: Family) -> None:
                 100.0,
                 min(parts[i], 100.0),
                 0.5,
-                key=f"weight-{family.name}-{name}",
+                key=session.widget(f"weight-{family.name}-{name}"),
             )
         if sum(parts) == 0:
             st.error("weights 0: sum to nothing; give at least one source a part above 0")

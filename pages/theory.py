@@ -33,6 +33,8 @@ def sliders() -> None:
         "twenty such bands hold the true value. Dashed: limits (≪ is much smaller, ≫ much larger). "
         "Dotted: what the paper prints, for two sources."
     )
+    if session.lecture():
+        return
     with st.expander("Where the numbers come from"):
         st.latex(
             r"E[D] = \frac{(q-1)\,s^2}{4\,q\,K}\ \text{(ReLU, } K \gg s) \qquad "

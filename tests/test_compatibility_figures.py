@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from views import compatibility_figures as figures
-from views.figures import HUES
+from views.figures import DIVERGING, HUES
 
 
 def test_a_matrix_leaves_the_diagonal_out_and_writes_its_values():
@@ -30,7 +30,9 @@ def test_gains_carry_the_colours_of_their_tasks_and_their_intervals():
 
 def test_differences_have_grey_at_zero():
     heat = figures.left_out(np.array([[0.1, -0.4]]), ["a"], [0, 1]).data[0]
-    assert (heat.zmin, heat.zmax) == (-0.4, 0.4) and heat.colorscale[1][1] == figures.MIDDLE
+    assert (heat.zmin, heat.zmax) == (-0.4, 0.4)
+    assert dict(heat.colorscale)[0.5] == DIVERGING[2], "grey"
+    assert [colour for _, colour in heat.colorscale] == list(DIVERGING[::-1]), "blue: it falls"
 
 
 def test_drops_name_their_sets():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -69,7 +70,7 @@ def button(test: AppTest, label: str):
 
 
 def slider(test: AppTest, key: str):
-    return next(s for s in test.slider if s.key == f"w-{key}")
+    return next(s for s in test.slider if re.fullmatch(rf"w-{key}(-\d+)?", s.key))
 
 
 def pills(test: AppTest, label: str):

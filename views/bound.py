@@ -35,7 +35,7 @@ def bound(
         options["default"] = value
     else:  # a limit may have moved past what was chosen
         options["value"] = min(max(value, options["min_value"]), options["max_value"])
-    value = widget(label, key=f"w-{key}", **options)
+    value = widget(label, key=session.widget(f"w-{key}"), **options)
     session.choose_value(key, write(value))
     return value
 

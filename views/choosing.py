@@ -49,14 +49,14 @@ def _keep(family: Family, chosen: Selection, by: str) -> None:
     st.session_state.selection = (family.name, chosen)
     session.choose_value("blocks", selection.text(chosen.blocks, family.model.blocks))
     if by:
-        _, number = st.session_state.drawn[by]
-        st.session_state.drawn[by] = (chosen.blocks, number)
+        _, number = st.session_state.shows[by]
+        st.session_state.shows[by] = (chosen.blocks, number)
 
 
 def key(name: str, blocks: Blocks) -> str:
     """The key of a widget that shows the choice: a new one, which starts from the choice, once
     that was changed elsewhere. What one changes by itself must not take the keyboard from it."""
-    drawn = st.session_state.setdefault("drawn", {})
+    drawn = st.session_state.setdefault("shows", {})
     shown, number = drawn.get(name, (blocks, 0))
     drawn[name] = (blocks, number + (shown != blocks))
     return f"w-{name}-{drawn[name][1]}"

@@ -1,8 +1,4 @@
-"""The figures of the Compatibility page: arrays in, plotly figures out. No streamlit, no torch.
-
-Cividis for magnitudes, a diverging scale for differences whose middle is grey, so that nothing
-glares on dark; one colour a task, as everywhere.
-"""
+"""The figures of the Compatibility page: arrays in, plotly figures out. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -13,11 +9,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .figures import HUES, MARKS, written
+from .figures import GUIDE, HUES, MAGNITUDES, MARKS, diverging, framed, written
 
-FALLS, MIDDLE, RISES = "#2f6db5", "#b9bfc8", "#c8642d"
-DIVERGING = [[0.0, RISES], [0.5, MIDDLE], [1.0, FALLS]]
-QUIET = "#8c96a3"
 SHAPES = {2: ("pairs", "circle"), 3: ("triples", "diamond")}
 Clustered = tuple[Float[np.ndarray, "joints 4"], Float[np.ndarray, "joints 4"]]  # across, heights
 
@@ -42,7 +35,7 @@ def matrix(
         rows=2, cols=1, shared_xaxes=True, vertical_spacing=0.01, row_heights=[share, 1 - share]
     )
     for xs, ys in zip(*tree, strict=True) if tree else ():
-        line = {"color": QUIET, "width": 1.5}
+        line = {"color": GUIDE, "width": 1.5}
         figure.add_scatter(
             x=xs, y=ys, mode="lines", line=line, hoverinfo="skip", showlegend=False, row=1, col=1
         )
@@ -53,7 +46,7 @@ def matrix(
     ]
     both = [[f"{a} and {b}" for b in names] for a in names]
     heat = go.Heatmap(
-        z=shown, zmin=limits[0], zmax=limits[1], colorscale="Cividis", customdata=both,
+        z=shown, zmin=limits[0], zmax=limits[1], colorscale=MAGNITUDES, customdata=both,
         text=text, texttemplate="%{text}" if q <= 12 else None, hoverongaps=False, xgap=1, ygap=1,
         hovertemplate="%{customdata}<br>" + what + " %{z:.4g}<extra></extra>",
         colorbar={"orientation": "h", "y": -0.02, "yanchor": "top", "thickness": 8, "nticks": 4,
@@ -64,7 +57,7 @@ def matrix(
     figure.update_xaxes(**places, zeroline=False, showticklabels=False, range=[-0.5, q - 0.5])
     figure.update_yaxes(visible=False, row=1, col=1)
     figure.update_yaxes(**places, zeroline=False, range=[q - 0.5, -0.5], row=2, col=1)
-    return _framed(figure, 26 * q + 150)
+    return framed(figure, 26 * q + 150)
 
 
 def left_out(
@@ -74,14 +67,15 @@ def left_out(
     most = float(np.abs(gains).max(initial=1e-9))
     figure = go.Figure(
         go.Heatmap(
-            z=gains, x=list(blocks), y=list(names), zmin=-most, zmax=most, colorscale=DIVERGING,
-            xgap=1, ygap=1, colorbar={"tickformat": ".0%", "thickness": 12},
+            z=gains, x=list(blocks), y=list(names), zmin=-most, zmax=most,
+            colorscale=diverging(reverse=True), xgap=1, ygap=1,
+            colorbar={"tickformat": ".0%", "thickness": 12},
             hovertemplate="without %{y}, block %{x}<br>M-Loss falls by %{z:.1%}<extra></extra>",
         )
     )  # fmt: skip
     figure.update_xaxes(title="block", dtick=1, showgrid=False, zeroline=False)
     figure.update_yaxes(autorange="reversed", showgrid=False)
-    return _framed(figure, 26 * len(names) + 110)
+    return framed(figure, 26 * len(names) + 110)
 
 
 def gains(
@@ -103,11 +97,11 @@ def gains(
             error_x={"type": "data", "symmetric": False, **error},
             hovertemplate="without %{y}<br>falls by %{x:.1%}<extra></extra>",
         )  # fmt: skip
-    figure.add_vline(x=alike, line={"dash": "dash", "color": QUIET})
-    figure.add_vline(x=0, line={"color": QUIET, "width": 1})
+    figure.add_vline(x=alike, line={"dash": "dash", "color": GUIDE})
+    figure.add_vline(x=0, line={"color": GUIDE, "width": 1})
     figure.update_xaxes(title="total M-Loss falls by", tickformat=".0%", zeroline=False, nticks=6)
     figure.update_yaxes(autorange="reversed")
-    return _framed(figure, 26 * len(names) + 110)
+    return framed(figure, 26 * len(names) + 110)
 
 
 def drops(
@@ -133,8 +127,7 @@ def drops(
         )  # fmt: skip
     figure.update_xaxes(title=what, nticks=6, exponentformat="power", zeroline=False)
     figure.update_yaxes(title="accuracy lost (points)", zeroline=True)
-    figure.update_layout(legend={"orientation": "h", "y": 1.12}, showlegend=True)
-    return _framed(figure, 400)
+    return framed(figure, 400, legend="above")
 
 
 def correlations(
@@ -157,13 +150,12 @@ def correlations(
             text=[f"{written(a)} to {written(b)}" for a, b in zip(low, high, strict=True)],
             hovertemplate=kind + " %{x:.2f}<br>95 % interval %{text}<extra></extra>",
         )  # fmt: skip
-    figure.add_vline(x=0, line={"color": QUIET, "width": 1})
+    figure.add_vline(x=0, line={"color": GUIDE, "width": 1})
     figure.update_xaxes(title="rank correlation", range=[-1.05, 1.05], zeroline=False)
     many = len(rows)
     places = {"tickvals": list(range(many)), "ticktext": list(rows)}
     figure.update_yaxes(**places, range=[many - 0.5, -0.5], showgrid=False, zeroline=False)
-    figure.update_layout(legend={"orientation": "h", "y": 1.12}, showlegend=True)
-    return _framed(figure, 44 * many + 120)
+    return framed(figure, 44 * many + 120, legend="above")
 
 
 def ensemble_gap(
@@ -179,15 +171,6 @@ def ensemble_gap(
                      "arrayminus": mean - low},
             hovertemplate=name + "<br>%{x}: %{y:.4f}<extra></extra>",
         )  # fmt: skip
-    figure.update_layout(barmode="group", legend={"orientation": "h", "y": 1.12})
+    figure.update_layout(barmode="group")
     figure.update_yaxes(title="distance to the ensemble")
-    return _framed(figure, 360)
-
-
-def _framed(figure: go.Figure, height: int) -> go.Figure:
-    figure.update_layout(
-        height=height, margin={"l": 20, "r": 20, "t": 40, "b": 40}, hoverlabel={"align": "left"}
-    )
-    figure.update_xaxes(automargin=True)
-    figure.update_yaxes(automargin=True)
-    return figure
+    return framed(figure, 360, legend="above")

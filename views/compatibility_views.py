@@ -39,7 +39,7 @@ def choose_set(family: Family) -> None:
         selection_mode="multi",
         format_func=family.title,
         default=list(session.chosen_sources()),
-        key=f"w-set-{family.name}",
+        key=session.widget(f"w-set-{family.name}"),
     )
     names = ",".join(name for name in family.sources if name in picked)
     if names != session.chosen("sources"):

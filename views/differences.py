@@ -8,11 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .figures import ROW, framed, node_groups, spans, written
+from .figures import ROW, diverging, framed, node_groups, spans, written
 
-# Differences: blue where the first is lower, orange where it is higher; equal is grey, which stands
-# off neither the light nor the dark page.
-DIVERGING = ("#2166ac", "#6fa8d6", "#b9bcc0", "#f0a35e", "#b35806")
 CLIP = 0.99  # share of cells within the ends of a difference's colours
 
 
@@ -39,7 +36,7 @@ def difference(
             z=groups,
             zmin=-end,
             zmax=end,
-            colorscale=[[i / 4, colour] for i, colour in enumerate(DIVERGING)],
+            colorscale=diverging(),
             colorbar={"title": {"text": "difference"}, "tickvals": ticks, "ticktext": labels},
             customdata=spans(groups.shape, size, table.shape[1]),
             hovertemplate="block %{y}, nodes %{customdata}<br>difference %{z:.4g}<extra></extra>",

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from mloss_core.experiments import Row
 
-from .figures import HUES, MARKS, framed
+from .figures import HUES, MAGNITUDES, MARKS, framed
 
 LINE = 24  # pixels a row of a list
 
@@ -47,7 +47,7 @@ def grid(rows: Sequence[Row]) -> go.Figure:
     figure = go.Figure(
         go.Heatmap(
             z=z, x=[f"{e:g}" if e else "0 (TIES)" for e in variations],
-            y=[f"{k:g}" for k in keeps], colorscale="Cividis", texttemplate="%{z:.1%}",
+            y=[f"{k:g}" for k in keeps], colorscale=MAGNITUDES, texttemplate="%{z:.1%}",
             hovertemplate="k = %{y}, e = %{x}<br>mean accuracy %{z:.2%}<extra></extra>",
             hoverongaps=False, xgap=1, ygap=1, colorbar={"tickformat": ".1%"},
         )
@@ -125,8 +125,7 @@ def controls(rows: Sequence[Row]) -> go.Figure:
         )  # fmt: skip
     figure.update_xaxes(title="mean accuracy", tickformat=".2%")
     figure.update_yaxes(title="draws")
-    figure.update_layout(legend={"orientation": "h", "y": -0.3})
-    return framed(figure, 420)
+    return framed(figure, 420, legend="below")
 
 
 FIGURES: dict[str, tuple[Callable[[Sequence[Row]], go.Figure], str]] = {

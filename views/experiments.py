@@ -12,7 +12,7 @@ from mloss_core.experiments import EXPERIMENTS, CellDone, Row, claims, rows
 from mloss_core.experiments.report import memory, passed, section
 from mloss_core.experiments.tables import percent, published, settings
 
-from . import experiment_figures
+from . import experiment_figures, session
 from .jobs import Job, elapsed
 
 
@@ -48,7 +48,8 @@ def results(name: str, family: Family, found: Sequence[CellDone]) -> None:
     if (last := found[-1]).done == last.total:
         st.markdown("**What follows**")
         st.markdown("\n".join(f"- {line}" for line in claims(name, found, made)))
-        take_away(name, family, found, made)
+        if not session.lecture():
+            take_away(name, family, found, made)
     else:
         st.caption("What follows from it is said when all cells are measured.")
 

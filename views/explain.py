@@ -37,14 +37,14 @@ def show(family: Family, job: Job) -> None:
 
 def _tabs() -> dict:
     """The three tabs; the open one is in the link."""
-    titles = list(TABS.values())
+    titles, key = list(TABS.values()), session.widget("w-explain")
 
     def turned() -> None:
-        place = titles.index(st.session_state["w-explain"])
+        place = titles.index(st.session_state[key])
         session.choose_value("explain", list(TABS)[place])
 
     tabs = st.tabs(
-        titles, default=TABS[session.chosen("explain")], key="w-explain", on_change=turned
+        titles, default=TABS[session.chosen("explain")], key=key, on_change=turned
     )
     return dict(zip(TABS, tabs, strict=True))
 

@@ -1,7 +1,8 @@
 """Arrays in, plotly figures out: one visual language. No streamlit, no torch.
 
-Cividis for magnitudes (monotone lightness, even steps also for the colour-blind), one colour a
-block or task, real values on every tick and in every hover text.
+Cividis for magnitudes (monotone lightness, even steps also for the colour-blind), blue over grey to
+orange for differences, one colour a block or task, real values on every tick and in every hover
+text. All other modules of figures take palette, numbers and frame from here.
 """
 
 from __future__ import annotations
@@ -12,19 +13,40 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-# Twelve hues that stay apart on white and on near-black (after Okabe and Ito, and Tol).
+# Twelve hues that stay apart, each 3 to 1 and more against white and against near-black.
 HUES = (
-    "#4477aa", "#ee6677", "#228833", "#ccaa33", "#66ccee", "#aa3377",
-    "#e07b39", "#7a6fd0", "#44aa99", "#999933", "#cc6699", "#888888",
+    "#4477aa", "#ee6677", "#228833", "#a98a1f", "#1f9bc4", "#b43c80",
+    "#d4702c", "#7a6fd0", "#329c8b", "#7b932a", "#cc6699", "#888888",
 )  # fmt: skip
+GUIDE = "#89939f"  # lines that help the eye, and what is only compared with
 # What a merge stands beside keeps its colour everywhere, by the name that people read.
 MARKS = {
-    "base": "#8c96a3",
+    "base": GUIDE,
     "own source": "#228833",
-    "TIES, same k": "#e07b39",
+    "TIES, same k": "#d4702c",
     "ensemble": "#7a6fd0",
 }
+MAGNITUDES = "Cividis"
+# Differences: blue where lower, orange where higher; equal is grey, which stands off neither the
+# light nor the dark page.
+DIVERGING = ("#2166ac", "#6fa8d6", "#b9bcc0", "#f0a35e", "#b35806")
 ROW = 22  # pixels a block: suits 12 and 24 of them
+
+
+def diverging(reverse: bool = False) -> list[tuple[float, str]]:
+    """The scale of differences, as plotly takes it.
+
+    Args:
+        reverse: higher is better, so that blue stands for it.
+    """
+    colours = DIVERGING[::-1] if reverse else DIVERGING
+    return [(i / (len(colours) - 1), colour) for i, colour in enumerate(colours)]
+
+
+def faint(colour: str, share: float) -> str:
+    """A colour of the palette so thin that what lies behind it shows."""
+    red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({red},{green},{blue},{share:g})"
 
 
 def node_groups(scores: Float[np.ndarray, "b nodes"], size: int) -> Float[np.ndarray, "b groups"]:
@@ -60,7 +82,7 @@ def heatmap(
         go.Heatmap(
             z=z,
             customdata=np.dstack([groups.astype(object), nodes_text.astype(object)]),
-            colorscale="Cividis",
+            colorscale=MAGNITUDES,
             colorbar={"title": {"text": what}, "tickvals": ticks, "ticktext": labels},
             hovertemplate="block %{y}, nodes %{customdata[1]}<br>"
             + what
@@ -124,6 +146,7 @@ def block_means(
             y=rows,
             mode="markers",
             marker={"size": 9, "color": HUES[0]},
+            cliponaxis=False,  # a mean near zero is seen whole
             error_x={
                 "type": "data",
                 "symmetric": False,
@@ -161,7 +184,7 @@ def keep_rate_curves(
     figure.update_xaxes(title=title, type="log" if log else "linear")
     figure.update_xaxes(nticks=6, exponentformat="power")
     figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
-    return framed(figure, 400)
+    return framed(figure, 420, legend="below")
 
 
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
@@ -176,7 +199,7 @@ def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go
             zmax=max(0.2, *known),
             x=list(names),
             y=list(names),
-            colorscale="Cividis",
+            colorscale=MAGNITUDES,
             texttemplate="%{z:.2f}",
             hovertemplate="%{y} and %{x}<br>cosine %{z:.4f}<extra></extra>",
             hoverongaps=False,
@@ -202,7 +225,7 @@ def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: 
         )
     figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.02, 1.03])
-    return framed(figure, 320)
+    return framed(figure, 380, legend="below")
 
 
 def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go.Figure:
@@ -224,9 +247,9 @@ def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go
             },
             hovertemplate=model + "<br>%{x}: %{y:.1%}<extra></extra>",
         )
-    figure.update_layout(barmode="group", legend={"orientation": "h", "y": -0.15})
+    figure.update_layout(barmode="group")
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
-    return framed(figure, 380)
+    return framed(figure, 400, legend="below")
 
 
 def _margin(low: float, high: float) -> list[float]:
@@ -234,9 +257,24 @@ def _margin(low: float, high: float) -> list[float]:
     return [max(0, low - pad), min(1.02, high + pad)]
 
 
-def framed(figure: go.Figure, height: int) -> go.Figure:
-    """Margins that keep the mode bar off the colour bar; colours come from the app's theme."""
+def framed(figure: go.Figure, height: int, legend: str = "right") -> go.Figure:
+    """Margins that keep the mode bar off the colour bar and grow with long names; colours come from
+    the app's theme.
+
+    Args:
+        legend: "right", or "above" or "below" where it takes no width on a narrow screen.
+    """
+    top, bottom = 40, 50
     figure.update_layout(
-        height=height, margin={"l": 60, "r": 20, "t": 40, "b": 50}, hoverlabel={"align": "left"}
+        height=height,
+        margin={"l": 60, "r": 20, "t": top, "b": bottom},
+        hoverlabel={"align": "left"},
     )
+    figure.update_xaxes(automargin=True)
+    figure.update_yaxes(automargin=True)
+    if legend != "right":
+        over = legend == "above"
+        y = 1.03 if over else -72 / (height - top - bottom)  # under tick labels and title
+        place = {"y": y, "yanchor": "bottom" if over else "top", "x": 0}
+        figure.update_layout(legend={"orientation": "h", **place}, showlegend=True)
     return figure

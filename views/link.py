@@ -10,7 +10,7 @@ from mloss_core.experiments import EXPERIMENTS
 from mloss_core.run_files import PLAIN
 from mloss_core.types import CHOICES
 
-from . import compatibility_choices, selection, theory_choice, why_choice
+from . import compatibility_choices, selection, theory_choice, tour, why_choice
 
 # Everything that makes up a link: its text form in the URL, in this order.
 FIELDS = (
@@ -87,8 +87,8 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
         raise ValueError("it is no run's id")
     elif key == "node" and value:
         _check_node(value, family)
-    elif key == "tour" and value:
-        int(value)
+    elif key == "tour":
+        tour.check(value)
     elif key in (words := _words(family)):
         known = words[key]
         if value not in known:

@@ -22,7 +22,7 @@ def switch(family: Family) -> bool:
     told = session.chosen("live")
     on = told == "on" or (not told and family.model.width <= work.NARROW)
     wanted = st.toggle(
-        "Live", on, key="w-live",
+        "Live", on, key=session.widget("w-live"),
         help="Every change of the recipe merges anew and measures on a few images, then on all. "
         "Nothing is recorded until you launch.",
     )  # fmt: skip

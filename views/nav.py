@@ -19,10 +19,24 @@ TITLES = {
 }
 
 
-def page(name: str) -> StreamlitPage:
-    """The page of that name."""
+HIDDEN = ("runs",)  # in the lecture view: nobody sorts runs in class
+
+
+def page(name: str, hidden: bool = False) -> StreamlitPage:
+    """The page of that name.
+
+    Args:
+        hidden: left out of the navigation; links still open it.
+    """
     path = ROOT / "pages" / f"{name}.py"
-    return st.Page(path, title=TITLES[name], url_path=name, default=name == "sources")
+    seen = "hidden" if hidden else "visible"
+    first = name == "sources"
+    return st.Page(path, title=TITLES[name], url_path=name, default=first, visibility=seen)
+
+
+def pages(lecture: bool) -> list[StreamlitPage]:
+    """All pages, in their order."""
+    return [page(name, hidden=lecture and name in HIDDEN) for name in TITLES]
 
 
 def next_step(name: str, label: str) -> None:

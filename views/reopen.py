@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-import streamlit as st
-
 from mloss_core import MergeRecipe, load
 from mloss_core.recipe import check
 
@@ -34,7 +32,7 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
         state[key] = repr(getattr(recipe, key))
     if family.name == session.chosen("family"):
         state |= {key: session.chosen(key) for key in ("reference", "saved")}
-    st.session_state.chosen = state
+    session.replace(state | {"view": session.chosen("view")})
     made = dataclasses.asdict(session.recipe_of(state, family))
     asked = dataclasses.asdict(recipe)
     equal = recipe.weights is not None and len(set(recipe.weights)) == 1  # 1/q each, written out

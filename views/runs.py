@@ -83,7 +83,9 @@ def key(runs: Sequence[RunRecord]) -> str:
 
 
 def latest(family: Family, count: int = 5) -> None:
-    """The last few runs of a family, and the way to all of them."""
+    """The last few runs of a family, and the way to all of them; a class does without."""
+    if session.lecture():
+        return
     st.subheader("Latest merges")
     runs = [r for r in list_runs(("merge",)) if r.metadata["recipe"]["family"] == family.name]
     if not runs:
@@ -136,7 +138,9 @@ def owner(run: RunRecord) -> Family:
 
 
 def papers(run: RunRecord) -> None:
-    """Model, card and everything, served from disk."""
+    """Model, card and everything, served from disk; a class takes nothing away."""
+    if session.lecture():
+        return
     model, card, everything = st.columns(3)
     if run.model is None:
         model.caption("No single model.")

@@ -31,6 +31,7 @@ from mloss_core.desk import Desk
 from mloss_core.device import choose
 from mloss_core.recipe import check
 
+from . import tour
 from .jobs import Job, JobBoard
 from .link import FIELDS, WORDS, check_field, defaults
 
@@ -99,11 +100,13 @@ def start() -> list[str]:
         known = families()
         family = load("demo" if "demo" in known else known[0])
     chosen = usual(family)
-    for key in FIELDS:
+    for key in ("tour", *(key for key in FIELDS if key != "tour")):
         if key in asked and key != "family":
             try:
                 check_field(key, chosen | {key: asked[key]}, family)
                 chosen[key] = asked[key]
+                if key == "tour":  # the link holds what differs from the step's own settings
+                    chosen |= tour.settings(asked[key], family.model.blocks)
             except (InputError, ValueError) as error:
                 wrong.append(f"link: {key}={asked[key][:60]} was not used: {error}")
     try:
@@ -122,10 +125,11 @@ def dismiss() -> None:
 
 
 def remember() -> None:
-    """Puts the state into the URL, without what is as it would be anyway."""
+    """Puts the state into the URL, without what is as it would be anyway, on a step of the tour
+    with what the step sets."""
     family = current_family()
-    known = usual(family)
     chosen = st.session_state.chosen
+    known = usual(family) | tour.settings(chosen["tour"], family.model.blocks)
     link = {k: chosen[k] for k in FIELDS if chosen[k] != known[k] or k == "family"}
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
@@ -139,6 +143,24 @@ def chosen(key: str) -> str:
 def choose_value(key: str, value: str) -> None:
     """Changes a field of the state."""
     st.session_state.chosen[key] = value
+
+
+def replace(state: dict[str, str]) -> None:
+    """Makes another state the choice; the widgets that are shown start from it."""
+    st.session_state.chosen = state
+    st.session_state.drawn = st.session_state.get("drawn", 0) + 1
+
+
+def widget(name: str) -> str:
+    """The key of a widget that starts from the choice: another one when the choice was replaced,
+    since a widget that keeps its key keeps its value, too."""
+    drawn = st.session_state.get("drawn", 0)
+    return f"{name}-{drawn}" if drawn else name
+
+
+def lecture() -> bool:
+    """Whether what a class does not need is hidden."""
+    return chosen("view") == "lecture"
 
 
 def current_family() -> Family:

@@ -8,10 +8,9 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .figures import HUES
+from .figures import GUIDE, HUES, faint, framed
 
-GREY = "#8c96a3"  # of guides: apart from white and from near-black
-EXACT, PRINTED, SIMULATED = HUES[0], HUES[1], "#44aa99"
+EXACT, PRINTED, SIMULATED = HUES[0], HUES[1], HUES[8]
 MOST_DOTS = 4000
 Values = Float[np.ndarray, " n"]
 
@@ -35,13 +34,13 @@ def over_shift(
     low, high = band
     hidden = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip"}
     figure.add_scatter(x=shifts, y=low, showlegend=False, **hidden)
-    shade = {"fill": "tonexty", "fillcolor": "rgba(68,170,153,0.35)"}
+    shade = {"fill": "tonexty", "fillcolor": faint(SIMULATED, 0.35)}
     figure.add_scatter(x=shifts, y=high, name="Monte Carlo, 95 % band", **shade, **hidden)
     dashes = iter(("dash", "dashdot"))
     for name, values in lines.items():
         theirs = "paper" in name
         line = {
-            "color": PRINTED if theirs else GREY,
+            "color": PRINTED if theirs else GUIDE,
             "dash": "dot" if theirs else next(dashes),
             "width": 2,
         }
@@ -58,7 +57,7 @@ def over_shift(
     figure.update_xaxes(title="shift s of the sources (log)", type="log", exponentformat="power")
     figure.update_xaxes(dtick=1)
     figure.update_yaxes(title="expected M-Loss ÷ (q−1)s²/(4qK)", rangemode="tozero")
-    return _below(figure, 420)
+    return framed(figure, 420, legend="below")
 
 
 def _curve(figure: go.Figure, x: Values, y: Values, name: str, line: dict) -> None:
@@ -85,7 +84,7 @@ def blocks_beside(predicted: Mapping[str, Values], measured: Values) -> go.Figur
         )  # fmt: skip
     figure.update_xaxes(title="block", dtick=1 if len(rows) <= 12 else 2, zeroline=False)
     figure.update_yaxes(title="mean M-Loss", rangemode="tozero", exponentformat="power")
-    return _below(figure, 380)
+    return framed(figure, 380, legend="below")
 
 
 def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
@@ -107,21 +106,10 @@ def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
     if seen.any():
         ends = [min(x[seen].min(), y[seen].min()), max(x[seen].max(), y[seen].max())]
         figure.add_scatter(
-            x=ends, y=ends, name="equal", mode="lines", line={"color": GREY, "dash": "dash"},
+            x=ends, y=ends, name="equal", mode="lines", line={"color": GUIDE, "dash": "dash"},
             hoverinfo="skip",
         )  # fmt: skip
     power = {"type": "log", "exponentformat": "power", "dtick": 1}
     figure.update_xaxes(title="predicted M-Loss of the node (log)", **power)
     figure.update_yaxes(title="measured M-Loss (log)", **power)
-    return _below(figure, 400)
-
-
-def _below(figure: go.Figure, height: int) -> go.Figure:
-    """The legend under the plot, where it covers nothing on a narrow screen either."""
-    figure.update_layout(
-        height=height,
-        margin={"l": 60, "r": 20, "t": 40, "b": 50},
-        hoverlabel={"align": "left"},
-        legend={"orientation": "h", "yanchor": "top", "y": -0.26, "x": 0},
-    )
-    return figure
+    return framed(figure, 400, legend="below")

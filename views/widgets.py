@@ -53,7 +53,10 @@ def rates(method: str) -> None:
 
 
 def samples(family: Family) -> None:
-    """Size of the calibration draw, up to what the pool holds for the chosen sources."""
+    """Size of the calibration draw, up to what the pool holds for the chosen sources; a class does
+    without."""
+    if session.lecture():
+        return
     bound(
         "samples", st.number_input, "Calibration images", int, str,
         min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
@@ -63,7 +66,9 @@ def samples(family: Family) -> None:
 
 
 def tokens(family: Family) -> None:
-    """How many tokens of an image M-Loss is measured on."""
+    """How many tokens of an image M-Loss is measured on; a class does without."""
+    if session.lecture():
+        return
     bound(
         "tokens", st.number_input, "Tokens an image", int, str,
         min_value=1, max_value=family.model.tokens, step=1,
@@ -73,7 +78,9 @@ def tokens(family: Family) -> None:
 
 
 def seed(label: str = "Seed") -> None:
-    """The seed of whatever the method draws."""
+    """The seed of whatever the method draws; a class does without."""
+    if session.lecture():
+        return
     bound(
         "seed", st.number_input, label, int, str, min_value=0, max_value=2**31, step=1,
         help="Of the draw of images, of DARE's random masks and of random ranks.",
@@ -88,13 +95,15 @@ def recipe_form(family: Family) -> MergeRecipe | None:
     )  # fmt: skip
     row = METHODS[method]
     st.caption(f"{row.explanation} *{row.paper}.*")
-    st.latex(row.formula)
+    if not session.lecture():
+        st.latex(row.formula)
     rates(method)
     if row.node_wise:
         block_choice(family)
         measured = st.container()  # above the controls, which say whether it is needed
-        controls()
-        if session.chosen("ranks") != "random":
+        if not session.lecture():
+            controls()
+        if session.chosen("ranks") != "random" and not session.lecture():
             images, of_each = measured.columns(2)
             with images:
                 samples(family)

@@ -1,0 +1,182 @@
+"""The guided tour, the lecture view and the reset, as a visitor without a browser meets them."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import pytest
+from visitor import button, go, link_of, merged, pills, settled, slider, sound, visit, words
+
+from mloss_core import families, load
+from mloss_core.recipe import check
+from views import link, nav, session, tour
+
+NUMBERS = range(1, len(tour.STEPS) + 1)
+
+
+def place(test) -> int | None:
+    return tour.place(test.session_state["chosen"]["tour"])
+
+
+def labels(test) -> set[str]:
+    return {b.label for b in test.button} | {e.label for e in test.expander}
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+@pytest.mark.parametrize("name", ["tiny", "demo", "contrast"])
+def test_every_step_sets_what_its_page_can_show(family, name, number):
+    if name not in families():
+        pytest.skip(f"family {name} is not built")
+    chosen, step = load(name), tour.STEPS[number - 1]
+    fields = tour.settings(str(number), chosen.model.blocks)
+    state = session.usual(chosen) | fields | {"tour": str(number)}
+    for key in (*fields, "tour"):
+        link.check_field(key, state, chosen)
+    check(session.recipe_of(state, chosen), chosen)
+    assert step.page in nav.TITLES and fields.keys() <= set(link.FIELDS)
+    assert step.question.endswith("?") and step.answer and step.words
+
+
+@pytest.mark.parametrize("number", NUMBERS)
+def test_every_step_opens_its_page_and_says_what_it_is(visit, number):
+    step = tour.STEPS[number - 1]
+    test = visit(step.page, f"tour={number}")
+    assert test.warning.len == 0 and test.error.len == 0
+    assert f"Step {number} of {len(tour.STEPS)} · **{step.title}**" in words(test)
+    folded = next(e for e in test.expander if step.question in e.label)
+    assert step.answer in [m.value for m in folded.markdown] and not folded.proto.expanded
+    fields = tour.settings(str(number), 3)
+    assert {k: test.session_state["chosen"][k] for k in fields} == fields
+    assert link_of(test).get("tour") == str(number) and not fields.keys() & link_of(test).keys()
+
+
+def test_the_tour_goes_on_and_back_and_leaves_nothing_of_a_step_in_the_next(visit):
+    test = visit()
+    button(test, "Tour").click().run()
+    seen = [place(test)]
+    for _ in tour.STEPS[1:]:
+        if place(test) == 5:
+            slider(test, "keep").set_value(0.9).run()
+        button(test, "Next").click().run()
+        seen.append(place(sound(test)))
+        assert tour.STEPS[seen[-1] - 1].words in words(test)
+        if place(test) == 6:
+            assert slider(test, "keep").value == 0.5 and test.selectbox[0].value == "m-ties"
+    assert seen == list(NUMBERS) and button(test, "Next").disabled
+    button(test, "Back").click().run()
+    assert place(sound(test)) == len(tour.STEPS) - 1
+
+
+def test_the_tour_is_left_with_all_settings_and_resumed_where_it_was(visit):
+    test = visit("merge", "tour=6")
+    slider(test, "keep").set_value(0.7).run()
+    button(test, "Leave").click().run()
+    assert "Step 6" not in words(sound(test)) and slider(test, "keep").value == 0.7
+    assert link_of(test)["tour"] == "left-6"
+    go(test, "sources")
+    again = visit("sources", "tour=left-6")  # another session, by the link
+    for visitor in (test, again):
+        button(visitor, "Resume tour at step 6").click().run()
+        assert place(sound(visitor)) == 6 and tour.STEPS[5].words in words(visitor)
+        assert slider(visitor, "keep").value == 0.5
+
+
+def test_every_step_can_be_reached_from_every_other(visit):
+    test = visit("sources", "tour=1")
+    button(test, f"5. {tour.STEPS[4].title}").click().run()
+    assert place(sound(test)) == 5 and test.selectbox[0].value == "ties"
+    button(test, f"7. {tour.STEPS[6].title}").click().run()
+    assert test.session_state["chosen"]["blocks"] == "0,1"
+    assert pills(test, "Blocks").value == [0, 1], "widgets follow on the page that is shown"
+
+
+def test_a_link_holds_what_was_changed_at_a_step(visit):
+    test = visit("theory", "tour=2&theory_s=1")
+    assert slider(test, "theory_s").value == 1 and link_of(test)["theory_s"] == "1"
+    again = visit("merge", "tour=7&blocks=all&keep=0.7")
+    assert again.session_state["chosen"]["blocks"] == "all"
+    assert link_of(again) == {"family": "tiny", "keep": "0.7", "blocks": "all", "tour": "7"}
+
+
+def test_a_short_link_opens_the_page_of_its_step(visit, monkeypatch):
+    test = visit()
+    from streamlit.testing.v1 import AppTest
+
+    monkeypatch.setenv("MLOSS_MODELS", str(load("tiny").folder.parent))
+    fresh = AppTest.from_file(test._script_path, default_timeout=120)
+    fresh.query_params["tour"] = "5"
+    fresh.run()
+    assert place(sound(fresh)) == 5 and fresh.title[0].value == "Merge"
+
+
+@pytest.mark.parametrize("value", ["0", "9", "-1", "x", "left-", "left-0", "1.5", "٣٣"])
+def test_a_link_to_no_step_says_so(visit, value):
+    test = visit("merge", f"tour={value}")
+    assert f"tour={value} was not used" in words(test) and place(test) is None
+
+
+def test_answers_say_what_is_measured_and_nothing_before(visit):
+    test = visit("heatmap", "tour=3")
+    test = settled(test)
+    found = {s.block: s.node.mean() for s in _scores(test)}
+    most = max(found, key=found.__getitem__)
+    assert f"block {most} has the highest mean" in words(test)
+    fresh = visit("theory", "tour=4")
+    assert "this line says what was found" in words(fresh)
+    button(fresh, "Measure this family").click().run()
+    assert "has the highest M-Loss" in words(settled(fresh))
+
+
+def _scores(test):
+    job = session.board().get(test.session_state["chosen"]["score_job"])
+    return [e.scores for e in job.events]
+
+
+# Of each page, what a class does not need, and what it does.
+LECTURE = {
+    "sources": ({"Merging weights"}, set()),
+    "heatmap": ({"The blocks as a table"}, {"Compute M-Loss"}),
+    "merge": ({"Released code and controls"}, {"Launch merge", "All blocks"}),
+    "theory": ({"Where the numbers come from"}, {"Measure this family"}),
+    "experiments": ({"Published numbers (not measured here)"}, {"Measure, or go on"}),
+    "compatibility": ({"Measure the ensemble gap"}, set()),
+    "runs": (set(), set()),
+}
+
+
+@pytest.mark.parametrize("page", LECTURE)
+def test_the_lecture_view_hides_what_a_class_does_not_need(visit, page):
+    hidden, kept = LECTURE[page]
+    full = settled(visit(page))
+    assert hidden | kept <= labels(full), labels(full)
+    lecture = settled(visit(page, "view=lecture"))
+    assert not hidden & labels(lecture) and kept <= labels(lecture)
+    assert not lecture.number_input.len and link_of(lecture)["view"] == "lecture"
+    button(lecture, "Full view").click().run()
+    assert hidden <= labels(settled(lecture)) and "view" not in link_of(lecture)
+
+
+def test_a_merge_in_the_lecture_view_shows_its_table_and_verdict(visit):
+    test = merged(visit("merge", "view=lecture"))
+    assert "Merged in" in test.success[0].value and "TIES at the same k" in words(test)
+    assert not test.get("link_button") and "Latest merges" not in words(test)
+
+
+@pytest.mark.parametrize("page", ["merge", "sources", "heatmap", "theory"])
+def test_reset_brings_every_setting_back_and_keeps_the_view(visit, page):
+    far = "keep=0.9&variation=0.3&blocks=1&sources=apples,clouds&weights=2,1&group=3&theory_s=3"
+    test = settled(visit(page, f"{far}&tour=5&view=lecture&reference=x"))
+    button(test, "Reset").click().run()
+    test = settled(test)
+    usual = session.usual(load("tiny")) | {"view": "lecture"}
+    usual["score_job"] = test.session_state["chosen"]["score_job"]
+    assert test.session_state["chosen"] == usual
+    if page == "merge":
+        assert slider(test, "keep").value == 0.5 and pills(test, "Blocks").value == [0, 1, 2]
+    if page == "sources":
+        assert pills(test, "Sources").value == ["apples", "bridges", "clouds"]
+
+
+def test_a_merge_of_the_step_before_stays_in_sight(visit):
+    test = merged(visit("merge", "tour=5"))
+    button(test, "Next").click().run()
+    assert "Merged in" in sound(test).success[0].value

@@ -1,0 +1,59 @@
+"""No page has a serious accessibility fault that axe finds, in light and in dark."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import SLOW, chromium, open_page, server
+from playwright.sync_api import Page, expect
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=SLOW)
+
+SEVERE = ("serious", "critical")
+# Every page, and the states in which more of it shows.
+PATHS = (
+    "/?family=tiny",
+    "/?family=tiny&tour=1",
+    "/compatibility?family=tiny",
+    "/heatmap?family=tiny&tour=3",
+    "/merge?family=tiny",
+    "/merge?family=tiny&tour=7&view=lecture",
+    "/experiments?family=tiny",
+    "/runs?family=tiny",
+    "/theory?family=tiny&tour=2",
+    "/theory?family=tiny&keep=7",
+)
+
+
+def settled(page: Page) -> None:
+    """Waits until the page and its jobs have done their work and everything is drawn."""
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    app = page.get_by_test_id("stApp")
+    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+    expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
+    expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
+    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+    page.wait_for_timeout(1500)  # plotly draws after the script has ended
+
+
+def faults(page: Page) -> list[str]:
+    """What axe finds of serious and critical faults: their ids, targets and why."""
+    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    return [
+        f"{v['id']} at {node['target']}: {node['failureSummary']} {node['html'][:150]}"
+        for v in found
+        if v["impact"] in SEVERE
+        for node in v["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("path", PATHS)
+def test_axe_finds_no_serious_fault(open_page, path, scheme):
+    page = open_page(path, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+    settled(page)
+    assert faults(page) == []

@@ -1,0 +1,100 @@
+"""The guided tour in a real browser: all of it, left and resumed, and a step's link sent on."""
+# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from browser import SLOW, chromium, open_page, server
+from playwright.sync_api import Page, expect
+
+from views import nav, tour
+
+pytestmark = pytest.mark.browser
+expect.set_options(timeout=SLOW)
+HEADINGS = nav.TITLES | {"sources": "Where do these models disagree?"}
+
+
+def arrived(page: Page, number: int) -> None:
+    """The step's page is open, its panel above it, and the link says so."""
+    step = tour.STEPS[number - 1]
+    expect(page.get_by_text(f"Step {number} of {len(tour.STEPS)} · {step.title}")).to_be_visible()
+    expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[step.page])
+    page.wait_for_url(re.compile(rf"[?&]tour={number}(&|$)"))
+    idle(page)
+
+
+def idle(page: Page) -> None:
+    """Waits until the script has run and what it sent is drawn."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
+
+
+def press(page: Page, name: str) -> None:
+    """Presses a button from the keyboard: everything must be reachable with it."""
+    button = page.get_by_role("button", name=name, exact=True)
+    button.focus()
+    button.press("Enter")
+
+
+def answered(page: Page, number: int) -> None:
+    """The answer is folded away until somebody opens it."""
+    panel, step = page.locator(".st-key-tour"), tour.STEPS[number - 1]
+    start = re.split(r"[*\[:]", step.answer)[0][:30]
+    answer = panel.get_by_text(start)
+    expect(answer).not_to_be_visible()
+    panel.get_by_text(step.question).click()
+    expect(answer).to_be_visible()
+
+
+def test_the_whole_tour_left_and_resumed(open_page):
+    page = open_page("/?family=tiny")
+    press(page, "Tour")
+    for number in range(1, len(tour.STEPS) + 1):
+        arrived(page, number)
+        if number in (1, 3):
+            answered(page, number)
+        if number == 5:
+            page.get_by_role("button", name="Launch merge").click()
+            expect(page.get_by_text("Merged in")).to_be_visible()
+            idle(page)
+            press(page, "Leave")
+            expect(page.locator(".st-key-tour")).to_have_count(0)
+            page.wait_for_url(re.compile("tour=left-5"))
+            page.reload()
+            press(page, "Resume tour at step 5")
+            arrived(page, 5)
+            expect(page.get_by_text("Merged in")).to_be_visible()
+        if number < len(tour.STEPS):
+            press(page, "Next")
+    press(page, "Back")
+    arrived(page, len(tour.STEPS) - 1)
+
+
+def test_a_steps_link_opens_what_the_teacher_saw(open_page):
+    teacher = open_page("/merge?family=tiny&tour=6&view=lecture")
+    arrived(teacher, 6)
+    thumb = teacher.get_by_role("slider", name="Pruning variation e")
+    before = thumb.input_value()
+    thumb.press("ArrowRight")
+    expect(thumb).not_to_have_value(before)
+    teacher.wait_for_url(re.compile("variation="))
+    idle(teacher)
+    link = teacher.url.split("/", 3)[3]
+    pupil = open_page(f"/{link}")
+    arrived(pupil, 6)
+    same = pupil.get_by_role("slider", name="Pruning variation e")
+    expect(same).to_have_value(thumb.input_value())
+    expect(pupil.get_by_role("button", name="Full view")).to_be_visible()
+    expect(pupil.get_by_text("Released code and controls")).to_have_count(0)
+
+
+def test_on_a_phone_a_short_link_opens_its_step_and_nothing_scrolls_sideways(open_page):
+    page = open_page("/?tour=5", viewport={"width": 390, "height": 844})
+    arrived(page, 5)
+    wide = "e => e.scrollWidth - e.clientWidth"
+    assert page.get_by_test_id("stMain").evaluate(wide) <= 0
+    assert page.locator("html").evaluate(wide) <= 0
+    press(page, "Reset")
+    expect(page.locator(".st-key-tour")).to_have_count(0)
+    page.wait_for_url(lambda url: "tour=" not in url)

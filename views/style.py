@@ -1,0 +1,22 @@
+"""The few rules of looks that Streamlit's theme (.streamlit/config.toml) has no word for."""
+
+from __future__ import annotations
+
+# Streamlit leaves 6rem above the first line, twice what the navigation needs. The bar of small
+# buttons stands in the line of the navigation where the screen is wide enough for both; there it
+# leaves room for Streamlit's own signs (10rem) and lies above its header, whose z-index is 999990.
+# White on the light blue that links and sliders need on dark would be 2.3 to 1: there the main
+# button's words are dark. A formula breaks its line rather than scroll: nobody could scroll it by
+# key.
+CSS = """<style>
+.stMainBlockContainer {padding-top: 4rem; padding-bottom: 4rem}
+@media (min-width: 1000px) {
+  .st-key-bar {position: fixed; top: 0.6rem; right: 10rem; width: auto; z-index: 999991}
+}
+[data-testid="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #0b1016)}
+.katex-display {overflow: visible !important}
+.katex-display > .katex {white-space: normal !important}
+@media (max-width: 640px) {
+  h1 {font-size: 2rem !important}
+}
+</style>"""
