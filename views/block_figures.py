@@ -59,10 +59,9 @@ def frontier(tried: Sequence[Tried], blocks: Sequence[int], ensemble: float | No
     kinds = {t.row.label: kind_of(t, blocks) for t in tried}
     ordered = sorted((t.row for t in tried), key=lambda row: list(KINDS).index(kinds[row.label]))
     figure = experiment_figures.frontier(ordered, lambda row: kinds[row.label])
-    for trace in figure.data:
-        colour, symbol = KINDS[trace.name]
-        size = 15 if symbol == "star" else 9
-        trace.update(marker={"color": colour, "symbol": symbol, "size": size})
+    for name, (colour, symbol) in KINDS.items():
+        marker = {"color": colour, "symbol": symbol, "size": 15 if symbol == "star" else 9}
+        figure.update_traces(marker=marker, selector={"name": name})
     steps = best([t.row for t in tried if t.same])
     if steps:
         x, y = zip(*steps, (1.0, steps[-1][1]), strict=True)
