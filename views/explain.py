@@ -43,9 +43,7 @@ def _tabs() -> dict:
         place = titles.index(st.session_state[key])
         session.choose_value("explain", list(TABS)[place])
 
-    tabs = st.tabs(
-        titles, default=TABS[session.chosen("explain")], key=key, on_change=turned
-    )
+    tabs = st.tabs(titles, default=TABS[session.chosen("explain")], key=key, on_change=turned)
     return dict(zip(TABS, tabs, strict=True))
 
 

@@ -60,7 +60,8 @@ def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str | Non
     chosen = session.chosen(field)
     value = st.selectbox(
         label, options, index=options.index(chosen) if chosen in options else None,
-        key=session.widget(f"w-{field}"), format_func=lambda key: _title(key, known), placeholder="Choose a map",
+        key=session.widget(f"w-{field}"), format_func=lambda key: _title(key, known),
+        placeholder="Choose a map",
     )  # fmt: skip
     if value is None:
         st.warning(
