@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from views import compatibility_figures as figures
-from views.figures import DIVERGING, HUES
+from views.looks import DIVERGING, HUES
 
 
 def test_a_matrix_leaves_the_diagonal_out_and_writes_its_values():

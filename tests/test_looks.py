@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from views import figures
+from views import looks
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = [*(ROOT / "pages").glob("*.py"), *(ROOT / "views").glob("*.py")]
@@ -51,7 +51,7 @@ def test_text_captions_and_links_stand_off_their_background(scheme, behind):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_hues_and_marks_stand_off_the_page(scheme):
     back = channels(THEME[scheme]["backgroundColor"])
-    for colour in (*figures.HUES, *figures.MARKS.values()):
+    for colour in (*looks.HUES, *looks.MARKS.values()):
         assert contrast(channels(colour), back) >= AA_LARGE, colour
 
 
@@ -70,7 +70,7 @@ def test_colours_are_named_in_one_place():
     found = [
         f"{path.name}: {colour}"
         for path in SOURCES
-        if path.name not in ("figures.py", "style.py")
+        if path.name not in ("looks.py", "style.py")
         for colour in re.findall(r"#[0-9a-fA-F]{6}\b|rgba?\(\d", path.read_text())
     ]
     assert found == []

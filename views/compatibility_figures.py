@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .figures import GUIDE, HUES, MAGNITUDES, MARKS, diverging, framed, written
+from .looks import GUIDE, HUES, MAGNITUDES, MARKS, diverging, framed, written
 
 SHAPES = {2: ("pairs", "circle"), 3: ("triples", "diamond")}
 Clustered = tuple[Float[np.ndarray, "joints 4"], Float[np.ndarray, "joints 4"]]  # across, heights

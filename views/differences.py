@@ -8,7 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .figures import ROW, diverging, framed, node_groups, spans, written
+from .figures import ROW, node_groups, spans
+from .looks import diverging, framed, written
 
 CLIP = 0.99  # share of cells within the ends of a difference's colours
 

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from mloss_core.experiments import Row
 
-from .figures import HUES, MAGNITUDES, MARKS, framed
+from .looks import HUES, MAGNITUDES, MARKS, framed
 
 LINE = 24  # pixels a row of a list
 

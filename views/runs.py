@@ -226,12 +226,12 @@ def _fields(run: RunRecord) -> dict[str, str]:
 def _keep_rates(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
     kept = {names[run.id]: run.kept() for run in chosen}
     blocks = sorted({block for known in kept.values() for block in known})
-    if not blocks or all(rate == 1 for known in kept.values() for rate in known.values()):
+    if all(rate == 1 for known in kept.values() for rate in known.values()):  # or none
         return
     st.markdown("**Average keep rate of each block's nodes**")
     rows = [
-        {"": name, **{str(b): f"{known[b]:.1%}" if b in known else "" for b in blocks}}
-        for name, known in kept.items()
+        {"": n, **{str(b): f"{known[b]:.1%}" if b in known else "" for b in blocks}}
+        for n, known in kept.items()
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True)
 

@@ -8,7 +8,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from .figures import GUIDE, HUES, faint, framed
+from .looks import GUIDE, HUES, faint, framed
 
 EXACT, PRINTED, SIMULATED = HUES[0], HUES[1], HUES[8]
 MOST_DOTS = 4000
