@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -241,7 +242,7 @@ recipe = controls(family)
 if recipe is not None:
     job = measured(family, recipe)
     if job is not None:
-        session.while_active(job)(lambda: maps(family, recipe, job))()
+        session.while_active(job)(partial(maps, family, recipe, job))()
     if not session.lecture():  # minutes of work
         prediction(family)
         ensemble(family)

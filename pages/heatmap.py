@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,7 @@ from views import (
     few_layer,
     figures,
     link,
+    looks,
     nav,
     session,
     strip,
@@ -148,12 +150,12 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     mean, low, high = highest.mean_interval()
     state = "measured so far" if job.active else f"measured in {elapsed(job.seconds)}"
     state += f" on {session.device().type}"
-    interval = f"95 % interval over images {figures.written(low)} to {figures.written(high)}"
+    interval = f"95 % interval over images {looks.written(low)} to {looks.written(high)}"
     if math.isnan(low):
         interval = "one image has no interval"
     st.caption(
         f"{len(found)} of {blocks} blocks {state}. Highest mean: block {highest.block} with "
-        f"{figures.written(mean)} ({interval}). Means and intervals are of raw M-Loss."
+        f"{looks.written(mean)} ({interval}). Means and intervals are of raw M-Loss."
     )
 
 
@@ -201,7 +203,7 @@ if job is None:
         )
 else:
     if job.active:
-        session.while_active(job)(lambda: draw(family, job, group, colours, kind, picture))()
+        session.while_active(job)(partial(draw, family, job, group, colours, kind, picture))()
     else:
         draw(family, job, group, colours, kind, picture)
         if job.state == "finished":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, MlossError, load_run
@@ -82,7 +84,7 @@ with right:
         keep_rates(family, recipe)
 job = session.job_of("merge_job")
 if job is not None:
-    session.while_active(job)(lambda: progress(family, job))()
+    session.while_active(job)(partial(progress, family, job))()
 else:
     strip.outcome(None, gone=bool(session.chosen("merge_job")))
     runs.beside_reference(family, None)

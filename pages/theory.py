@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from mloss_core import Family, InputError
@@ -114,7 +116,7 @@ st.caption("How large M-Loss should be, and why: the paper's Section 4, checked.
 sliders()
 job = asked(family)
 if job is not None:
-    session.while_active(job)(lambda: found(family, job))()
+    session.while_active(job)(partial(found, family, job))()
 elif session.chosen("theory_job"):
     strip.outcome(None, gone=True)
 else:

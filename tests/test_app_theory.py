@@ -13,7 +13,7 @@ from visitor import button, go, link_of, settled, slider, sound, visit, words
 from mloss_core import Setting, expected, theory
 from mloss_core.errors import MlossError
 from mloss_core.expectation import printed
-from views import figures, theory_choice, work
+from views import figures, looks, theory_choice, work
 
 
 def shown(test) -> dict[str, str]:
@@ -30,14 +30,14 @@ def test_every_slider_moves_the_numbers_and_the_link(visit):
         now[key] = value
         setting = Setting(**now)
         assert link_of(sound(test))[f"theory_{key}"] == f"{value:g}"
-        assert shown(test)["Exact"] == figures.written(expected(setting))
+        assert shown(test)["Exact"] == looks.written(expected(setting))
         assert shown(test)["Printed / exact"] == f"{printed(setting) / expected(setting):.2f}"
         assert "95 %" in test.metric[1].delta
     test.selectbox[0].select("leaky_relu").run()
     slider(test, "theory_slope").set_value(0.5).run()
     assert link_of(sound(test))["theory_slope"] == "0.5"
     setting = Setting(**(now | {"activation": "leaky_relu", "slope": 0.5}))
-    assert shown(test)["Exact"] == figures.written(expected(setting))
+    assert shown(test)["Exact"] == looks.written(expected(setting))
 
 
 @pytest.mark.parametrize("name", ["relu", "leaky_relu", "gelu", "quick_gelu", "silu"])

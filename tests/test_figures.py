@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mloss_core import keep_rates
-from views import figures
+from views import figures, looks
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("log", "linear", "rank")
@@ -109,7 +109,7 @@ def test_rank_colours_are_even_whatever_the_values():
     [(0, "0"), (0.01234, "0.0123"), (2.293e-5, "2.29×10⁻⁵"), (1.5e7, "1.5×10⁷"), (12, "12")],
 )
 def test_numbers_are_written_for_people(value, text):
-    assert figures.written(value) == text
+    assert looks.written(value) == text
 
 
 @given(st.floats(0.05, 1), st.floats(0, 1), st.integers(2, 60))
@@ -150,7 +150,7 @@ def test_compared_models_may_lack_tasks():
     found = {bar.name: list(bar.x) for bar in figure.data}
     assert found == {"TIES": ["a", "b"], "base": ["b"]}
     assert figure.data[0].error_y.array == pytest.approx([0.2, 0.1])
-    assert figure.data[1].marker.color == figures.MARKS["base"]
+    assert figure.data[1].marker.color == looks.MARKS["base"]
 
 
 def test_figures_load_neither_streamlit_nor_torch():

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from mloss_core.experiments import Row, Tried
 
 from . import experiment_figures
-from .figures import HUES, MARKS, framed
+from .looks import HUES, MARKS, framed
 
 DASHES = ("solid", "dash", "dot", "dashdot")  # a hue comes again after twelve blocks, dashed
 

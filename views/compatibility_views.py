@@ -23,8 +23,8 @@ from mloss_core.signs import SignsCounted, conflict
 from . import compatibility_choices, session, widgets
 from . import compatibility_figures as figures
 from . import compatibility_jobs as jobs
-from .figures import written
 from .jobs import Job
+from .looks import written
 
 HEAD_START = 2.0  # seconds
 SIGNS = (0.4, 0.5)  # chance is a half: a thousandth of difference must not look large

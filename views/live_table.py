@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from mloss_core import Accuracy
 
-from .figures import MARKS
+from .looks import MARKS
 
 WAITING = "…"
 INTERVAL, MARK = "#7fa8d1", "#2f6db5"  # seen on light and on dark ground

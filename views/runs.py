@@ -25,8 +25,7 @@ SORTS = {
 WHY = {
     "running": "It is still running.",
     "cancelled": "It was cancelled before it finished.",
-    "interrupted": "The process that ran it ended before it did: it was killed, or the machine "
-    "stopped.",
+    "interrupted": "Its process ended before it did: it was killed, or the machine stopped.",
 }
 
 
@@ -218,16 +217,16 @@ def _fields(run: RunRecord) -> dict[str, str]:
     if run.state == "finished":
         hashes = {"base": about.get("base"), "calibration images": about.get("calibration")}
         hashes |= {f"source {name}": h for name, h in about.get("sources", {}).items()}
-        fields |= {f"{name} (SHA-256)": str(h)[:12] for name, h in hashes.items() if h}
-        fields |= {"device": run.device}
+        fields |= {f"{n} (SHA-256)": str(h)[:12] for n, h in hashes.items() if h}
+        fields["device"] = run.device
     return fields | {f"version of {name}": v for name, v in run.versions.items()}
 
 
 def _keep_rates(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
     kept = {names[run.id]: run.kept() for run in chosen}
-    blocks = sorted({block for known in kept.values() for block in known})
     if all(rate == 1 for known in kept.values() for rate in known.values()):  # or none
         return
+    blocks = sorted({block for known in kept.values() for block in known})
     st.markdown("**Average keep rate of each block's nodes**")
     rows = [
         {"": n, **{str(b): f"{known[b]:.1%}" if b in known else "" for b in blocks}}

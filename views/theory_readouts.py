@@ -16,7 +16,7 @@ from mloss_core.second_order import Agreement, agreement
 from mloss_core.theory import explained
 from mloss_core.types import Z95
 
-from . import figures, session, theory_figures, widgets
+from . import figures, looks, session, theory_figures, widgets
 
 NAMES = {
     "relu": "ReLU",
@@ -92,15 +92,15 @@ def numbers(setting: Setting) -> None:
     exact, mean, error = _at(setting)
     theirs = printed(setting)
     a, b, c, d = st.columns(4)
-    a.metric("Exact", figures.written(exact), help="Numerical integration; docs/theory.md.")
-    half = figures.written(Z95 * error)
+    a.metric("Exact", looks.written(exact), help="Numerical integration; docs/theory.md.")
+    half = looks.written(Z95 * error)
     b.metric(
-        "Monte Carlo", figures.written(mean), f"± {half} (95 %)", delta_color="off",
+        "Monte Carlo", looks.written(mean), f"± {half} (95 %)", delta_color="off",
         delta_arrow="off", help="The mean loss of 20 000 random draws of the model.",
     )  # fmt: skip
     none = "The paper prints no estimate for this activation."
     c.metric(
-        "Printed in the paper", figures.written(theirs) if theirs is not None else "none",
+        "Printed in the paper", looks.written(theirs) if theirs is not None else "none",
         help="For two sources, whatever q is (Section 4)." if theirs is not None else none,
     )  # fmt: skip
     ratio = f"{theirs / exact:.2f}" if theirs is not None and exact > 0 else "none"
@@ -114,11 +114,11 @@ def _limits(setting: Setting, exact: float) -> str:
     if exact == 0:
         return "A straight line has no M-Loss: averaging before and after it is the same."
     if wide == close:
-        words = f"For K much larger than s it is {figures.written(wide)}"
+        words = f"For K much larger than s it is {looks.written(wide)}"
         return f"{words}, {wide / exact:.3f} of the exact value."
     return (
-        f"For s much smaller than 1 it would be {figures.written(close)} ({close / exact:.3f} of "
-        f"the exact value), for s much larger than 1, but smaller than K, {figures.written(wide)} "
+        f"For s much smaller than 1 it would be {looks.written(close)} ({close / exact:.3f} of "
+        f"the exact value), for s much larger than 1, but smaller than K, {looks.written(wide)} "
         f"({wide / exact:.3f})."
     )
 

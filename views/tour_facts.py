@@ -9,7 +9,7 @@ import numpy as np
 from mloss_core import BlockScored, BlockTheory
 
 from . import session
-from .figures import written
+from .looks import written
 
 
 def brightest() -> str:

@@ -15,8 +15,8 @@ from mloss_core import Family, MergeRecipe, MlossError, RunRecord, list_runs, lo
 from mloss_core.paired import BlockPair, paired
 
 from . import differences, figures, readouts, runs, session, strip, why_jobs
-from .figures import written
 from .jobs import Job
+from .looks import written
 from .why_choice import WHEN
 
 INPUTS = {"along": "merged", "before": "pretrained"}

@@ -15,8 +15,8 @@ from mloss_core.reasons import Reasons, reasons
 
 from . import strip, theory_readouts, why_choice, why_figures
 from .bound import bound
-from .figures import written
 from .jobs import Job
+from .looks import written
 
 POINTS = 200  # of a drawn curve
 CLEAR = 1.25  # times the block's mean, from which on a factor is called large

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .figures import HUES, written
+from .looks import HUES, written
 
 CURVE = "#8c96a3"  # stands off white and near-black alike, and is no source's colour
 MERGED, ENSEMBLED, GAP = "#e07b39", "#7a6fd0", "#d6336c"
