@@ -180,7 +180,8 @@ def act(family: Family, job: Job) -> None:
     st.subheader("Choose blocks")
     st.caption(chosen_views.HOW)
     chosen_views.choice(family, job.spec, found, sum(e.seconds for e in events))
-    chosen_views.table(family, events)
+    if not session.lecture():
+        chosen_views.table(family, events)
     chosen_views.nodes_of(family, job.spec, found)
     few_layer.show(family, job.spec)
 

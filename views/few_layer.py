@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import streamlit as st
 
 from mloss_core import Family, MergeRecipe, mean_accuracy
+from mloss_core.comparison import Answers
 from mloss_core.experiments import Tried, tried
 
 from . import block_figures, choosing, nav, readouts, selection, session, work
@@ -94,9 +96,11 @@ def _beside(family: Family, mine: Tried, whole: Tried | None, known: Sequence[Tr
     nav.next_step("merge", "The merge itself, with its file, is on the Merge page")
 
 
-def reference(known: Sequence[Tried], key: str) -> dict:
-    """Answers of TIES or the ensemble beside the newest run that has them."""
-    return next((t.run.hits[key] for t in known if t.same and key in t.run.hits), {})
+def reference(known: Sequence[Tried], key: str) -> Answers:
+    """Answers of TIES or the ensemble: beside the newest run that has them, or TIES' own run."""
+    beside = (t.run.hits[key] for t in known if t.same and key in t.run.hits)
+    own = (t.row.answers for t in known if t.same and key == "ties" and not t.blocks)
+    return next(itertools.chain(beside, own), {})
 
 
 def _frontier(known: Sequence[Tried], blocks: Sequence[int]) -> None:

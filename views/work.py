@@ -15,6 +15,7 @@ from mloss_core import (
     Embedded,
     Family,
     Finished,
+    InputError,
     MergeRecipe,
     TaskEvaluated,
     recorded,
@@ -72,7 +73,10 @@ def references(family: Family, again: bool = False) -> Job:
 
 def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
     """What has been measured of base, own sources and the like so far: hits by model and task."""
-    job = session.board().find("references", _files(family), failed=True)
+    try:
+        job = session.board().find("references", _files(family), failed=True)
+    except InputError:
+        return {}  # the job that needs the damaged file says so
     found = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
     return {(event.model, event.task): event.hits for event in found}
 
