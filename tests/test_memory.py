@@ -127,7 +127,8 @@ def test_the_app_says_what_a_job_needs_before_it_starts(page, visit, monkeypatch
     monkeypatch.setattr(widgets, "free", lambda device: 0)
     test.run()
     assert "it may fail or slow everything down" in test.warning[0].value
-    assert not any(b.disabled for b in test.button), "warned, not refused"
+    launch = button(test, {"heatmap": "Compute M-Loss", "merge": "Launch merge"}[page])
+    assert not launch.disabled, "warned, not refused"
 
 
 def test_a_finished_merge_leaves_no_weights_in_the_board(visit):

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 
 from mloss_core import Accuracy
 
-from .looks import MARKS
+from .looks import INTERVAL, MARKS, POINT
 
 WAITING = "…"
-INTERVAL, MARK = "#7fa8d1", "#2f6db5"  # seen on light and on dark ground
 CELL = "padding:.2rem .5rem;text-align:right;white-space:nowrap"
 LEFT = CELL.replace("right", "left")
 
@@ -82,7 +81,7 @@ def _bar(row: Row, former: bool) -> str:
         wide = "border:1px solid currentColor;opacity:.6" if former else f"background:{INTERVAL}"
         size = f"left:{low:.2f}%;width:{high - low:.2f}%"
         parts.append(_span(f"{wide};{size};top:6px;height:7px;border-radius:3px"))
-        parts.append(_tick(rate, 4, "currentColor;opacity:.6" if former else MARK))
+        parts.append(_tick(rate, 4, "currentColor;opacity:.6" if former else POINT))
         if row.base is not None:
             parts.append(_tick(100 * row.base, 2, MARKS["base"]))
     box = "position:relative;display:block;min-width:5rem;height:19px"

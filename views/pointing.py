@@ -16,9 +16,10 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from .looks import CHOSEN, RING
+
 TARGETS = 6000  # points that a browser draws without being slow; above, marks alone are pointed at
 ACROSS = 30  # targets across the map at least, so that marks need little room
-CHOSEN = "#ee6677"  # apart from every shade of the map
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,7 +95,7 @@ def _marks(figure: go.Figure, blocks: int, x: float, chosen: Sequence[int]) -> N
 
 def _focus(figure: go.Figure, focus: tuple[int, int]) -> None:
     """A ring round the cell of the node in focus, which no shade of the map hides."""
-    for size, colour in ((13, "#000000"), (10, "#ffffff")):
+    for size, colour in zip((13, 10), RING, strict=True):
         figure.add_scatter(
             x=[focus[1]], y=[focus[0]], mode="markers", hoverinfo="skip", name="focus",
             marker={"size": size, "symbol": "circle-open", "color": colour, "line": {"width": 2}},

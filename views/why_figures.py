@@ -9,10 +9,8 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from .looks import HUES, written
+from .looks import ENSEMBLED, GAP, GUIDE, HUES, MERGED, written
 
-CURVE = "#8c96a3"  # stands off white and near-black alike, and is no source's colour
-MERGED, ENSEMBLED, GAP = "#e07b39", "#7a6fd0", "#d6336c"
 BINS = 60
 OUTER = 0.001  # share of the pre-activations beyond either end of the histograms
 Curve = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]  # x and sigma(x)
@@ -46,7 +44,7 @@ def histograms(
     figure = make_subplots(specs=[[{"secondary_y": True}]])
     figure.add_scatter(
         x=curve[0], y=curve[1], name="activation σ", mode="lines",
-        line={"color": CURVE, "width": 3},
+        line={"color": GUIDE, "width": 3},
         hovertemplate="σ(%{x:.3g}) = %{y:.3g}<extra></extra>", secondary_y=True,
     )  # fmt: skip
     for values, name, place in zip(h, names, places, strict=True):
@@ -56,7 +54,7 @@ def histograms(
             line={"color": HUES[place % len(HUES)], "width": 2, "shape": "hvh"},
             hovertemplate=name + ": %{y:.1%} of the tokens near %{x:.3g}<extra></extra>",
         )  # fmt: skip
-    figure.add_vline(x=mean, line={"color": CURVE, "dash": "dash", "width": 1})
+    figure.add_vline(x=mean, line={"color": GUIDE, "dash": "dash", "width": 1})
     figure.update_xaxes(title="pre-activation h", range=[low, high], zeroline=False)
     figure.update_yaxes(
         title="share of tokens", tickformat=".0%", rangemode="tozero", secondary_y=False
@@ -104,7 +102,7 @@ def gap(
 
 def _curve(figure: go.Figure, row: int, x: np.ndarray, y: np.ndarray) -> None:
     figure.add_scatter(
-        x=x, y=y, name="activation σ", mode="lines", line={"color": CURVE, "width": 3},
+        x=x, y=y, name="activation σ", mode="lines", line={"color": GUIDE, "width": 3},
         hoverinfo="skip", showlegend=row == 1, row=row, col=1,
     )  # fmt: skip
 
