@@ -16,6 +16,7 @@ from mloss_core.experiments import cost
 
 from . import block_figures, choosing, pointing, selection, session, widgets
 
+CHOSEN = "chosen"  # the ticked column of the table
 HOW = (
     "Point at a cell, or draw a box (the button in the chart's corner), and its blocks are chosen; "
     "a square on the left adds its block or takes it away. One cell also brings its highest node "
@@ -125,27 +126,26 @@ def table(family: Family, events: Sequence[BlockScored]) -> None:
     chosen = choosing.current(family).blocks
     place = choosing.key("rows", chosen)
     losses = mean_losses([e.scores for e in events])
-    rows = [_row(event, losses) for event in events]
     blocks = [event.scores.block for event in events]
+    rows = [{CHOSEN: e.scores.block in chosen} | _row(e, losses) for e in events]
     numbers = st.column_config.NumberColumn(format="%.4g")
     shares = st.column_config.NumberColumn(format="percent")
-    config = {name: shares if "share" in name else numbers for name in list(rows[0])[1:]}
+    config = {name: shares if "share" in name else numbers for name in list(rows[0])[2:]}
 
     def ticked() -> None:
-        picked = st.session_state[place]["selection"]["rows"]
-        choosing.take(family, [blocks[row] for row in picked], "rows")
+        edits = st.session_state[place]["edited_rows"]
+        ticks = {block: block in chosen for block in blocks}
+        ticks |= {blocks[int(row)]: edit[CHOSEN] for row, edit in edits.items()}
+        choosing.take(family, [block for block, tick in ticks.items() if tick], "rows")
 
     with st.expander("The blocks as a table: tick to choose"):
         st.caption(
-            "By keyboard: Tab to the table, arrows to a row, Shift and Space tick it. *With all "
-            "higher* is the share of the block and all blocks of higher M-Loss."
+            "By keyboard: Tab to the table, arrows to a box, Space ticks it. *With all higher* is "
+            "the share of the block and all blocks of higher M-Loss."
         )
-        st.dataframe(
+        st.data_editor(
             pd.DataFrame(rows), hide_index=True, column_config=config, key=place,
-            on_select=ticked, selection_mode="multi-row",
-            selection_default={
-                "selection": {"rows": [i for i, block in enumerate(blocks) if block in chosen]}
-            },
+            on_change=ticked, disabled=list(rows[0])[1:],
         )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from .looks import GUIDE, HUES, faint, framed
 
 EXACT, PRINTED, SIMULATED = HUES[0], HUES[1], HUES[8]
-MOST_DOTS = 4000
+MOST_DOTS = 1500
 Values = Float[np.ndarray, " n"]
 
 
@@ -94,7 +94,7 @@ def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
     x, y = predicted[some], measured[some]
     seen = (x > 0) & (y > 0)
     figure = go.Figure(
-        go.Scattergl(
+        go.Scatter(
             x=x[seen],
             y=y[seen],
             name="nodes",
