@@ -6,14 +6,15 @@ from __future__ import annotations
 # buttons stands in the line of the navigation where the screen is wide enough for both; there it
 # leaves room for Streamlit's own signs (10rem) and lies above its header, whose z-index is 999990.
 # White on the light blue that links and sliders need on dark would be 2.3 to 1: there the main
-# button's words are dark. A formula breaks its line rather than scroll: nobody could scroll it by
-# key.
+# button's words, and those of chosen options, are dark. A formula breaks its line rather than
+# scroll: nobody could scroll it by key.
 CSS = """<style>
 .stMainBlockContainer {padding-top: 4rem; padding-bottom: 4rem}
 @media (min-width: 1000px) {
   .st-key-bar {position: fixed; top: 0.6rem; right: 10rem; width: auto; z-index: 999991}
 }
 [data-testid="stBaseButton-primary"]:not(:disabled) {color: light-dark(#ffffff, #0b1016)}
+[data-testid="stMultiSelect"] span[title] {color: light-dark(#ffffff, #0b1016)}
 .katex-display {overflow: visible !important}
 .katex-display > .katex {white-space: normal !important}
 @media (max-width: 640px) {
