@@ -51,8 +51,15 @@ def faults(page: Page) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("path", PATHS)
+# Every page in one look in CI, in turns light and dark; the other looks are slow.
+TURNS = [
+    pytest.param(path, scheme, marks=[] if (number + dark) % 2 == 0 else [pytest.mark.slow])
+    for number, path in enumerate(PATHS)
+    for dark, scheme in enumerate(("light", "dark"))
+]
+
+
+@pytest.mark.parametrize(("path", "scheme"), TURNS)
 def test_axe_finds_no_serious_fault(open_page, path, scheme):
     page = open_page(path, color_scheme=scheme, viewport={"width": 1280, "height": 900})
     settled(page)
