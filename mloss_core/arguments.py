@@ -11,6 +11,7 @@ import torch
 from .errors import BadValue, InputError, UnknownName
 from .family import ModelFamily
 from .methods import METHODS
+from .prediction import TRIPLES
 from .types import CHOICES, MergeRecipe
 from .zoo import Family
 
@@ -76,7 +77,9 @@ def _compatibility_arguments(command: argparse.ArgumentParser) -> None:
         command.add_argument(f"--{name}", type=float, help="as for merge (the recommended one)")
     command.add_argument("--samples", type=int, default=128, help="calibration images drawn (128)")
     command.add_argument("--seed", type=int, default=42, help="of images and of triples (42)")
-    command.add_argument("--triples", type=int, default=28, help="random triples, with pairs (28)")
+    command.add_argument(
+        "--triples", type=int, default=TRIPLES, help=f"random triples, with pairs ({TRIPLES})"
+    )
     command.add_argument("--out", type=Path, metavar="FILE.md", help="also write the section")
 
 

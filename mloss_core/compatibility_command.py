@@ -22,7 +22,7 @@ from .errors import BadValue
 from .evaluate import Evaluator
 from .methods import METHODS
 from .output import check_output, written
-from .prediction import DropMeasured, Study, check_studied, gathered, sets_of, study
+from .prediction import DropMeasured, Study, gathered, sets_of, study
 from .recipe import check
 from .signs import SignsCounted, conflict
 from .types import MergeRecipe
@@ -39,11 +39,8 @@ def compatibility(args: argparse.Namespace) -> None:
     if METHODS[recipe.method].rule is None:
         problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
         raise BadValue("--method", args.method, problem, remedy)
-    check_studied(recipe, family, args.triples)
-    evaluator, m_ties = (
-        Evaluator(family, devices.choose(args.device)),
-        _recipe(args, family, "m-ties"),
-    )
+    evaluator = Evaluator(family, devices.choose(args.device))
+    m_ties = _recipe(args, family, "m-ties")
     text, rows = judged(recipe, m_ties, evaluator, args.triples, args.json)
     if args.out:
         with written(args.out) as aside:
@@ -66,15 +63,14 @@ def judged(
         as_json: whether no progress is shown.
 
     Raises:
-        BadValue: nothing could be learned, see `check_studied`.
+        BadValue: nothing could be learned, see `study`.
     """
     family = evaluator.family
-    check_studied(recipe, family, triples)
+    sets = len(sets_of(len(recipe.sources), max(0, triples), recipe.seed))
+    events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
     losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=evaluator.device.type)
     blocks = tuple(_shown(as_json, losses, family.model.blocks, "block"))
     found = Compatibility(sources=recipe.sources, blocks=blocks)
-    sets = len(sets_of(len(recipe.sources), triples, recipe.seed))
-    events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
     moved = geometry(family, recipe.sources)
     told = gathered(recipe, triples, moved, events)
     tasks = family.own_tasks(recipe.sources)

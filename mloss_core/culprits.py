@@ -8,8 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from . import device as devices
-from .seen import seen
+from .seen import Seen, seen
 from .set_losses import SetLosses, score_sets
 from .types import MergeRecipe
 from .zoo import Family
@@ -25,18 +24,17 @@ def losses_along(
     """M-Loss (Eqs. 3, 4, 6) of sets of a recipe's sources, block by block along its merge of all
     of them: the inputs are what all sources merged make of the images, whatever the set.
 
-    Args:
-        recipe: of a node-wise method on all blocks.
-        alphas: merging weights of each set over the recipe's sources, zero where not a member.
+    Takes and raises what `seen` does, and
 
-    Raises:
-        InputError: before any work, where the recipe or the files are wrong.
-        OutOfMemory: the work did not fit.
+    Args:
+        alphas: merging weights of each set over the recipe's sources, zero where not a member.
     """
-    with devices.reported_memory(devices.choose(device).type):
+
+    def losses(block: Seen) -> tuple[int, Float[np.ndarray, "3 sets images"]]:
+        found = score_sets(block.inputs, block.layers, family.model.activation, alphas)
+        return block.scores.block, found
+
+    start = time.perf_counter()
+    for block, found in seen(recipe, family, losses, device=device):
+        yield SetLosses(block=block, per_image=found, seconds=time.perf_counter() - start)
         start = time.perf_counter()
-        for block in seen(recipe, family, device=device):
-            found = score_sets(block.inputs, block.layers, family.model.activation, alphas)
-            seconds = time.perf_counter() - start
-            yield SetLosses(block=block.scores.block, per_image=found, seconds=seconds)
-            start = time.perf_counter()

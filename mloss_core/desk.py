@@ -18,6 +18,12 @@ ROOM = 1 << 30  # bytes that a desk may take
 COPIES = 3  # of each source at the most: its task vector, and its magnitudes in two orders
 
 
+def room(family: Family, sources: int) -> int:
+    """Bytes at the most that so many sources take on a desk; 0 where it has no room for them."""
+    needs = 4 * COPIES * sources * sum(map(math.prod, family.model.shapes().values()))
+    return needs if needs <= ROOM else 0
+
+
 class Desk:
     """Sources' tensors as they are stored, and their task vectors `Ordered`; one that keeps nothing
     reads and makes them anew, which is what a single merge does.
@@ -41,8 +47,7 @@ class Desk:
         key = (device, *(file.sha256 for file in files))
         if key != self._of:
             self._of, self._stored, self._ordered = key, {}, {}
-        entries = sum(map(math.prod, family.model.shapes().values()))
-        return self if 4 * COPIES * len(names) * entries <= ROOM else Desk()
+        return self if room(family, len(names)) else Desk()
 
     def read(
         self, sources: Sequence[Checkpoint], names: Collection[str], device: torch.device

@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import device as devices
 from .expectation import LEAST, MOST, Setting, expected
 from .second_order import Agreement, SecondOrder, agreement, second_order
-from .seen import seen
+from .seen import Seen, seen
 from .types import MergeRecipe, NodeScores
 from .zoo import Family
 
@@ -38,22 +37,18 @@ def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iter
     """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe, on the
     inputs that the recipe says.
 
-    Args:
-        recipe: of a node-wise method on all blocks.
-        device: "auto", "cpu", "cuda" or "mps".
-
-    Raises:
-        InputError: before any work, where the recipe or the files are wrong.
-        OutOfMemory: the work did not fit.
+    Takes and raises what `seen` does.
     """
     act = family.model.activation
-    with devices.reported_memory(devices.choose(device).type):
-        for block in seen(recipe, family, device=device):
-            factors = second_order(block.inputs, block.layers, act, recipe.alpha)
-            setting = estimate(factors, act, recipe.alpha)
-            yield BlockTheory(
-                scores=block.scores, factors=factors, setting=setting, predicted=expected(setting)
-            )
+
+    def predicted(block: Seen) -> BlockTheory:
+        factors = second_order(block.inputs, block.layers, act, recipe.alpha)
+        setting = estimate(factors, act, recipe.alpha)
+        return BlockTheory(
+            scores=block.scores, factors=factors, setting=setting, predicted=expected(setting)
+        )
+
+    return seen(recipe, family, predicted, device=device)
 
 
 def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:

@@ -33,7 +33,9 @@ LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 def controls(family: Family) -> Job | None:
     """What to measure, and the job that measures it; the first visit measures by itself."""
     places = st.columns(4, vertical_alignment="bottom")
-    left, inner, middle, right = places if not session.lecture() else places[::-1]
+    if session.lecture():  # a class sees the button alone: let it stand first
+        places = places[::-1]
+    left, inner, middle, right = places
     with left:
         widgets.samples(family)
     with inner:

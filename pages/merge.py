@@ -7,6 +7,8 @@ from functools import partial
 import streamlit as st
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, MlossError, load_run
+from mloss_core.desk import room
+from mloss_core.memory import amount
 from mloss_core.store import final_hits
 from views import live, readouts, runs, session, strip, widgets, work
 from views.jobs import Job, elapsed
@@ -29,7 +31,9 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
         st.rerun()
     if recipe is not None:
         said = widgets.memory(recipe, family, len(work.own_tasks(family)))
-        st.caption(f"{said[0].upper()}{said[1:]}")
+        kept = room(family, len(recipe.sources)) if seen is not None else 0
+        beside = f". Live keeps at most {amount(kept)} more between merges" if kept else ""
+        st.caption(f"{said[0].upper()}{said[1:]}{beside}")
         widgets.doubtful(family, recipe.sources)
     return recipe, seen
 

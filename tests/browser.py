@@ -16,6 +16,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from playwright.sync_api import Page, expect, sync_playwright
 
 from tiny import write_family
 
@@ -28,6 +29,7 @@ ARGUMENTS = (
 # Streamlit asks for these below a page's own path first; it then finds them at the root.
 KNOWN_404 = ("_stcore/health", "_stcore/host-config")
 SLOW = 300_000  # ms: shared machines are slow, and waiting ends as soon as the thing is there
+expect.set_options(timeout=SLOW)
 
 
 @dataclass
@@ -124,12 +126,15 @@ def chromium() -> Iterator:
         if os.environ.get("MLOSS_REQUIRE_BROWSER") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=list(ARGUMENTS))
         yield browser
         browser.close()
+
+
+def idle(page: Page) -> None:
+    """Waits until the script has run and what it sent is drawn."""
+    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 @pytest.fixture

@@ -44,12 +44,6 @@ def test_choices_are_in_the_link_and_come_back_from_it(visit):
     assert again.session_state["chosen"]["rule"] == "simple-average"
 
 
-@pytest.mark.parametrize("link", ["measure=neon", "pair_block=99", "rule=magic", "predictor=luck"])
-def test_a_bad_link_says_so(visit, link):
-    test = visit("compatibility", link)
-    assert any(f"{link} was not used" in w.value for w in test.warning)
-
-
 def test_two_sources_say_why_there_is_nothing_to_leave_out(visit):
     test = settled(visit("compatibility", "sources=apples,clouds"))
     assert "Choose three sources or more" in words(test)

@@ -112,12 +112,6 @@ def test_before_along_and_kept_runs_are_compared(visit, family):
     assert "Both are the same map" in words(sound(test))
 
 
-@pytest.mark.parametrize("link", ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"])
-def test_a_bad_link_says_so(visit, link):
-    test = visit("heatmap", link)
-    assert any(f"{link} was not used" in w.value for w in test.warning)
-
-
 def test_a_run_that_has_gone_is_said_to_be(visit):
     test = done(visit("heatmap", "explain=runs&against=gone"))
     assert "Run gone of this link is not here" in words(test) and test.error.len == 0

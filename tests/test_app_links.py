@@ -41,6 +41,18 @@ FAR_LINKS = ("keep=0.001&variation=0", "scaling=99", "scaling=-1", "samples=9999
              "weights=500,1,1", "group=5000", "seed=99999999999", "tokens=2")  # fmt: skip
 
 
+OF_PAGES = {
+    "compatibility": ["measure=neon", "pair_block=99", "rule=magic", "predictor=luck"],
+    "heatmap": ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"],
+}
+
+
+@pytest.mark.parametrize(("page", "link"), [(p, link) for p in OF_PAGES for link in OF_PAGES[p]])
+def test_a_bad_choice_of_a_page_says_so(visit, page, link):
+    test = visit(page, link)
+    assert any(f"{link} was not used" in w.value for w in test.warning)
+
+
 @pytest.mark.parametrize("link", BAD_LINKS)
 def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
     test = visit("merge", link)

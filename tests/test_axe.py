@@ -7,11 +7,10 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import SLOW, chromium, open_page, server
+from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=SLOW)
 
 SEVERE = ("serious", "critical")
 # Every page, and the states in which more of it shows.
@@ -32,11 +31,10 @@ PATHS = (
 def settled(page: Page) -> None:
     """Waits until the page and its jobs have done their work and everything is drawn."""
     expect(page.get_by_role("heading", level=1)).to_be_visible()
-    app = page.get_by_test_id("stApp")
-    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+    idle(page)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
-    expect(app).to_have_attribute("data-test-script-state", "notRunning")
+    idle(page)
     page.wait_for_timeout(1500)  # plotly draws after the script has ended
 
 

@@ -9,14 +9,13 @@ import time
 from pathlib import Path
 
 import pytest
-from browser import SLOW, chromium, open_page, server
+from browser import SLOW, chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 from safetensors import safe_open
 
 from mloss_core import METHODS, load
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=SLOW)
 
 
 @pytest.fixture
@@ -24,11 +23,6 @@ def family(server, monkeypatch):
     """The family that the server shows."""
     monkeypatch.setenv("MLOSS_MODELS", str(server.runs.parent / "models"))
     return load(server.family)
-
-
-def idle(page: Page) -> None:
-    """Waits until the script has run and what it sent is drawn."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def go(page: Page, title: str) -> None:

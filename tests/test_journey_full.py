@@ -26,7 +26,6 @@ from mloss_core import Tower, list_runs, load
 from mloss_core.calibration import preprocess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
-expect.set_options(timeout=SLOW)
 FAMILY, TASK, CLASSES = "synthetic-b32", "source00", ("bright", "dark")
 LONG = 4 * SLOW  # two cores take minutes over a merge of this size
 

@@ -7,11 +7,10 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from browser import SLOW, chromium, open_page, server
+from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=SLOW)
 
 WHERE = """([block, x]) => {
   const plot = document.querySelector('.js-plotly-plot'), drawn = plot._fullLayout;
@@ -20,11 +19,6 @@ WHERE = """([block, x]) => {
   return [box.left + drawn.xaxis._offset + drawn.xaxis.l2p(across),
           box.top + drawn.yaxis._offset + drawn.yaxis.l2p(block)];
 }"""
-
-
-def idle(page: Page) -> None:
-    """Waits until the script has run and what it sent is drawn."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def point(page: Page, block: int, group: int | None = None) -> None:

@@ -6,13 +6,12 @@ from __future__ import annotations
 import re
 
 import pytest
-from browser import SLOW, chromium, open_page, server
+from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 
 from views import nav, tour
 
 pytestmark = pytest.mark.browser
-expect.set_options(timeout=SLOW)
 HEADINGS = nav.TITLES | {"sources": "Where do these models disagree?"}
 
 
@@ -23,11 +22,6 @@ def arrived(page: Page, number: int) -> None:
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[step.page])
     page.wait_for_url(re.compile(rf"[?&]tour={number}(&|$)"))
     idle(page)
-
-
-def idle(page: Page) -> None:
-    """Waits until the script has run and what it sent is drawn."""
-    expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
 def press(page: Page, name: str) -> None:

@@ -121,6 +121,16 @@ def test_what_the_family_does_not_have_is_refused(family):
         next(live(recipe, Evaluator(family, CPU), ()))
 
 
+def test_a_desk_takes_no_more_than_is_told(family):
+    shared, names = Desk(keeps=True), family.sources
+    evaluator, told = Evaluator(family, CPU), desk.room(family, len(names))
+    for recipe in (recipe_for(family), recipe_for(family, method="ties", variation=0.0)):
+        list(live(recipe, evaluator, (), desk=shared))
+    parts = [part for kept in shared._ordered.values() for part in vars(kept).values()]
+    taken = sum(part.numel() * part.element_size() for part in parts)
+    assert told / 3 < taken <= told < desk.ROOM
+
+
 def test_a_desk_keeps_what_fits_and_clears_for_other_sources(family, monkeypatch):
     shared, names = Desk(keeps=True), family.sources
     assert shared.lay(family, names, CPU) is shared

@@ -18,7 +18,7 @@ from mloss_core.expectation import Setting
 from mloss_core.node import Node, gap, node_of
 from mloss_core.reasons import reasons
 from mloss_core.recipe import calibration_of
-from mloss_core.seen import seen
+from mloss_core.seen import Seen, seen
 from mloss_core.theory import explained
 from tiny import TASKS
 
@@ -56,10 +56,10 @@ def recipe(request):
 
 def test_a_nodes_pre_activations_and_losses_are_those_of_the_oracle(family, recipe):
     theirs = naive(recipe, family)
-    for found in seen(recipe, family, device="cpu"):
+    for found in seen(recipe, family, Seen.on_cpu, device="cpu"):
         block = found.scores.block
         for number in (0, 17, family.model.nodes - 1):
-            node = node_of(found.on_cpu(), number, family.model.activation, recipe.alpha)
+            node = node_of(found, number, family.model.activation, recipe.alpha)
             h = theirs[block][..., number]
             np.testing.assert_allclose(node.h, h, rtol=1e-3, atol=1e-4)
             flat = h.reshape(len(h), -1, 1)
@@ -144,7 +144,7 @@ def test_equal_sources_divide_by_nothing():
 
 
 def test_a_node_that_is_not_there_is_refused(family):
-    found = next(seen(BEFORE, family, device="cpu")).on_cpu()
+    found = next(seen(BEFORE, family, Seen.on_cpu, device="cpu"))
     for number in (-1, family.model.nodes):
         with pytest.raises(InputError, match="is not in the block; its nodes are 0 to 127"):
             node_of(found, number, "gelu", BEFORE.alpha)

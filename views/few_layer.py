@@ -12,8 +12,8 @@ from mloss_core import Family, MergeRecipe, mean_accuracy
 from mloss_core.comparison import Answers
 from mloss_core.experiments import Tried, tried
 
-from . import block_figures, choosing, nav, readouts, selection, session, work
-from .jobs import Job, elapsed
+from . import block_figures, choosing, nav, readouts, selection, session, strip, work
+from .jobs import Job
 
 TIES, ENSEMBLE = "TIES, same k", "ensemble"
 
@@ -32,7 +32,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     st.subheader("Merge with these blocks")
     _launch(family, recipe, blocks, whole is None, mine)
     for job in _jobs():
-        session.while_active(job)(lambda job=job: _progress(job))()
+        session.while_active(job)(lambda job=job: strip.progress(job))()
     if mine is not None:
         _beside(family, mine, whole, known)
     if known:
@@ -71,13 +71,6 @@ def _launch(
         st.caption(f"M-TIES with this choice has not been merged yet.{beside}")
     else:
         st.caption("This choice has been merged; again gives the same model.")
-
-
-def _progress(job: Job) -> None:
-    """How far a merge is."""
-    done = min(1.0, len(job.events) / max(1, job.steps))
-    words = readouts.summary(job.spec)
-    st.progress(done, f"{words}: {job.state}, {elapsed(job.seconds)}")
 
 
 def _beside(family: Family, mine: Tried, whole: Tried | None, known: Sequence[Tried]) -> None:

@@ -11,7 +11,7 @@ import streamlit as st
 from mloss_core import Family, MergeRecipe
 from mloss_core.compatibility import asked_sets
 from mloss_core.culprits import losses_along
-from mloss_core.seen import seen
+from mloss_core.seen import Seen, seen
 
 from . import session, work
 from .jobs import Job
@@ -32,12 +32,14 @@ def looked(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
     spec = (recipe, block)
 
     def events() -> Events:
-        with contextlib.closing(seen(recipe, family)) as blocks:
+        def kept(found: Seen) -> Seen | None:
+            return found.on_cpu() if found.scores.block == block else None
+
+        with contextlib.closing(seen(recipe, family, kept)) as blocks:
             for found in blocks:
-                if found.scores.block == block:
-                    yield found.on_cpu()
+                yield found
+                if found is not None:
                     return
-                yield None
 
     def begin() -> Job:
         return session.board().submit(

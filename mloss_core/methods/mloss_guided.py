@@ -23,6 +23,8 @@ from .global_trim import least_kept
 from .schedule import measured_blocks, node_rates, node_wise_blocks
 
 Weights = dict[str, Tensor]
+# Inputs of a block's c_fc, at the tokens that are measured, and each source's weight and bias.
+Look = Callable[[Float[Tensor, "images tokens width"], Sequence[Layer]], None]
 
 
 def sweep(
@@ -33,6 +35,7 @@ def sweep(
     images: Float[Tensor, "n 3 h w"] | None,
     merged: Weights,
     desk: Desk | None = None,
+    look: Look | None = None,
 ) -> Iterator[BlockScored | BlockMerged]:
     """Merges block by block, yielding what is done; without node-wise blocks this is plain TIES
     (or whatever the recipe's method is).
@@ -47,6 +50,7 @@ def sweep(
         images: preprocessed calibration batch; None where the method needs none.
         merged: filled as the sweep goes; with the base beyond, it is the partial model.
         desk: what an earlier merge of these sources has left for this one.
+        look: is shown what M-Loss of each block is about to be measured on.
     """
     desk = desk or Desk()
     # The model that feeds the blocks whose M-Loss is measured.
@@ -70,7 +74,10 @@ def sweep(
         if stream is not None and block in measured:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
             inputs = tower.mlp_input(block, stream)
-            scores = _scored(block, inputs, layers, family.activation, recipe)
+            at = _measured_at(inputs, recipe)
+            if look is not None:
+                look(at, layers)
+            scores = _scored(block, at, layers, family.activation, recipe)
         if block in chosen:
             rates = node_rates(recipe, block, family.nodes, scores)
         if scores is not None and rates is not None:
@@ -98,12 +105,15 @@ def _kept(recipe: MergeRecipe, vectors: Vectors, rates: Float[np.ndarray, " rows
     return recipe.keep if "keep" in METHODS[recipe.method].reads else 1.0
 
 
+def _measured_at(inputs: Tensor, recipe: MergeRecipe) -> Tensor:
+    """The inputs at as many tokens as the recipe says."""
+    return inputs if recipe.tokens is None else some_tokens(inputs, recipe.tokens, recipe.seed)
+
+
 def _scored(
     block: int, inputs: Tensor, layers: Sequence[Layer], act: str, recipe: MergeRecipe
 ) -> NodeScores:
-    """M-Loss of a block on as many tokens, and as precisely, as the recipe says."""
-    if recipe.tokens is not None:
-        inputs = some_tokens(inputs, recipe.tokens, recipe.seed)
+    """M-Loss of a block as precisely as the recipe says."""
     product, squared = PRECISIONS[recipe.precision], recipe.scores == "squared"
     return score_block(block, inputs, layers, act, recipe.alpha, product, squared)
 

@@ -1,6 +1,5 @@
 """Writes the contrast family: fine-tunes of one base that merge more or less well, and one that cannot."""
 
-import json
 import time
 from pathlib import Path
 
@@ -23,21 +22,9 @@ DESCRIPTION = (
 )
 
 
-def _write_description(folder: Path, tasks: list[dict]) -> None:
-    """`family.json`; a task names its sources, for none of them is called like it."""
-    described = []
-    for task in tasks:
-        about = {key: task[key] for key in ("name", "title", "kind", "template")}
-        about["sources"] = [s.name for s in contrast_sources() if s.task == task["name"]]
-        described.append(about)
-    description = {
-        "name": "contrast",
-        "title": "Contrast family: what merges and what does not",
-        "description": DESCRIPTION,
-        **files.ARCHITECTURE,
-        "tasks": described,
-    }
-    (folder / "family.json").write_text(json.dumps(description, indent=1) + "\n")
+def _sources_of(task: dict) -> list[str]:
+    """A task names its sources, for none of them is called like it."""
+    return [source.name for source in contrast_sources() if source.task == task["name"]]
 
 
 def pack_contrast(work: Path, out: Path) -> None:
@@ -50,7 +37,13 @@ def pack_contrast(work: Path, out: Path) -> None:
     files.write_towers(work, fresh, contrast_sources())
     heads = load_file(work / "heads.safetensors")
     save_file({name: heads[name] for name in VARIED}, fresh / "heads.safetensors")
-    _write_description(fresh, tasks)
+    files.write_description(
+        fresh,
+        name="contrast",
+        title="Contrast family: what merges and what does not",
+        description=DESCRIPTION,
+        tasks=files.described([task | {"sources": _sources_of(task)} for task in tasks]),
+    )
     sheet(tasks, fresh / "tasks", fresh / "sheet.png")
     measured = measure_contrast(fresh)
     write_contrast_card(work, fresh / "README.md", measured, round(time.time() - start))

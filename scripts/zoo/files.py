@@ -1,5 +1,6 @@
 """The files of a family in its folder: pictures, calibration, towers, and the folder's move into place."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -34,6 +35,20 @@ def write_tasks(work: Path, folder: Path, tasks: list[dict], test: int, val: int
                 val_labels=data["val_labels"][:val],
                 classes=np.array(task["classes"]),
             )
+
+
+def write_description(
+    folder: Path, name: str, title: str, description: str, **more: object
+) -> None:
+    """`family.json`: what it is, the towers' architecture, and whatever else this family says of itself."""
+    whole = {"name": name, "title": title, "description": description, **ARCHITECTURE, **more}
+    (folder / "family.json").write_text(json.dumps(whole, indent=1) + "\n")
+
+
+def described(tasks: list[dict]) -> list[dict]:
+    """What the app needs to know of each task."""
+    kept = ("name", "title", "kind", "template", "sources")
+    return [{key: task[key] for key in kept if key in task} for task in tasks]
 
 
 def write_calibration(work: Path, folder: Path, names: list[str]) -> None:

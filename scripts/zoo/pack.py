@@ -23,24 +23,6 @@ DESCRIPTION = (
 )
 
 
-def _write_description(work: Path, folder: Path, tasks: list[dict], chosen: dict) -> None:
-    """`family.json`."""
-    kept = json.loads((work / "token_ids.json").read_text())
-    description = {
-        "name": "demo",
-        "title": "Demo family: eight micro CLIPs",
-        "description": DESCRIPTION,
-        **files.ARCHITECTURE,
-        "text_cfg": {**TEXT, "vocab_size": len(kept)},
-        "tasks": [
-            {key: task[key] for key in ("name", "title", "kind", "template")} for task in tasks
-        ],
-        "recommended": chosen,
-        "token_ids": kept,
-    }
-    (folder / "family.json").write_text(json.dumps(description, indent=1) + "\n")
-
-
 def pack(work: Path, out: Path) -> None:
     """Write, tune, measure and describe the family, then move it into place."""
     start = time.time()
@@ -58,7 +40,17 @@ def pack(work: Path, out: Path) -> None:
     measure.check_finite([base, heads, *sources.values()])
     val = measure.load_pictures(fresh / "tasks", names, "val_")
     chosen = measure.tune(base, list(sources.values()), heads, val)
-    _write_description(work, fresh, tasks, chosen)
+    kept = json.loads((work / "token_ids.json").read_text())
+    files.write_description(
+        fresh,
+        name="demo",
+        title="Demo family: eight micro CLIPs",
+        description=DESCRIPTION,
+        text_cfg={**TEXT, "vocab_size": len(kept)},
+        tasks=files.described(tasks),
+        recommended=chosen,
+        token_ids=kept,
+    )
     test = measure.load_pictures(fresh / "tasks", every, "")
     measured = measure.measure(base, sources, heads, test, chosen)
     sheet(tasks, fresh / "tasks", fresh / "sheet.png")
