@@ -13,7 +13,9 @@ from mloss_core import Accuracy, BlockMerged, Family, MergeRecipe, TaskEvaluated
 from . import live_table, readouts, session, work
 from .jobs import Job, elapsed
 
-EVERY = 0.2  # seconds between two looks at the job
+# Seconds between two looks at the job: until its first readouts, and while it is refined, which is
+# idle work that may wait for minutes beside a launched merge.
+EVERY, REFINING = 0.2, 2.0
 Hits = Mapping[str, np.ndarray]
 
 
@@ -44,7 +46,14 @@ def asked(family: Family, recipe: MergeRecipe) -> Job:
 
 def panel(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """What is known of the merge of this recipe; until something is, what was known before it."""
-    session.while_active(job, EVERY)(lambda: _draw(family, recipe, job))()
+    often = not job.idle
+
+    def draw() -> None:
+        _draw(family, recipe, job)
+        if often and job.idle and job.active:
+            st.rerun()
+
+    session.while_active(job, EVERY if often else REFINING)(draw)()
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
