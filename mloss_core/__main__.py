@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from . import arguments, commands, device, papers, preparing, zoo
-from .compatibility_command import compatibility
+from .compatibility.command import compatibility
 from .errors import MlossError
 from .experiments.command import experiment
 from .layouts import TOML

@@ -8,10 +8,10 @@ from typing import NoReturn
 
 import torch
 
+from .compatibility.prediction import TRIPLES
 from .errors import BadValue, InputError, UnknownName
 from .family import ModelFamily
 from .methods import METHODS
-from .prediction import TRIPLES
 from .types import CHOICES, MergeRecipe
 from .zoo import Family
 

@@ -10,13 +10,12 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Family, InputError, MergeRecipe
-from mloss_core import compatibility_report as report
-from mloss_core import compatibility_words as said
-from mloss_core.compatibility import Compatibility
-from mloss_core.ensemble_gap import GapMeasured
-from mloss_core.prediction import TRIPLES, gathered
+from mloss_core.compatibility import Compatibility, report
+from mloss_core.compatibility import words as said
+from mloss_core.compatibility.ensemble_gap import GapMeasured
+from mloss_core.compatibility.prediction import TRIPLES, gathered
+from mloss_core.compatibility.signs import SignsCounted, conflict
 from mloss_core.set_losses import MEASURES, SetLosses
-from mloss_core.signs import SignsCounted, conflict
 from views import compatibility_choices, nav, session, strip, widgets, work
 from views import compatibility_figures as figures
 from views import compatibility_jobs as jobs
@@ -54,11 +53,7 @@ def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     asked = job is None and not small and st.button("Measure compatibility", type="primary")
     if (job is None and small) or asked:
         job = jobs.measure(family, recipe)
-        with st.spinner("Measuring…"):
-            job.wait(views.HEAD_START)
-        if job.active:  # so that the strip above shows it, with its cancel button
-            session.remember()
-            st.rerun()
+        session.head_start(job)
     if job is None:
         st.info(
             "Press *Measure compatibility*: the calibration images go once through the base and "

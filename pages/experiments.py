@@ -39,8 +39,7 @@ def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
     if st.button("Measure, or go on", type="primary"):
         job = work.experiment(name, family, recipe)
         session.choose_value("experiment_job", job.id)
-        session.remember()
-        st.rerun()
+        session.head_start(job)  # what is on disk comes at once
     widgets.doubtful(family, recipe.sources)
 
 

@@ -26,7 +26,6 @@ from views import (
 )
 from views.jobs import Job, elapsed
 
-HEAD_START = 2.0  # seconds
 LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 
 
@@ -61,12 +60,7 @@ def controls(family: Family) -> Job | None:
     if asked or (first and family.model.width <= work.NARROW):
         job = work.score(family, recipe)
         session.choose_value("score_job", job.id)
-        # Most maps are measured in a second or two, and drawing beside the work slows both.
-        with st.spinner("Measuring…"):
-            job.wait(HEAD_START)
-        if job.active:  # so that the strip above shows it, with its cancel button
-            session.remember()
-            st.rerun()
+        session.head_start(job)
     inputs = ", inputs from the base" * (recipe.inputs_from == "pretrained")
     settings = f"k = {recipe.keep:g}, e = {recipe.variation:g}, λ = {recipe.scaling:g}{inputs}"
     st.caption(

@@ -11,8 +11,6 @@ from mloss_core.curvature import SMOOTH
 from views import session, strip, theory_readouts, widgets, work
 from views.jobs import Job
 
-HEAD_START = 2.0  # seconds
-
 
 def sliders() -> None:
     """Expected M-Loss in the paper's model."""
@@ -76,11 +74,7 @@ def asked(family: Family) -> Job | None:
     if st.button("Measure this family", type="primary"):
         job = work.theory(family, recipe)
         session.choose_value("theory_job", job.id)
-        with st.spinner("Measuring…"):
-            job.wait(HEAD_START)
-        if job.active:  # so that the strip above shows it, with its cancel button
-            session.remember()
-            st.rerun()
+        session.head_start(job)
     st.caption(
         f"{len(recipe.sources)} sources of {family.name}, {recipe.samples} calibration images, "
         f"along an M-TIES merge; {widgets.memory(recipe, family)}"

@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 import oracle
 from mloss_core import MergeRecipe, run, score_block, zoo
 from mloss_core.calibration import draw_batch
-from mloss_core.clustering import clusters
 from mloss_core.compatibility import Compatibility, alphas_of, asked_sets, losses_of_sets, pairs
+from mloss_core.compatibility.clustering import clusters
+from mloss_core.compatibility.signs import conflict, count_signs
 from mloss_core.errors import BadValue, UnknownName
 from mloss_core.set_losses import MEASURES, SetLosses, score_sets, with_interval
-from mloss_core.signs import conflict, count_signs
 
 ACTS = ("relu", "gelu", "quick_gelu")
 SETS = {"seed": st.integers(0, 2**32 - 1), "q": st.integers(2, 5), "nodes": st.integers(4, 9)}

@@ -15,12 +15,11 @@ from test_compatibility import states
 
 import oracle
 from mloss_core import Evaluator, Finished, MergeRecipe, TaskEvaluated, geometry, list_runs, run
-from mloss_core import compatibility_words as words
-from mloss_core.compatibility import alphas_of, losses_of_sets
+from mloss_core.compatibility import alphas_of, losses_of_sets, words
+from mloss_core.compatibility.ensemble_gap import GapMeasured, ensemble_gap, gap_difference
+from mloss_core.compatibility.prediction import DropMeasured, Study, gathered, sets_of, study
 from mloss_core.correlation import correlated, draws_of_models, interval, spearman
-from mloss_core.ensemble_gap import GapMeasured, ensemble_gap, gap_difference
 from mloss_core.errors import BadValue
-from mloss_core.prediction import DropMeasured, Study, gathered, sets_of, study
 from mloss_core.run import measured
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from mloss_core import Family
-from mloss_core.prediction import MAIN, RIVALS
+from mloss_core.compatibility.prediction import MAIN, RIVALS
 from mloss_core.set_losses import MEASURES
 
 RULES = ("ties", "simple-average")  # by which the prediction study merges

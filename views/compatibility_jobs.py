@@ -7,9 +7,9 @@ from typing import Any
 
 from mloss_core import METHODS, Family, MergeRecipe
 from mloss_core.compatibility import asked_sets, losses_of_sets
-from mloss_core.ensemble_gap import ensemble_gap
-from mloss_core.prediction import TRIPLES, sets_of, study
-from mloss_core.signs import count_signs
+from mloss_core.compatibility.ensemble_gap import ensemble_gap
+from mloss_core.compatibility.prediction import TRIPLES, sets_of, study
+from mloss_core.compatibility.signs import count_signs
 
 from . import session
 from .jobs import Job

@@ -11,14 +11,14 @@ import streamlit as st
 from jaxtyping import Float
 
 from mloss_core import Family, InputError, MergeRecipe
-from mloss_core import compatibility_words as said
 from mloss_core.analysis import Geometry
-from mloss_core.clustering import clusters
 from mloss_core.compatibility import Compatibility
-from mloss_core.ensemble_gap import GapMeasured
-from mloss_core.prediction import MAIN, TRIPLES, Study, check_studied
+from mloss_core.compatibility import words as said
+from mloss_core.compatibility.clustering import clusters
+from mloss_core.compatibility.ensemble_gap import GapMeasured
+from mloss_core.compatibility.prediction import MAIN, TRIPLES, Study, check_studied
+from mloss_core.compatibility.signs import SignsCounted, conflict
 from mloss_core.set_losses import MEASURES, with_interval
-from mloss_core.signs import SignsCounted, conflict
 
 from . import compatibility_choices, session, widgets
 from . import compatibility_figures as figures
@@ -26,7 +26,6 @@ from . import compatibility_jobs as jobs
 from .jobs import Job
 from .looks import written
 
-HEAD_START = 2.0  # seconds
 SIGNS = (0.4, 0.5)  # chance is a half: a thousandth of difference must not look large
 Drawn = tuple[go.Figure | None, str, str]  # a figure, its title and its alt text
 

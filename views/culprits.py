@@ -8,8 +8,7 @@ import numpy as np
 import streamlit as st
 
 from mloss_core import Family, MergeRecipe
-from mloss_core import compatibility_words as words
-from mloss_core.compatibility import Compatibility
+from mloss_core.compatibility import Compatibility, words
 from mloss_core.node import Node
 
 from . import compatibility_figures as figures

@@ -79,7 +79,7 @@ def take_away(name: str, family: Family, found: Sequence[CellDone], made: Sequen
         width="stretch",
     )  # fmt: skip
     right.download_button(
-        "Section (Markdown)", "\n\n".join(section(name, family, found)), f"{name}.md",
+        "Section (Markdown)", lambda: "\n\n".join(section(name, family, found)), f"{name}.md",
         "text/markdown", width="stretch",
     )  # fmt: skip
 

@@ -216,15 +216,26 @@ def job_of(key: str) -> Job | None:
     return board().get(chosen(key)) if chosen(key) else None
 
 
+def head_start(job: Job, seconds: float = 2.0) -> None:
+    """Waits for a job that has just begun: most are done in a second or two, and drawing beside the
+    work slows both. If it is not, the page is drawn again, so that its strip shows the job."""
+    with st.spinner("Measuring…"):
+        job.wait(seconds)
+    if job.active:
+        remember()
+        st.rerun()
+
+
 def while_active(job: Job | None, seconds: float = 1.0) -> Callable:
     """A fragment decorator that redraws as long as the job works, then the whole page once."""
 
+    began = job is not None and job.active
+
     def decorate(draw: Callable[[], None]) -> Callable[[], None]:
-        @st.fragment(run_every=seconds if job is not None and job.active else None)
+        @st.fragment(run_every=seconds if began else None)
         def fragment() -> None:
             draw()
-            if job is not None and not job.active and not st.session_state.get(f"seen-{job.id}"):
-                st.session_state[f"seen-{job.id}"] = True
+            if began and job is not None and not job.active:
                 st.rerun()
 
         return fragment

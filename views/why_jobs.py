@@ -16,7 +16,6 @@ from mloss_core.seen import Seen, seen
 from . import session, work
 from .jobs import Job
 
-HEAD_START = 1.0  # seconds
 KEPT = 2  # blocks that stay looked into: each holds its inputs of all images
 Events = Generator[Any, None, None]
 
@@ -84,9 +83,5 @@ def _wanted(
     alone = job is None and family.model.width <= work.NARROW
     if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
         job = begin()
-        with st.spinner("Measuring…"):
-            job.wait(HEAD_START)
-        if job.active:  # so that the strip above shows it, with its cancel button
-            session.remember()
-            st.rerun()
+        session.head_start(job)
     return job

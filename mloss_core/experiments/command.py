@@ -11,10 +11,10 @@ from typing import Any
 from tqdm import tqdm
 
 from .. import device, zoo
-from ..compatibility_command import judged
+from ..compatibility.command import judged
+from ..compatibility.prediction import LEAST, TRIPLES
 from ..errors import UnknownName
 from ..output import check_output, written
-from ..prediction import LEAST, TRIPLES
 from ..types import MergeRecipe
 from ..zoo import Family
 from .cells import Lab

@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import BadValue
-from .evaluate import Evaluator, mean_difference
-from .recipe import content_key
-from .run import measured
-from .types import Embedded, Event, Finished, MergeRecipe
+from ..errors import BadValue
+from ..evaluate import Evaluator, mean_difference
+from ..recipe import content_key
+from ..run import measured
+from ..types import Embedded, Event, Finished, MergeRecipe
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
-from .correlation import Correlation
+from ..correlation import Correlation
 from .ensemble_gap import GapMeasured, gap_difference
 from .prediction import MAIN, RIVALS, Study
 

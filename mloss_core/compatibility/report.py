@@ -9,15 +9,15 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from . import compatibility_words as words
-from .analysis import Geometry
-from .compatibility import Compatibility, pairs
-from .compatibility_words import SIZES, TITLES, spread
+from ..analysis import Geometry
+from ..evaluate import mean_difference
+from ..set_losses import MEASURES
+from ..types import MergeRecipe
+from . import words
 from .ensemble_gap import GapMeasured
-from .evaluate import mean_difference
 from .prediction import Study
-from .set_losses import MEASURES
-from .types import MergeRecipe
+from .sets import Compatibility, pairs
+from .words import SIZES, TITLES, spread
 
 Row = dict[str, Any]
 

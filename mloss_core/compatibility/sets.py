@@ -18,16 +18,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import device as devices
-from .calibration import preprocess
-from .family import c_fc
-from .recipe import calibration_of, check
-from .resident import read
-from .scoring import some_tokens
-from .set_losses import SetLosses, score_sets, with_interval
-from .types import CalibrationBatch, MergeRecipe
-from .vit import Tower, chunks
-from .zoo import Family
+from .. import device as devices
+from ..calibration import preprocess
+from ..family import c_fc
+from ..recipe import calibration_of, check
+from ..resident import read
+from ..scoring import some_tokens
+from ..set_losses import SetLosses, score_sets, with_interval
+from ..types import CalibrationBatch, MergeRecipe
+from ..vit import Tower, chunks
+from ..zoo import Family
 
 Members = tuple[int, ...]  # places of a set's sources among a recipe's
 

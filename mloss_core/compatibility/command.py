@@ -11,22 +11,21 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from . import compatibility_report as report
-from . import compatibility_words as words
-from . import device as devices
-from . import zoo
-from .analysis import Geometry, geometry
-from .compatibility import Compatibility, asked_sets, losses_of_sets
+from .. import device as devices
+from .. import zoo
+from ..analysis import Geometry, geometry
+from ..errors import BadValue
+from ..evaluate import Evaluator
+from ..methods import METHODS
+from ..output import check_output, written
+from ..recipe import check
+from ..types import MergeRecipe
+from ..zoo import Family
+from . import report, words
 from .ensemble_gap import GapMeasured, ensemble_gap
-from .errors import BadValue
-from .evaluate import Evaluator
-from .methods import METHODS
-from .output import check_output, written
 from .prediction import DropMeasured, Study, gathered, sets_of, study
-from .recipe import check
+from .sets import Compatibility, asked_sets, losses_of_sets
 from .signs import SignsCounted, conflict
-from .types import MergeRecipe
-from .zoo import Family
 
 
 def compatibility(args: argparse.Namespace) -> None:

@@ -17,17 +17,17 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .analysis import Geometry
-from .comparison import compare
-from .compatibility import Members, alphas_of, losses_of_sets, pairs
-from .correlation import Correlation, correlated, difference
-from .errors import BadValue
-from .evaluate import Evaluator
-from .experiments.cells import Cell, Lab
-from .set_losses import MEASURES, SetLosses
+from ..analysis import Geometry
+from ..comparison import compare
+from ..correlation import Correlation, correlated, difference
+from ..errors import BadValue
+from ..evaluate import Evaluator
+from ..experiments.cells import Cell, Lab
+from ..set_losses import MEASURES, SetLosses
+from ..types import Event, MergeRecipe
+from ..zoo import Family
+from .sets import Members, alphas_of, losses_of_sets, pairs
 from .signs import SignsCounted, conflict, count_signs
-from .types import Event, MergeRecipe
-from .zoo import Family
 
 LEAST = 3  # sources from which anything can be correlated over pairs
 TRIPLES = 28  # as many as there are pairs of eight sources

@@ -11,12 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import device as devices
-from .recipe import check
-from .resident import read
-from .trim import Vectors, trim_
-from .types import MergeRecipe
-from .zoo import Family
+from .. import device as devices
+from ..recipe import check
+from ..resident import read
+from ..trim import Vectors, trim_
+from ..types import MergeRecipe
+from ..zoo import Family
 
 
 @dataclass(frozen=True, kw_only=True)
