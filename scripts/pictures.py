@@ -133,7 +133,7 @@ def merged(page: Page, url: str) -> str:
     page.goto(url + "merge")
     settle(page)
     page.get_by_role("button", name="Launch merge").click()
-    page.get_by_text("Merged in").wait_for(timeout=MINUTES)
+    page.get_by_text("evaluated on all test images").wait_for(timeout=MINUTES)
     settle(page)
     return page.url.split("?", 1)[1]
 
