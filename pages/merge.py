@@ -82,8 +82,7 @@ left, right = st.columns([2, 3])
 with left:
     recipe, seen = recipe_column(family)
 with right:
-    if recipe is not None and seen is not None:
-        live.panel(family, recipe, seen)
+    place = st.empty()
     if recipe is not None:
         keep_rates(family, recipe)
 job = session.job_of("merge_job")
@@ -93,3 +92,5 @@ else:
     strip.outcome(None, gone=bool(session.chosen("merge_job")))
     runs.beside_reference(family, None)
 runs.latest(family)
+if recipe is not None and seen is not None:
+    live.panel(place, family, recipe, seen)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import html
+import time
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from mloss_core import Accuracy, BlockMerged, Family, MergeRecipe, TaskEvaluated, mean_accuracy
 
 from . import live_table, readouts, session, work
 from .jobs import Job, elapsed
 
-# Seconds between two looks at the job: until its first readouts, and while it is refined, which is
-# idle work that may wait for minutes beside a launched merge.
-EVERY, REFINING = 0.2, 2.0
+# Seconds for which the page itself waits for the first readouts, and between two looks at the job.
+PATIENCE, GLANCE, REFINING = 4.0, 0.02, 2.0
 Hits = Mapping[str, np.ndarray]
 
 
@@ -44,16 +45,34 @@ def asked(family: Family, recipe: MergeRecipe) -> Job:
     return job
 
 
-def panel(family: Family, recipe: MergeRecipe, job: Job) -> None:
-    """What is known of the merge of this recipe; until something is, what was known before it."""
-    often = not job.idle
+def panel(place: DeltaGenerator, family: Family, recipe: MergeRecipe, job: Job) -> None:
+    """What is known of the merge of this recipe; until something is, what was known before it.
 
-    def draw() -> None:
-        _draw(family, recipe, job)
-        if often and job.idle and job.active:
-            st.rerun()
+    Comes last on the page: it waits for the merge and its readouts, and shows each as soon as it is
+    there. A fragment that looked as often would take a fifth of a core from the merge.
 
-    session.while_active(job, EVERY if often else REFINING)(draw)()
+    Args:
+        place: where on the page it stands.
+    """
+
+    def draw(watched: Job | None) -> None:
+        # Fragments both times: what is drawn later takes the very place of what was drawn before.
+        with place.container():
+            session.while_active(watched, REFINING)(lambda: _draw(family, recipe, job))()
+
+    end, stage = time.monotonic() + PATIENCE, None
+    launched = session.board().active()  # is done first, and has progress of its own to draw
+    while job.active and not job.idle and not launched and time.monotonic() < end:
+        if stage != (stage := (job.state, _blocks(job) == family.model.blocks)):
+            draw(None)
+        job.wait(GLANCE)
+        session.chosen("keep")  # Streamlit ends this run here where the visitor has moved on
+    draw(job)
+
+
+def _blocks(job: Job) -> int:
+    """How many blocks are merged."""
+    return sum(isinstance(event, BlockMerged) for event in list(job.events))
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
@@ -86,20 +105,20 @@ def _words(
     family: Family, recipe: MergeRecipe, job: Job, hits: Hits, former: MergeRecipe | None
 ) -> str:
     """Two lines: which recipe, and how far it is; whose readouts stand below, if not its own."""
-    steps = [event for event in list(job.events) if isinstance(event, BlockMerged)]
+    steps = _blocks(job)
     if hits:
         least = min(map(len, hits.values()))
         far = f"{merged_in(job)}, measured on {least} images a task"
         if job.active:
             far += "; all of them follow"
-    elif len(steps) == family.model.blocks:
+    elif steps == family.model.blocks:
         far = f"{merged_in(job)}, measuring"
     elif job.state in ("failed", "cancelled"):
         far = f"live: {job.state}"
     elif job.state == "queued":
         far = "live: waiting for the work before it"
     else:
-        far = f"live: merging, block {len(steps)} of {family.model.blocks}"
+        far = "live: merging" + f", block {steps} of {family.model.blocks}" * (steps > 0)
     if not hits and former is not None:
         far += f". Still below, in grey: {readouts.summary(former)}"
     said = html.escape(readouts.summary(recipe))
