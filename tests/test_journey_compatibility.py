@@ -30,7 +30,7 @@ def test_three_sources_are_asked_about_then_merged_and_sent_on(open_page):
     leave = page.get_by_text(re.compile("^Leaving out .* lowers"))
     expect(leave.first).to_contain_text("other")
     named = page.get_by_label(re.compile("^M-Loss of each pair of sources, 12 blocks"))
-    expect(named.locator(".xtick")).to_have_count(3)
+    expect(named.locator(".yaxislayer-above text")).to_have_count(3)
 
     page.get_by_role("button", name="Merge them and see").click()
     expect(page.get_by_text(re.compile("3 pairs.*nothing can be said"))).to_be_visible()

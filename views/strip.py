@@ -10,8 +10,12 @@ from .jobs import Job, elapsed
 
 def show() -> None:
     """One row for each job that waits or works; nothing where there is none."""
-    for job in session.board().active():
-        session.while_active(job)(lambda job=job: _row(job))()
+    # One place whatever stands in it: the page below keeps its own while rows come and go.
+    place = st.empty()
+    if jobs := session.board().active():
+        with place.container():
+            for job in jobs:
+                session.while_active(job)(lambda job=job: _row(job))()
 
 
 def _row(job: Job) -> None:

@@ -34,7 +34,8 @@ def prediction(study: Study, what: str) -> list[str]:
     count = len(study.sets)
     if count < FEW or np.ptp(study.drops[0]) == 0:
         need = f"it takes {FEW} or more that lose differently"
-        return [f"Over {count} {what} nothing can be said: {need}."]
+        some = f"{count} {what}" if count != 1 else f"one {what.removesuffix('s')}"
+        return [f"Over {some} nothing can be said: {need}."]
     found = study.correlations()
     said = [f"Over {count} {what}, {_main(found[MAIN])}"]
     for rival in RIVALS:
