@@ -58,6 +58,7 @@ def choose_sources(family: Family) -> None:
         "Sources to merge (two or more)",
         list(family.sources),
         selection_mode="multi",
+        wrap=True,
         format_func=family.title,
         default=list(session.chosen_sources()),
         key=session.widget(f"w-sources-{family.name}"),

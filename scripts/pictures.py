@@ -60,7 +60,7 @@ class Shown:
 
 
 README = (
-    Shown(name="app", page="heatmap", look="light"),
+    Shown(name="app", page="heatmap", look="light", height=1900),
     Shown(name="merge", page="merge", look="dark", height=1500),
     Shown(name="tour", page="tour", look="light", height=900),
 )

@@ -68,7 +68,7 @@ def block_choice(family: Family) -> None:
     names = list(range(family.model.blocks))
     place = key("blocks", chosen.blocks)
     st.pills(
-        "Blocks with node-wise treatment", names, selection_mode="multi", key=place,
+        "Blocks with node-wise treatment", names, selection_mode="multi", key=place, wrap=True,
         default=list(chosen.blocks),
         on_change=lambda: take(family, st.session_state[place], "blocks"),
         help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "

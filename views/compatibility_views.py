@@ -36,6 +36,7 @@ def choose_set(family: Family) -> None:
         "Sources in question (two or more; the same choice as on the Sources page)",
         list(family.sources),
         selection_mode="multi",
+        wrap=True,
         format_func=family.title,
         default=list(session.chosen_sources()),
         key=session.widget(f"w-set-{family.name}"),
