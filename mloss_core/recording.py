@@ -45,6 +45,8 @@ from .types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEv
 from .version import __version__
 
 KINDS = ("merge", "score", "cell")
+# Read once, at the start: threads that look while another one changes sys.path may find nothing.
+OPEN_CLIP = importlib.metadata.version("open_clip_torch")
 
 
 def new_id(recipe: MergeRecipe) -> str:
@@ -234,7 +236,7 @@ def versions() -> dict[str, str]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "numpy": np.__version__,
-        "open_clip": importlib.metadata.version("open_clip_torch"),
+        "open_clip": OPEN_CLIP,
     }
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 from visitor import button, go, link_of, merged, settled, slider, sound, visit, words
 
 from mloss_core import Accuracy, MlossError, list_runs
-from views import live_table, session, work
+from views import live, live_table, session, work
 
 TASKS = 3
 
@@ -139,6 +140,25 @@ def failing(*arguments, **options):
     """Fails on purpose, at once."""
     raise MlossError("--keep: no luck")
     yield
+
+
+def test_a_merge_that_fails_just_when_it_is_drawn_offers_one_button(visit, monkeypatch):
+    gate, drawn = threading.Event(), live._draw
+
+    def late(*arguments, **options):
+        gate.wait(20)
+        yield from failing()
+
+    def draw(family, recipe, job):
+        gate.set()
+        job.wait(20)
+        drawn(family, recipe, job)
+
+    monkeypatch.setattr(work, "merged_live", late)
+    monkeypatch.setattr(live, "_draw", draw)
+    test = sound(visit("merge", "samples=6"))
+    assert [e.value for e in test.error] == ["--keep: no luck"]
+    assert [b.label for b in test.button].count("Merge again") == 1
 
 
 def test_another_window_takes_the_place_and_is_left_in_it(visit):

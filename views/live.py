@@ -55,19 +55,24 @@ def panel(place: DeltaGenerator, family: Family, recipe: MergeRecipe, job: Job) 
         place: where on the page it stands.
     """
 
-    def draw(watched: Job | None) -> None:
+    def draw(last: bool) -> None:
         # Fragments both times: what is drawn later takes the very place of what was drawn before.
+        def fragment() -> None:
+            _draw(family, recipe, job)
+            if last:
+                _outcome(job)
+
         with place.container():
-            session.while_active(watched, REFINING)(lambda: _draw(family, recipe, job))()
+            session.while_active(job if last else None, REFINING)(fragment)()
 
     end, stage = time.monotonic() + PATIENCE, None
     launched = session.board().active()  # is done first, and has progress of its own to draw
     while job.active and not job.idle and not launched and time.monotonic() < end:
         if stage != (stage := (job.state, _blocks(job) == family.model.blocks)):
-            draw(None)
+            draw(last=False)
         job.wait(GLANCE)
         session.chosen("keep")  # Streamlit ends this run here where the visitor has moved on
-    draw(job)
+    draw(last=True)
 
 
 def _blocks(job: Job) -> int:
@@ -86,6 +91,10 @@ def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
         of, shown = recipe, {}
     st.html(_words(family, recipe, job, hits if ready else {}, of if shown else None))
     st.html(live_table.table(_rows(family, shown), former=not ready))
+
+
+def _outcome(job: Job) -> None:
+    """What became of a merge that did not finish; drawn once a run, for it holds a button."""
     if job.state == "failed":
         st.error(job.error)
     elif job.state == "cancelled":

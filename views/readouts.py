@@ -39,9 +39,10 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
     st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {elapsed(job.seconds)}")
     seen = [e for e in events if isinstance(e, TaskEvaluated)]
     latest = {(e.model, e.task): e for e in seen}
-    columns = st.columns(4)
-    for i, task in enumerate(tasks):
-        with columns[i % 4]:
+    # Rows of four: where columns stand below each other, tasks keep their order.
+    columns = [column for _ in tasks[::4] for column in st.columns(4)]
+    for column, task in zip(columns, tasks, strict=False):
+        with column:
             if task in judged(job.spec, tasks):
                 _readout(family.title(task), {m: latest.get((m, task)) for m in ("merged", *NAMES)})
             else:
