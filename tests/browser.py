@@ -137,6 +137,12 @@ def idle(page: Page) -> None:
     expect(page.get_by_test_id("stApp")).to_have_attribute("data-test-script-state", "notRunning")
 
 
+def link(page: Page) -> str:
+    """The page's link below the server, to be opened in a fresh browser."""
+    where = urlsplit(page.url)
+    return f"{where.path}?{where.query}"
+
+
 @pytest.fixture
 def open_page(chromium, server) -> Iterator[Callable]:
     """Opens a page of the app; at the end nothing foreign was asked for and nothing broke."""

@@ -44,8 +44,9 @@ def listed(events):
     yield from events
 
 
-def giving_way(gate, *after):
-    """A job that lets others in until the gate opens."""
+def giving_way(gate, before, after):
+    """A job that from some event on lets others in, until the gate opens."""
+    yield from before
     yield GIVES_WAY
     gate.wait(20)
     yield from after
@@ -247,20 +248,20 @@ def test_a_job_that_is_being_replaced_is_not_found_again(board):
 
 def test_from_gives_way_on_a_job_lets_others_in_and_is_no_event(board):
     gate = threading.Event()
-    job = board.submit("live", "l", lambda: giving_way(gate, "refined", "done"))
+    job = board.submit("live", "l", lambda: giving_way(gate, ["merged"], ["refined", "done"]))
     until(lambda: job.idle)
     other = board.submit("merge", "m", lambda: listed("x"))
     assert other.state == "queued"
     gate.set()
     until(lambda: job.state == "finished")
-    assert other.state == "finished" and job.events == ["refined", "done"]
+    assert other.state == "finished" and job.events == ["merged", "refined", "done"]
     assert other.ended <= job.ended
 
 
 def test_a_request_that_gave_way_is_replaced_before_the_next_begins(board):
     states: list[str] = []
     gate = threading.Event()
-    old = board.replace("live", "l", lambda: giving_way(gate, "late", "never"))
+    old = board.replace("live", "l", lambda: giving_way(gate, [], ["late", "never"]))
     until(lambda: old.idle)
 
     def second():

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 import pytest
-from browser import chromium, idle, open_page, server
+from browser import chromium, idle, link, open_page, server
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -37,7 +36,6 @@ def test_three_sources_are_asked_about_then_merged_and_sent_on(open_page):
     drops = page.get_by_label(re.compile("^Accuracy lost by every merged set"))
     expect(drops.locator(".point")).to_have_count(4)  # three pairs, and all three
 
-    where = urlsplit(page.url)
-    again = open_page(f"{where.path}?{where.query}")
+    again = open_page(link(page))
     measured(again, r"3 sources, sum over 12 of 12 blocks")
     expect(again.get_by_text(re.compile("3 pairs.*nothing can be said"))).to_be_visible()

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import re
-from urllib.parse import urlsplit
 
 import pytest
-from browser import chromium, idle, open_page, server
+from browser import chromium, idle, link, open_page, server
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -82,8 +81,7 @@ def test_blocks_are_chosen_merged_and_found_again(open_page):
     idle(page)
     page.get_by_role("button", name="Save", exact=True).click()
     page.wait_for_url(re.compile("saved=late"))
-    where = urlsplit(page.url)
-    again = open_page(f"{where.path}?{where.query}")
+    again = open_page(link(page))
     expect(again.get_by_text("2 choices tried with these settings")).to_be_visible()
     chosen(again, "1,2", 2)
     again.get_by_role("button", name="Named choices").click()

@@ -62,6 +62,11 @@ class Job:
         """Seconds worked so far."""
         return (self.ended or time.monotonic()) - self.started if self.started else 0.0
 
+    @property
+    def share(self) -> float:
+        """How much of its steps is done, from 0 to 1."""
+        return min(1.0, len(self.events) / max(1, self.steps))
+
     def cancel(self) -> None:
         """Asks the job to stop before its next event; one that waits never begins."""
         self.cancelled.set()

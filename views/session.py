@@ -228,14 +228,13 @@ def head_start(job: Job, seconds: float = 2.0) -> None:
 
 def while_active(job: Job | None, seconds: float = 1.0) -> Callable:
     """A fragment decorator that redraws as long as the job works, then the whole page once."""
-
-    began = job is not None and job.active
+    watched = job if job is not None and job.active else None
 
     def decorate(draw: Callable[[], None]) -> Callable[[], None]:
-        @st.fragment(run_every=seconds if began else None)
+        @st.fragment(run_every=seconds if watched else None)
         def fragment() -> None:
             draw()
-            if began and job is not None and not job.active:
+            if watched and not watched.active:
                 st.rerun()
 
         return fragment

@@ -22,10 +22,11 @@ def _row(job: Job) -> None:
     if not job.active:
         return
     left, right = st.columns([5, 1], vertical_alignment="center")
-    done = min(1.0, len(job.events) / max(1, job.steps))
     waiting = " (waiting for the job before it)" if job.state == "queued" else ""
     stopping = job.cancelled.is_set()
-    left.progress(done, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {elapsed(job.seconds)}")
+    left.progress(
+        job.share, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {elapsed(job.seconds)}"
+    )
     if right.button(
         "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
     ):
@@ -37,8 +38,7 @@ def _row(job: Job) -> None:
 def progress(job: Job | None) -> None:
     """How far a job is, where its result will stand; nothing once it has ended."""
     if job is not None and job.active:
-        done = min(1.0, len(job.events) / max(1, job.steps))
-        st.progress(done, f"{job.title} · {elapsed(job.seconds)} (cancel it at the top)")
+        st.progress(job.share, f"{job.title} · {elapsed(job.seconds)} (cancel it at the top)")
 
 
 def outcome(job: Job | None, gone: bool) -> None:

@@ -23,7 +23,7 @@ from ..types import MergeRecipe
 from ..zoo import Family
 from . import report, words
 from .ensemble_gap import GapMeasured, ensemble_gap
-from .prediction import DropMeasured, Study, gathered, sets_of, study
+from .prediction import DropMeasured, Study, check_studied, gathered, sets_of, study
 from .sets import Compatibility, asked_sets, losses_of_sets
 from .signs import SignsCounted, conflict
 
@@ -62,10 +62,11 @@ def judged(
         as_json: whether no progress is shown.
 
     Raises:
-        BadValue: nothing could be learned, see `study`.
+        BadValue: nothing could be learned, see `check_studied`.
     """
     family = evaluator.family
-    sets = len(sets_of(len(recipe.sources), max(0, triples), recipe.seed))
+    check_studied(recipe, family, triples)
+    sets = len(sets_of(len(recipe.sources), triples, recipe.seed))
     events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
     losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=evaluator.device.type)
     blocks = tuple(_shown(as_json, losses, family.model.blocks, "block"))
