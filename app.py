@@ -45,7 +45,7 @@ def load() -> None:
 
 async def download(request: Request) -> Response:
     """The merged model of a run, under the run's name."""
-    run = found(request)
+    run = run_of(request)
     if run is None or run.model is None:
         return missing(request, "merged model")
     return FileResponse(
@@ -57,7 +57,7 @@ async def card(request: Request) -> Response:
     """The model card of a run."""
     from mloss_core.cards import model_card
 
-    run = found(request)
+    run = run_of(request)
     if run is None:
         return missing(request, "run")
     name = {"Content-Disposition": f'attachment; filename="{run.id}.md"'}
@@ -68,14 +68,14 @@ async def bundle(request: Request) -> Response:
     """All files of a run and its card as a zip, written while it is sent."""
     from mloss_core.bundle import zipped
 
-    run = found(request)
+    run = run_of(request)
     if run is None:
         return missing(request, "run")
     name = {"Content-Disposition": f'attachment; filename="{run.id}.zip"'}
     return StreamingResponse(zipped(run), media_type="application/zip", headers=name)
 
 
-def found(request: Request) -> RunRecord | None:
+def run_of(request: Request) -> RunRecord | None:
     """The run that a path asks for, if it is there and readable."""
     from mloss_core import MlossError, load_run
 

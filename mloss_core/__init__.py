@@ -17,7 +17,7 @@ from .comparison import Comparison, compare, verdict
 from .errors import InputError, MlossError
 from .evaluate import Evaluator, mean_accuracy
 from .expectation import Setting, expected, simulated
-from .family import ModelFamily
+from .family import ViTConfig
 from .methods import METHODS, Method
 from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
 from .run import run
@@ -61,13 +61,13 @@ __all__ = [
     "MergeRecipe",
     "Method",
     "MlossError",
-    "ModelFamily",
     "NodeScores",
     "RunRecord",
     "SecondOrder",
     "Setting",
     "TaskEvaluated",
     "Tower",
+    "ViTConfig",
     "__version__",
     "compare",
     "draw_batch",

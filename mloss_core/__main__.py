@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def list_families(args: argparse.Namespace) -> None:
-    """Every family, its sources and the settings its makers recommend; or a new family.toml."""
+    """Prints every family with its sources and settings; with --init writes a family.toml."""
     if args.init:
         text = scaffold(args.init)
         print(json.dumps({"written": str(args.init / TOML), "text": text}) if args.json else text)
@@ -52,7 +52,7 @@ def list_families(args: argparse.Namespace) -> None:
 
 
 def _described(name: str) -> dict[str, object]:
-    """A family in a row; one that cannot be read says why, and hides no other."""
+    """A family's row of the list; the error instead where it cannot be read."""
     try:
         family = zoo.load(name)
     except MlossError as error:

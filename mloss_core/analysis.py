@@ -1,4 +1,4 @@
-"""How the task vectors of a family lie to each other, before anything is merged."""
+"""Norms and cosines of a family's task vectors, computed before merging."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Geometry:
 
 
 def geometry(family: Family, sources: Sequence[str]) -> Geometry:
-    """Norms and cosines over all tensors of the image tower, a tensor at a time, in doubles."""
+    """Norms and cosines of the sources' task vectors over all tensors, in float64."""
     base, files = family.base(), [family.source(name) for name in sources]
     gram = torch.zeros(len(sources), len(sources), dtype=torch.float64)
     square = 0.0

@@ -1,4 +1,4 @@
-"""The command line's arguments: what they are, and how their text becomes values."""
+"""The command line's argument parser, and functions that turn argument text into values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 
 from .compatibility.prediction import TRIPLES
 from .errors import BadValue, InputError, UnknownName
-from .family import ModelFamily
+from .family import ViTConfig
 from .methods import METHODS
 from .types import CHOICES, MergeRecipe
 from .zoo import Family
@@ -19,7 +19,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse, but one line a mistake, raised as InputError."""
+    """An argparse parser that raises InputError, one line, instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         """Raises InputError with argparse's words and where to find help."""
@@ -70,7 +70,7 @@ def build_parser() -> Parser:
 
 
 def _compatibility_arguments(command: argparse.ArgumentParser) -> None:
-    """Arguments of compatibility; settings of a merge default to the family's recommended ones."""
+    """Adds the arguments of compatibility; merge settings default to the family's."""
     command.add_argument("--sources", default="all", help="three or more, with commas (all)")
     command.add_argument("--method", default="ties", help="how sets are merged (ties)")
     for name in ("keep", "variation", "scaling"):
@@ -84,7 +84,7 @@ def _compatibility_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _run_arguments(rerun: argparse.ArgumentParser, export: argparse.ArgumentParser) -> None:
-    """Arguments of the commands about runs."""
+    """Adds the arguments of the commands rerun and export."""
     for command in (rerun, export):
         command.add_argument("run", metavar="RUN", help="a run's id: the name of its folder")
     rerun.add_argument("--device", default="auto", help="auto, cpu, cuda or mps (auto)")
@@ -95,7 +95,7 @@ def _run_arguments(rerun: argparse.ArgumentParser, export: argparse.ArgumentPars
 
 
 def _recipe_arguments(command: argparse.ArgumentParser) -> None:
-    """Arguments that score and merge share."""
+    """Adds the arguments that score and merge share."""
     default = MergeRecipe(family="demo", method="m-ties", sources=("a", "b"))
     for name, meaning in (
         ("keep", "base keep rate k, a share in (0, 1]"),
@@ -133,7 +133,7 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def _experiment_arguments(command: argparse.ArgumentParser) -> None:
-    """Which experiment, and the recipe that it varies."""
+    """Adds the arguments of experiment: its name and the recipe that it varies."""
     command.add_argument("name", metavar="NAME", help="an experiment, or all")
     for name, kind in (("keep", float), ("variation", float), ("scaling", float)):
         meaning = "of the recipe that is varied (as the family recommends)"
@@ -167,8 +167,8 @@ def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
     )
 
 
-def parse_blocks(text: str, model: ModelFamily) -> tuple[int, ...] | None:
-    """ "all" (None), "none", or numbers and ranges such as "0,8-10"; raises BadValue."""
+def parse_blocks(text: str, model: ViTConfig) -> tuple[int, ...] | None:
+    """Block numbers of "all" (None), "none", or a list such as "0,8-10"; raises BadValue."""
     if text == "all":
         return None
     if text == "none":
@@ -191,7 +191,7 @@ def parse_blocks(text: str, model: ModelFamily) -> tuple[int, ...] | None:
 
 
 def parse_weights(text: str) -> tuple[float, ...]:
-    """Numbers with commas; raises BadValue."""
+    """Merging weights from numbers with commas; raises BadValue."""
     try:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
@@ -206,7 +206,7 @@ def parse_dtype(text: str) -> torch.dtype:
 
 
 def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
-    """All tasks, or those named with commas; raises UnknownName."""
+    """Task names from "all" or names with commas; raises UnknownName."""
     if text == "all":
         return family.tasks
     for name in text.split(","):

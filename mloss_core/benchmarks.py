@@ -32,7 +32,7 @@ class Benchmark:
 
 @functools.cache
 def benchmarks() -> Mapping[str, Benchmark]:
-    """All of them, by torchvision's name."""
+    """All benchmarks of the table, by torchvision's name."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {
         name: Benchmark(
@@ -48,5 +48,5 @@ def benchmarks() -> Mapping[str, Benchmark]:
 def alike(name: str) -> str | None:
     """The benchmark that a source of this name was probably fine-tuned on; None if it is none."""
     plain = re.sub("[^a-z0-9]", "", name.lower())
-    known = {benchmark.lower(): benchmark for benchmark in benchmarks()}
-    return known.get(plain) or ALIASES.get(plain)
+    names = {benchmark.lower(): benchmark for benchmark in benchmarks()}
+    return names.get(plain) or ALIASES.get(plain)

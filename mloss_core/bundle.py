@@ -13,7 +13,7 @@ PIECE = 1 << 20  # bytes read at once: a model may be larger than memory
 
 
 class _Pipe(io.RawIOBase):
-    """Takes what a zip writes and gives it away again; it cannot seek."""
+    """A write-only stream that buffers what a zip writes until it is taken."""
 
     def __init__(self):
         self.held: list[bytes] = []
@@ -26,9 +26,9 @@ class _Pipe(io.RawIOBase):
         return len(data)
 
     def taken(self) -> bytes:
-        found = b"".join(self.held)
+        data = b"".join(self.held)
         self.held.clear()
-        return found
+        return data
 
 
 def zipped(run: RunRecord) -> Iterator[bytes]:

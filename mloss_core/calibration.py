@@ -1,4 +1,4 @@
-"""The unlabeled images that M-Loss is measured on: drawing and preprocessing."""
+"""Calibration batches of unlabeled images for M-Loss: drawing and preprocessing."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from .errors import BadFile, BadValue
-from .family import ModelFamily
-from .images import decoded, found
+from .family import ViTConfig
+from .images import decoded, picture_files
 from .tasks import check_images, read_npz
 from .types import CalibrationBatch
 
@@ -27,11 +27,10 @@ def batch_of(images: UInt8[np.ndarray, "n h w 3"]) -> CalibrationBatch:
     )
 
 
-def load_batch(path: Path, family: ModelFamily) -> CalibrationBatch:
-    """Exactly the images of an .npz (array `images`), in their order, or all pictures of a folder,
-    by name; raises BadFile."""
+def load_batch(path: Path, family: ViTConfig) -> CalibrationBatch:
+    """A batch of all images of an .npz (array `images`) or folder, in order; raises BadFile."""
     if path.is_dir():
-        paths = found(path, argument="--calibration")
+        paths = picture_files(path, argument="--calibration")
         return batch_of(decoded(paths, family.image_size))
     images = read_npz(path, "--calibration", ("images",))["images"]
     check_images(images, "--calibration", path)
@@ -39,7 +38,7 @@ def load_batch(path: Path, family: ModelFamily) -> CalibrationBatch:
     return batch_of(images)
 
 
-def check_size(images: np.ndarray, family: ModelFamily, argument: str, path: Path) -> None:
+def check_size(images: np.ndarray, family: ViTConfig, argument: str, path: Path) -> None:
     """Raises BadFile unless the images are of the family's size."""
     side = family.image_size
     if images.shape[1:3] != (side, side):
@@ -78,7 +77,7 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
 def pool_size(pool: Path, tasks: Sequence[str]) -> int:
     """How many calibration images a pool holds of these tasks; raises BadFile."""
     if pool.is_dir():  # pictures in a folder belong to no task
-        return len(found(pool))
+        return len(picture_files(pool))
     owners = read_npz(pool, "calibration pool", ("tasks",))["tasks"]
     return int(np.isin(owners, list(tasks)).sum())
 
@@ -86,13 +85,13 @@ def pool_size(pool: Path, tasks: Sequence[str]) -> int:
 def draw_pictures(
     pool: Path, samples: int, seed: int, size: int, skipped: Sequence[str] = ()
 ) -> CalibrationBatch:
-    """Draws pictures from a folder, whatever they show; the smaller draw begins the larger one.
+    """Draws pictures from a folder regardless of task; a smaller draw begins a larger one.
 
     Raises:
         BadValue: more samples than there are pictures.
         BadFile: no pictures, or one that cannot be decoded.
     """
-    paths = found(pool, skipped)
+    paths = picture_files(pool, skipped)
     if samples > len(paths):
         problem = f"is more than the {len(paths)} pictures in {pool}"
         raise BadValue("--samples", samples, problem, "lower it, or add pictures")
@@ -101,9 +100,9 @@ def draw_pictures(
 
 
 def preprocess(
-    images: UInt8[np.ndarray, "n h w 3"], family: ModelFamily, device: torch.device
+    images: UInt8[np.ndarray, "n h w 3"], family: ViTConfig, device: torch.device
 ) -> Float[Tensor, "n 3 h w"]:
-    """The family's own preprocessing: to 0..1, minus mean, over std, channels first."""
+    """Images preprocessed as the family expects: to 0..1, minus mean, over std, channels first."""
     pixels = torch.from_numpy(np.array(images)).to(device).permute(0, 3, 1, 2).float() / 255
     mean = torch.tensor(family.mean, device=device)[:, None, None]
     std = torch.tensor(family.std, device=device)[:, None, None]

@@ -1,4 +1,4 @@
-"""Model cards: what a merged model is, in Markdown with Hugging Face's front matter."""
+"""Model cards of merged models, in Markdown with Hugging Face's front matter."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def model_card(run: RunRecord, *, transformers: bool = False) -> str:
         run.metadata,
         accuracies=run.accuracies,
         versions=run.versions,
-        made=f"Merged on {run.created[:10]} on {run.device}" if run.device else "",
+        provenance=f"Merged on {run.created[:10]} on {run.device}" if run.device else "",
         title=run.title,
         transformers=transformers,
     )
@@ -70,11 +70,11 @@ def card(
     *,
     accuracies: Mapping[str, Mapping[str, Accuracy]],
     versions: Mapping[str, str],
-    made: str = "",
+    provenance: str = "",
     title: str | None = None,
     transformers: bool = False,
 ) -> str:
-    """The card of what `recipe.describe` describes.
+    """The model card, in Markdown, of a merge that `recipe.provenance` describes.
 
     Args:
         accuracies: of each model on each task; empty where none were measured.
@@ -93,7 +93,8 @@ def card(
         f"One CLIP image tower, merged from {len(recipe['sources'])} fine-tunes of one base by "
         f"{method.title if method else recipe['method']}"
         + (f" ({method.paper}). {method.explanation}" if method else "."),
-        made and f"{made}, with mloss {metadata.get('version', 'of an unknown version')}.",
+        provenance
+        and f"{provenance}, with mloss {metadata.get('version', 'of an unknown version')}.",
         "## Sources",
         _sources(metadata, family),
         "## Recipe",
@@ -115,16 +116,16 @@ def card(
 def _front_matter(
     recipe: Mapping[str, Any], family: Family | None, evaluated: bool, transformers: bool
 ) -> str:
-    """YAML between dashes; texts are written as JSON, which is YAML, too."""
+    """Hugging Face's front matter: YAML between dashes, with values written as JSON."""
     about = family.about if family else {}
-    told = about.get("license")
+    declared = about.get("license")
     fields: dict[str, Any] = {
-        "license": told if isinstance(told, str) else "other",
+        "license": declared if isinstance(declared, str) else "other",
         "library_name": "transformers" if transformers else "open_clip",
         "pipeline_tag": "image-feature-extraction",
         "tags": ["clip", "merge", "model-merging", recipe["method"], recipe["family"]],
     }
-    if not isinstance(told, str):
+    if not isinstance(declared, str):
         fields["license_name"] = "unknown"
     if isinstance(about.get("base_model"), str):
         fields |= {"base_model": about["base_model"], "base_model_relation": "merge"}
@@ -154,7 +155,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
 
 
 def setting(value: object) -> str:
-    """A field of a recipe as people read it."""
+    """A recipe field's value formatted for people."""
     if value is None:
         return "all"
     if isinstance(value, list | tuple):
@@ -163,17 +164,17 @@ def setting(value: object) -> str:
 
 
 def _calibration(metadata: Mapping[str, Any]) -> str:
-    found, recipe = metadata.get("calibration"), metadata["recipe"]
-    if not found:
+    digest, recipe = metadata.get("calibration"), metadata["recipe"]
+    if not digest:
         return "None: the method reads no images."
     drawn = "given images"
     if "samples" in recipe:
         drawn = f"{recipe['samples']} unlabeled images, drawn with seed {recipe.get('seed')}"
-    return f"M-Loss was measured on {drawn}; SHA-256 of their shape and bytes: `{found}`."
+    return f"M-Loss was measured on {drawn}; SHA-256 of their shape and bytes: `{digest}`."
 
 
 def _accuracies(accuracies: Mapping[str, Mapping[str, Accuracy]], family: Family | None) -> str:
-    """Every model on every task, with counts and Wilson's 95 % intervals."""
+    """The Markdown table of every model's accuracy on every task, with Wilson's 95 % intervals."""
     models = [model for model in MODELS if model in accuracies]
     if not models:
         return "Not measured."
@@ -206,6 +207,6 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
 
 
 def _plain(value: object) -> str:
-    """A text that is no Markdown: names come from files and folders."""
+    """Text with Markdown's special characters escaped."""
     text = " ".join(str(value).split())
     return re.sub(r"([\\|`*_<>\[\]])", r"\\\1", text)

@@ -1,4 +1,4 @@
-"""Image towers: any dialect in, audited before use; safetensors out, never half-written."""
+"""Checkpoints of image towers: read from any dialect, audited, and written as safetensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from . import dialects
-from .dialects import KEY, Unreadable, refused
+from .dialects import KEY, FormatError, as_bad_file
 from .errors import BadTensor
 from .output import written
 
@@ -49,21 +49,21 @@ class Checkpoint:
 
     @classmethod
     def open(cls, path: Path, name: str) -> Checkpoint:
-        """Reads what the file or folder holds; raises BadFile if it is missing or hostile."""
-        with refused(name, path):
-            found = dialects.contents(dialects.stamps(path))
+        """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged."""
+        with as_bad_file(name, path):
+            contents = dialects.contents(dialects.file_ids(path))
         return cls(
             name=name,
             path=path,
-            shapes={key: tensor.shape for key, tensor in found.tensors.items()},
-            dtypes={key: tensor.dtype for key, tensor in found.tensors.items()},
-            metadata=found.metadata,
-            dialect=found.dialect,
-            activation=found.activation,
+            shapes={key: tensor.shape for key, tensor in contents.tensors.items()},
+            dtypes={key: tensor.dtype for key, tensor in contents.tensors.items()},
+            metadata=contents.metadata,
+            dialect=contents.dialect,
+            activation=contents.activation,
         )
 
     def completed(self, base: Checkpoint) -> Checkpoint:
-        """With the base's projection where this is a CLIPVisionModel, which is saved without.
+        """This checkpoint, with the base's projection where a CLIPVisionModel lacks its own.
 
         Its tuning cannot have changed a projection that it never had.
         """
@@ -77,15 +77,15 @@ class Checkpoint:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """What config.json says; without one, the activation where the weights' file tells it."""
-        with refused(self.name, self.path):
-            told = {"hidden_act": self.activation} if self.activation else {}
-            return dialects.read_config(self.path) or told
+        """The config.json beside the weights; without one, the activation read from the weights."""
+        with as_bad_file(self.name, self.path):
+            fallback = {"hidden_act": self.activation} if self.activation else {}
+            return dialects.read_config(self.path) or fallback
 
     @property
     def normalisation(self) -> dialects.Normalisation | None:
         """Mean and std that the files beside the weights give; None where they don't."""
-        with refused(self.name, self.path):
+        with as_bad_file(self.name, self.path):
             return dialects.read_normalisation(self.path)
 
     def audit(self, shapes: Mapping[str, tuple[int, ...]], base: Checkpoint | None = None):
@@ -119,12 +119,12 @@ class Checkpoint:
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
-        with refused(self.name, self.path):
-            tensors = dialects.contents(dialects.stamps(self.path)).tensors
+        with as_bad_file(self.name, self.path):
+            tensors = dialects.contents(dialects.file_ids(self.path)).tensors
             lent = {PROJECTION} if self.lender else set()
             missing = [name for name in names if name not in tensors and name not in lent]
             if missing:
-                raise Unreadable(f"no longer holds {missing[0]}")
+                raise FormatError(f"no longer holds {missing[0]}")
             own = {name: tensors[name].fetch() for name in names if name in tensors}
         borrowed = [name for name in names if name not in own]
         return own | self.lender.read(borrowed) if self.lender and borrowed else own
@@ -135,8 +135,8 @@ class Checkpoint:
 
     def check_finite(self) -> None:
         """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
-        with refused(self.name, self.path):
-            name = _first_not_finite(dialects.stamps(self.path))
+        with as_bad_file(self.name, self.path):
+            name = _first_not_finite(dialects.file_ids(self.path))
         if name is not None:
             problem = f"{name} holds NaN or infinity"
             raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
@@ -144,32 +144,32 @@ class Checkpoint:
     @property
     def sha256(self) -> str:
         """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
-        with refused(self.name, self.path):
-            hashes = [_sha256(at) for at in dialects.stamps(self.path)]
+        with as_bad_file(self.name, self.path):
+            hashes = [_sha256(at) for at in dialects.file_ids(self.path)]
         return (
             hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         )
 
 
 def _conversion(path: Path) -> str:
-    """The command that brings a file to the dtype that all arithmetic has."""
+    """The remedy of a dtype mismatch: the command that converts a file to fp32."""
     return f"use what python -m mloss_core convert {path} NEW.safetensors --dtype fp32 writes"
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(at: dialects.Stamp) -> str:
+def _sha256(at: dialects.FileId) -> str:
     with at[0].open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _first_not_finite(files: tuple[dialects.Stamp, ...]) -> str | None:
+def _first_not_finite(files: tuple[dialects.FileId, ...]) -> str | None:
     tensors = dialects.contents(files).tensors
     return next((name for name, t in tensors.items() if not _finite(t.fetch())), None)
 
 
 def _finite(tensor: Tensor) -> bool:
-    """Whether a floating-point tensor holds neither NaN nor infinity: its extremes tell."""
+    """Whether a floating-point tensor holds neither NaN nor infinity."""
     return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
 
 

@@ -29,7 +29,7 @@ from .vit import Tower
 
 
 def convert_file(args: argparse.Namespace) -> None:
-    """Writes an image tower of any dialect as one of ours."""
+    """Converts an image tower of any dialect to safetensors with open_clip's names."""
     check_output(args.out)
     if args.dtype is not None:
         arguments.parse_dtype(args.dtype)
@@ -45,7 +45,7 @@ def convert_file(args: argparse.Namespace) -> None:
 
 
 def score(args: argparse.Namespace) -> None:
-    """Writes one tensor `block.<l>` of node scores a block."""
+    """Writes every block's node scores to a safetensors file, one tensor `block.<l>` each."""
     args.method = "m-ties"
     if args.blocks == "none":
         raise arguments.BadValue(
@@ -68,7 +68,7 @@ def score(args: argparse.Namespace) -> None:
 
 
 def merge(args: argparse.Namespace) -> None:
-    """Writes the merged image tower."""
+    """Merges the sources and writes the merged image tower."""
     if args.method in METHODS and METHODS[args.method].rule is None:
         problem = "leaves several models, nothing to write"
         if METHODS[args.method].per_task:
@@ -139,7 +139,7 @@ def _events(args: argparse.Namespace) -> Iterator[Event]:
 
 
 def _warn(recipe: MergeRecipe, family: zoo.Family, name: str) -> None:
-    """Says on stderr what is possible but hardly meant, and what may not fit into memory."""
+    """Warns on stderr of probable mistakes and of merges that may not fit into memory."""
     check(recipe, family)
     place = device.choose(name)
     large = too_much(recipe, family, place, free(place))
@@ -152,7 +152,7 @@ def _write(args: argparse.Namespace, tensors: dict[str, Tensor], metadata: dict)
 
 
 def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
-    """The tensors in the dtype of that name; raises BadValue where it cannot hold one."""
+    """The tensors cast to the named dtype; raises BadValue where one overflows."""
     dtype = arguments.parse_dtype(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
     for name, tensor in cast.items():

@@ -1,4 +1,4 @@
-"""Two models on the same images: the difference of their accuracies, and what follows in words."""
+"""Paired comparison of two models' accuracies on the same images, and its verdict in words."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ Answers = Mapping[str, Bool[np.ndarray, " n"]]  # task -> whether each image's a
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """A paired comparison, averaged over tasks that are taken as given.
+    """The result of a paired comparison, averaged over a fixed set of tasks.
 
     Args:
-        difference: ours minus theirs, in points of accuracy.
+        difference: ours minus the other's, in points of accuracy.
         low, high: its 95 % interval (paired bootstrap over each task's images).
         p: McNemar's exact test on all images: how often chance alone splits the images that only
             one of the two answers correctly at least so unevenly.
@@ -33,11 +33,11 @@ class Comparison:
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval leaves out zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
-def compare(ours: Answers, theirs: Answers) -> Comparison:
+def compare(ours: Answers, other: Answers) -> Comparison:
     """Difference of two models' mean accuracies on the same images (Efron 1979; McNemar 1947).
 
     An image adds -1, 0 or 1 to the difference, so that resampling a task's images is one draw from
@@ -46,7 +46,7 @@ def compare(ours: Answers, theirs: Answers) -> Comparison:
     rng = np.random.default_rng(SEED)
     means, drawn, better, worse = [], np.zeros(DRAWS), 0, 0
     for task in ours:
-        gap = ours[task].astype(np.int64) - theirs[task]
+        gap = ours[task].astype(np.int64) - other[task]
         n, up, down = len(gap), int((gap > 0).sum()), int((gap < 0).sum())
         counts = rng.multinomial(n, [up / n, down / n, (n - up - down) / n], size=DRAWS)
         drawn += (counts[:, 0] - counts[:, 1]) / n
@@ -62,24 +62,24 @@ def compare(ours: Answers, theirs: Answers) -> Comparison:
     )
 
 
-def verdict(name: str, rival: str, ours: Answers, theirs: Answers) -> str:
+def verdict(name: str, rival: str, ours: Answers, other: Answers) -> str:
     """The paired comparison in words: ahead, behind, or not distinguishable.
 
     Only tasks that both models answer count: some are made for a few tasks alone.
     """
-    both = {task: hits for task, hits in ours.items() if task in theirs}
+    both = {task: hits for task, hits in ours.items() if task in other}
     if not both:
         return f"**{name} and {rival} are made for different tasks**: nothing to compare."
-    found, known = compare(both, theirs), len({*ours, *theirs})
-    tasks = f" of the {len(both)} of {known} tasks that both were evaluated on" * (
-        len(both) < known
+    comparison, total = compare(both, other), len({*ours, *other})
+    tasks = f" of the {len(both)} of {total} tasks that both were evaluated on" * (
+        len(both) < total
     )
-    gap = found.difference
+    gap = comparison.difference
     where = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    sure = "distinguishable" if found.distinguishable else "not distinguishable"
-    p = f"p = {found.p:.2g}" if found.p >= 0.001 else "p < 0.001"
+    sure = "distinguishable" if comparison.distinguishable else "not distinguishable"
+    p = f"p = {comparison.p:.2g}" if comparison.p >= 0.001 else "p < 0.001"
     return (
         f"**{name} is {where} {rival}{f' by {abs(gap):.2f} points' * (gap != 0)}** "
-        f"(95 % interval of the difference {found.low:+.2f} to {found.high:+.2f}; McNemar {p}): "
-        f"{sure} on {found.images:,} images{tasks}."
+        f"(95 % interval of the difference {comparison.low:+.2f} to {comparison.high:+.2f}; "
+        f"McNemar {p}): {sure} on {comparison.images:,} images{tasks}."
     )

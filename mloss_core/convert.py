@@ -1,4 +1,4 @@
-"""Any dialect's image tower as one of ours: audited against its own architecture."""
+"""Conversion of any dialect's image tower to open_clip's names, with an audit."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .version import __version__
 
 
 def convert(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, object]]:
-    """The tensors of a checkpoint by our names, and what a file of them says of itself.
+    """The tensors of a checkpoint by open_clip's names, and the metadata to save with them.
 
     Args:
         name: what messages call it.

@@ -1,4 +1,4 @@
-"""Rank correlation over sets of models that share models, and how sure one can be of it."""
+"""Rank correlation over sets of models that share models, with bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -31,8 +31,10 @@ class Correlation:
 def spearman(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
 ) -> Float[np.ndarray, " draws"]:
-    """Spearman's rank correlation where set i counts weights[., i] times; NaN without variation,
-    and of fewer than LEAST different sets. Equal values share their mean rank.
+    """Spearman's rank correlation where set i counts weights[., i] times.
+
+    NaN without variation, and of fewer than LEAST different sets. Equal values share their mean
+    rank.
     """
     a, b = _ranks(x, weights), _ranks(y, weights)
     total = np.maximum(weights.sum(1, keepdims=True), 1)
@@ -41,8 +43,8 @@ def spearman(
     covariance = (weights * a * b).sum(1)
     spread = np.sqrt((weights * a * a).sum(1) * (weights * b * b).sum(1))
     unknown = np.full(len(weights), np.nan)
-    told = (spread > 1e-9) & ((weights > 0).sum(1) >= LEAST)
-    return np.divide(covariance, spread, out=unknown, where=told)
+    defined = (spread > 1e-9) & ((weights > 0).sum(1) >= LEAST)
+    return np.divide(covariance, spread, out=unknown, where=defined)
 
 
 def _ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -54,7 +56,7 @@ def _ranks(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
 def draws_of_models(
     sets: Sequence[Sequence[int]], models: int, seed: int
 ) -> Float[np.ndarray, "draws n"]:
-    """How often each set stands in a bootstrap draw of models: the product of its members' counts.
+    """Counts of each set in bootstrap draws of models: the product of its members' counts.
 
     Sets that share a model rise and fall together, which drawing sets alone would hide.
     """
@@ -64,7 +66,7 @@ def draws_of_models(
 
 
 def draws_of_sets(sets: int, seed: int) -> Float[np.ndarray, "draws n"]:
-    """The same, with the sets themselves drawn."""
+    """Counts of each set in bootstrap draws of the sets themselves."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(sets, [1 / sets] * sets, size=DRAWS).astype(float)
 
@@ -94,7 +96,7 @@ def difference(
     models: int,
     seed: int = 0,
 ) -> tuple[float, float, float]:
-    """How much better x orders y than the rival does, with the interval over models."""
+    """Difference of x's and the rival's rank correlations with y, with the interval over models."""
     weights = draws_of_models(sets, models, seed)
     every = np.ones((1, len(x)))
     apart = spearman(x, y, weights) - spearman(rival, y, weights)
@@ -103,9 +105,9 @@ def difference(
 
 
 def interval(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
-    """The middle 95 % of what the draws tell; NaN where too few of them tell anything."""
-    known = values[np.isfinite(values)]
-    if len(known) < ENOUGH * len(values):
+    """The 95 % interval of the finite draws; NaN where too few are finite."""
+    finite = values[np.isfinite(values)]
+    if len(finite) < ENOUGH * len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(known, [0.025, 0.975])
+    low, high = np.quantile(finite, [0.025, 0.975])
     return float(low), float(high)

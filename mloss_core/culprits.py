@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Float
 
-from .seen import Seen, seen
+from .seen import TracedBlock, trace_blocks
 from .set_losses import SetLosses, score_sets
 from .types import MergeRecipe
 from .zoo import Family
@@ -24,17 +24,17 @@ def losses_along(
     """M-Loss (Eqs. 3, 4, 6) of sets of a recipe's sources, block by block along its merge of all
     of them: the inputs are what all sources merged make of the images, whatever the set.
 
-    Takes and raises what `seen` does, and
+    Takes and raises what `trace_blocks` does, and
 
     Args:
         alphas: merging weights of each set over the recipe's sources, zero where not a member.
     """
 
-    def losses(block: Seen) -> tuple[int, Float[np.ndarray, "3 sets images"]]:
-        found = score_sets(block.inputs, block.layers, family.model.activation, alphas)
-        return block.scores.block, found
+    def losses(block: TracedBlock) -> tuple[int, Float[np.ndarray, "3 sets images"]]:
+        per_image = score_sets(block.inputs, block.layers, family.model.activation, alphas)
+        return block.scores.block, per_image
 
     start = time.perf_counter()
-    for block, found in seen(recipe, family, losses, device=device):
-        yield SetLosses(block=block, per_image=found, seconds=time.perf_counter() - start)
+    for block, per_image in trace_blocks(recipe, family, losses, device=device):
+        yield SetLosses(block=block, per_image=per_image, seconds=time.perf_counter() - start)
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""How an activation bends: its slope rises from 0 to 1, and for smooth ones beyond and back."""
+"""Smooth activations with their first and second derivatives."""
 
 from __future__ import annotations
 
@@ -80,8 +80,10 @@ SMOOTH: dict[str, Smooth] = {
 
 
 def smooth(name: str) -> Smooth:
-    """The smooth activation of that name; raises UnknownName (also for ReLU, which only bends at
-    one point and has no second derivative there)."""
+    """The smooth activation of that name; raises UnknownName, also for ReLU.
+
+    ReLU only bends at one point and has no second derivative there.
+    """
     if name not in SMOOTH:
         raise UnknownName("smooth activation", name, SMOOTH)
     return SMOOTH[name]

@@ -1,4 +1,4 @@
-"""Labelled images of torchvision's datasets, by name; nothing is downloaded unless asked for."""
+"""Labelled images of torchvision's datasets, by name, without downloading."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARE, MOST = 10, 5000  # one image in ten, and of a training split never more t
 
 
 def datasets_root(folder: Path) -> Path:
-    """Where a family's datasets lie: $MLOSS_DATASETS, else datasets/ in its folder."""
+    """The folder of a family's datasets: $MLOSS_DATASETS, else datasets/ in its folder."""
     return Path(os.environ.get("MLOSS_DATASETS") or folder / "datasets").expanduser()
 
 
@@ -43,7 +43,7 @@ def load_dataset(
     remedy: str,
     **about: str,
 ) -> Task:
-    """One split ("test" or "val") of a dataset as torchvision lays it out below the root.
+    """The task of one split ("test" or "val") of a torchvision dataset below the root.
 
     Args:
         skipped: pictures left out on the user's word, relative to the root.
@@ -55,15 +55,15 @@ def load_dataset(
     """
     argument = f"task {about['name']}"
     try:
-        found = opened(root, dataset, split)
-        images, labels = _contents(found, root, dataset, size)
+        tv_dataset = opened(root, dataset, split)
+        images, labels = _contents(tv_dataset, root, dataset, size)
     except Exception as error:  # damaged files raise a dozen kinds
         # A RuntimeError is torchvision's word for files that are not there, or not as published.
-        known = isinstance(error, RuntimeError)
-        told = "all of it, as published" if known else f"{type(error).__name__}: {error}"
-        problem = f"does not hold torchvision's {dataset} ({told})"
+        missing = isinstance(error, RuntimeError)
+        reason = "all of it, as published" if missing else f"{type(error).__name__}: {error}"
+        problem = f"does not hold torchvision's {dataset} ({reason})"
         raise BadFile(argument, root, problem, remedy) from error
-    _check_classes(getattr(found, "classes", None), dataset, argument, root)
+    _check_classes(getattr(tv_dataset, "classes", None), dataset, argument, root)
     check_labels(labels, len(labels), len(classes), argument, root)
     chosen = _chosen(dataset, split, len(labels))
     if isinstance(images, Pictures) and skipped:
@@ -73,7 +73,7 @@ def load_dataset(
 
 
 def opened(root: Path, dataset: str, split: str, download: bool = False) -> Any:
-    """torchvision's dataset of that name, which gives paths instead of decoded pictures."""
+    """The torchvision dataset of that name, which gives paths instead of decoded pictures."""
     import torchvision  # comes with open_clip; takes a second
 
     kind = getattr(torchvision.datasets, dataset)
@@ -89,17 +89,23 @@ def opened(root: Path, dataset: str, split: str, download: bool = False) -> Any:
 
 
 def _contents(
-    found: Any, root: Path, dataset: str, size: int
+    tv_dataset: Any, root: Path, dataset: str, size: int
 ) -> tuple[Pictures | Resized, Int64[np.ndarray, " n"]]:
     """All images and labels of an opened dataset."""
-    if hasattr(found, "data"):
-        pixels = np.asarray(found.data)
+    if hasattr(tv_dataset, "data"):
+        pixels = np.asarray(tv_dataset.data)
         if dataset in CHANNELS_FIRST:
             pixels = pixels.transpose(0, 2, 3, 1)
-        labels = np.asarray(found.targets if hasattr(found, "targets") else found.labels)
+        labels = np.asarray(
+            tv_dataset.targets if hasattr(tv_dataset, "targets") else tv_dataset.labels
+        )
         return Resized(pixels, np.arange(len(pixels)), size), labels.astype(np.int64)
     # GTSRB takes no loader, so that only its own list tells paths without decoding them.
-    pairs = found._samples if dataset == "GTSRB" else [found[i] for i in range(len(found))]
+    pairs = (
+        tv_dataset._samples
+        if dataset == "GTSRB"
+        else [tv_dataset[i] for i in range(len(tv_dataset))]
+    )
     pairs = sorted((Path(path), int(label)) for path, label in pairs)  # disks list in any order
     if any(".." in path.relative_to(root).parts for path, _ in pairs):
         raise ValueError("it names pictures that lie elsewhere")
@@ -108,7 +114,7 @@ def _contents(
 
 
 def _chosen(dataset: str, split: str, total: int) -> Int64[np.ndarray, " n"]:
-    """Which images a split has: all of an official one, else a seeded draw."""
+    """Indices of a split's images: all of an official split, else a seeded draw."""
     order = np.random.default_rng(SEED).permutation(total)
     share = max(1, total // SHARE)
     if dataset in WHOLE:  # the first tenth tests, the second validates
@@ -124,24 +130,28 @@ def _check_classes(names: Sequence[str] | None, dataset: str, argument: str, roo
         return
     ours = benchmarks()[dataset].classes
     words = [[re.findall("[a-z0-9]+", name.lower()) for name in side] for side in (names, ours)]
-    odd = [theirs for theirs, known in zip(*words, strict=False) if theirs != known]
+    odd = [name for name, expected in zip(*words, strict=False) if name != expected]
     if odd or len(names) != len(ours):
-        told = f"its class {' '.join(odd[0])} is not" if odd else f"{len(names)} classes are not"
-        problem = f"holds another {dataset} than torchvision's: {told} among {len(ours)} in order"
+        difference = (
+            f"its class {' '.join(odd[0])} is not" if odd else f"{len(names)} classes are not"
+        )
+        problem = (
+            f"holds another {dataset} than torchvision's: {difference} among {len(ours)} in order"
+        )
         raise BadFile(argument, root, problem, "fetch it again")
 
 
 def advice(dataset: str, folder: Path, task: str) -> str:
-    """What to do about a task whose images are not there."""
-    known = bool(benchmarks()[dataset].files)
-    put = by_hand(dataset, datasets_root(folder) if known else folder / "tasks" / task)
-    if not known or dataset in GONE:
+    """The remedy for a task whose images are missing."""
+    in_torchvision = bool(benchmarks()[dataset].files)
+    put = by_hand(dataset, datasets_root(folder) if in_torchvision else folder / "tasks" / task)
+    if not in_torchvision or dataset in GONE:
         return put
     return f"run python -m mloss_core fetch {folder.name} --tasks {task}, or {put}"
 
 
 def by_hand(dataset: str, place: Path) -> str:
-    """What to put where, for whoever cannot download it."""
+    """The remedy without a download: which files to put where."""
     if not benchmarks()[dataset].files:
         return f"put pictures into {place}/test/CLASS/, a folder a class"
     gone = "; it is no longer offered for download" if dataset in GONE else ""

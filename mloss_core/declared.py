@@ -1,4 +1,4 @@
-"""What family.toml or family.json may say, checked before anything is read for it."""
+"""Validation of family.toml and family.json before any of the family's files is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ KINDS = ("source", "out-of-domain")
 
 
 def check(about: Mapping[str, Any], file: str) -> None:
-    """Raises BadValue or UnknownName, naming the key, for what cannot be meant.
+    """Raises BadValue or UnknownName, naming the key, for an invalid value of family.toml.
 
     Args:
         file: what messages call it.

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .ordered import Ordered
+from .ordered import SortedMagnitudes
 from .resident import read
-from .trim import Vectors
+from .trim import TaskVectors
 from .zoo import Family
 
 ROOM = 1 << 30  # bytes that a desk may take
@@ -24,9 +24,10 @@ def room(family: Family, sources: int) -> int:
     return needs if needs <= ROOM else 0
 
 
-class Desk:
-    """Sources' tensors as they are stored, and their task vectors `Ordered`; one that keeps nothing
-    reads and makes them anew, which is what a single merge does.
+class TensorCache:
+    """Sources' tensors as they are stored, and their task vectors with `SortedMagnitudes`.
+
+    One that keeps nothing reads and makes them anew, which is what a single merge does.
 
     For one thread at a time. Filled by the first merge; other sources clear it.
 
@@ -38,16 +39,16 @@ class Desk:
         self.keeps = keeps
         self._of: tuple = ()
         self._stored: dict[str, list[Tensor]] = {}
-        self._ordered: dict[str, Ordered] = {}
+        self._ordered: dict[str, SortedMagnitudes] = {}
 
-    def lay(self, family: Family, names: Sequence[str], device: torch.device) -> Desk:
+    def lay(self, family: Family, names: Sequence[str], device: torch.device) -> TensorCache:
         """The desk on which these sources are merged: itself, or one that keeps nothing where they
         have no room on it."""
         files = [family.base(), *(family.source(name) for name in names)]
         key = (device, *(file.sha256 for file in files))
         if key != self._of:
             self._of, self._stored, self._ordered = key, {}, {}
-        return self if room(family, len(names)) else Desk()
+        return self if room(family, len(names)) else TensorCache()
 
     def read(
         self, sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
@@ -60,12 +61,14 @@ class Desk:
         return {name: self._stored[name] for name in names}
 
     def vectors(
-        self, name: str, base: Tensor, theirs: Sequence[Tensor], least: Sequence[float] | None
-    ) -> Vectors:
-        """The task vectors of a tensor; see `Vectors`."""
+        self, name: str, base: Tensor, stored: Sequence[Tensor], thresholds: Sequence[float] | None
+    ) -> TaskVectors:
+        """The task vectors of a tensor; see `TaskVectors`."""
         if not self.keeps:
-            return Vectors(base, theirs, least)
+            return TaskVectors(base, stored, thresholds)
         if name not in self._ordered:
             everything = slice(None)
-            self._ordered[name] = Ordered(Vectors(base, theirs).part(everything, everything))
-        return Vectors(base, theirs, least, self._ordered[name])
+            self._ordered[name] = SortedMagnitudes(
+                TaskVectors(base, stored).part(everything, everything)
+            )
+        return TaskVectors(base, stored, thresholds, self._ordered[name])

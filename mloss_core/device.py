@@ -1,4 +1,4 @@
-"""Where tensors live."""
+"""Choice of the torch device, and out-of-memory errors."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def choose(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def reported_memory(name: str = "auto") -> Iterator[None]:
-    """Raises OutOfMemory where torch or NumPy run out of it, each in words of its own."""
+    """Translates the out-of-memory errors of torch and NumPy into OutOfMemory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:

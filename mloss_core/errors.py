@@ -1,4 +1,4 @@
-"""Every error the library raises on purpose.
+"""The exceptions that the library raises on purpose.
 
     MlossError                 anything this library has to say; exit status 1
     ├── InputError             something given was wrong; exit status 2
@@ -23,7 +23,7 @@ class MlossError(Exception):
 
 
 class InputError(MlossError):
-    """Something given from outside was wrong.
+    """Base of errors in what the user gave: an argument, a value or a file.
 
     Args:
         argument: what the caller named it, e.g. "--keep" or "calibration".
@@ -44,8 +44,8 @@ class InputError(MlossError):
 class UnknownName(InputError):
     """A name that is not among those that exist."""
 
-    def __init__(self, argument: str, value: object, known: Iterable[str]):
-        super().__init__(argument, value, "is not known", f"choose from {', '.join(known)}")
+    def __init__(self, argument: str, value: object, choices: Iterable[str]):
+        super().__init__(argument, value, "is not known", f"choose from {', '.join(choices)}")
 
 
 class BadValue(InputError):
@@ -61,7 +61,7 @@ class BadFile(InputError):
 
 
 class OutOfMemory(MlossError):
-    """The work did not fit into memory."""
+    """Raised where the work does not fit into memory."""
 
     def __init__(self, device: str):
         super().__init__(
@@ -70,7 +70,7 @@ class OutOfMemory(MlossError):
 
 
 def shown(value: object) -> str:
-    """The value as an error shows it: paths and numbers plain, at most 120 characters."""
+    """The value as text for an error message: at most 120 characters."""
     text = "(empty)" if str(value) == "" else str(value)
     # Of a long path the end says most.
     return text if len(text) <= 120 else f"{text[:40]}...{text[-77:]}"

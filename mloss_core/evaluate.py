@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .calibration import preprocess
 from .errors import BadTensor
-from .pieces import each
+from .pieces import thread_map
 from .tasks import Task
 from .types import Z95, Accuracy, MergedModel, TaskEvaluated
 from .vit import Tower
@@ -89,19 +89,19 @@ class Evaluator:
             del self._features[next(iter(self._features))]
         total = len(self.task(name).images)
         want = total if images is None else min(images, total)
-        known = of_model.get(name)
-        have = 0 if known is None else len(known)
+        cached = of_model.get(name)
+        have = 0 if cached is None else len(cached)
         if have < want:
             if self._built is None or self._built[0] != key:
                 self._built = (key, model())
             size = max(1, PIXELS // (3 * self.family.model.image_size**2))
-            parts = [] if known is None else [known]
+            parts = [] if cached is None else [cached]
             for start in range(have, want, size):
                 pixels = self.pixels(name, start, min(start + size, want))
                 parts.append(self._built[1].features(pixels, name))
-            known = of_model[name] = torch.cat(parts)
-        assert known is not None
-        return known[:want]
+            cached = of_model[name] = torch.cat(parts)
+        assert cached is not None
+        return cached[:want]
 
     def of_file(self, source: str | None, name: str, images: int | None = None) -> Tensor:
         """Features through a source's file (None: the base)."""
@@ -135,10 +135,10 @@ class Evaluator:
             stop = min(images, len(self.task(name).images))
             starts = range(len(of_model.get(name, ())), stop, PIECE)
             pieces += [(name, start, min(start + PIECE, stop)) for start in starts]
-        made = each(
+        features = thread_map(
             lambda piece: model.features(self.pixels(*piece), piece[0]), pieces, self.device
         )
-        for (name, _, _), new in zip(pieces, made, strict=True):
+        for (name, _, _), new in zip(pieces, features, strict=True):
             of_model[name] = torch.cat([of_model[name], new]) if name in of_model else new
 
     def forget(self, key: str) -> None:

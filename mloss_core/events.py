@@ -1,4 +1,4 @@
-"""Events as JSON, and what a whole log of them says."""
+"""Conversion of events to JSON, score tensors and final hits."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ def event_json(event: Event) -> dict[str, Any]:
 
 
 def score_tensors(scores: Sequence[NodeScores]) -> dict[str, Tensor]:
-    """Node M-Loss (Eq. 4) of each block under `block.<l>`, as scores files hold it."""
+    """Tensors of a scores file: node M-Loss (Eq. 4) of each block under `block.<l>`."""
     return {f"block.{s.block}": torch.from_numpy(s.node).float() for s in scores}
 
 
 def final_hits(events: Iterable[Event]) -> Hits:
-    """The last evaluation of each whole model on each task."""
+    """The hits of the last evaluation of each whole model on each task."""
     hits: Hits = {}
     for event in events:
         if isinstance(event, TaskEvaluated) and event.block is None:

@@ -27,7 +27,7 @@ LEAST, MOST = 1e-4, 1e3  # of K and s: beyond, rounding or the rules' spacing wo
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What Section 4's model is asked about.
+    """Parameters of Section 4's model.
 
     Args:
         activation: one of THEORY.
@@ -71,7 +71,7 @@ class Setting:
 
     @property
     def bent(self) -> float:
-        """By how much the slope rises over the whole line: 1, of leaky ReLU 1 - slope."""
+        """The rise of the activation's slope over the whole line: 1, of leaky ReLU 1 - slope."""
         return 1 - self.slope if self.activation == "leaky_relu" else 1.0
 
 
@@ -92,8 +92,10 @@ def expected(setting: Setting, points: int = POINTS) -> float:
 
 
 def _jensen(setting: Setting) -> float:
-    """Integral of (2 E[sigma'(K + t z)] - 1) t / (2 K) over standard deviations t, from that of
-    the sources' mean to that of one source."""
+    """Jensen's part of E[D]: the integral of (2 E[sigma'(K + t z)] - 1) t / (2 K) over t.
+
+    t are standard deviations, from that of the sources' mean to that of one source.
+    """
     nodes, weights = np.polynomial.legendre.leggauss(32)
     low, high = setting.s * math.sqrt(setting.concentration), setting.s
     t = (high - low) / 2 * nodes + (high + low) / 2
@@ -113,7 +115,7 @@ def _blurred_slope(name: str, x: float, t: Float[np.ndarray, " n"]) -> Float[np.
 
 
 def _wrong_side(setting: Setting, sigma: Smooth, points: int) -> float:
-    """E[max(0, sigma(alpha . h) - alpha . sigma(h))]: where the activation is concave.
+    """The concave part of E[D]: E[max(0, sigma(alpha . h) - alpha . sigma(h))].
 
     By symmetry for positive x only. They are drawn exponentially (cut off at K), because the loss
     sits near zero however large K is.
@@ -132,14 +134,14 @@ def _wrong_side(setting: Setting, sigma: Smooth, points: int) -> float:
 def _low_discrepancy(
     q: int, points: int
 ) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n q"]]:
-    """Sobol points (scrambled, always alike): one uniform and q standard normal coordinates."""
+    """Scrambled Sobol points of a fixed seed: one uniform and q standard normal coordinates."""
     raw = SobolEngine(q + 1, scramble=True, seed=1).draw(points).numpy().astype(np.float64)
     raw = np.clip(raw, 1e-9, 1 - 1e-9)
     return raw[:, 0], ndtri(raw[:, 1:])
 
 
 def simulated(setting: Setting, draws: int = 20_000, seed: int = 0) -> tuple[float, float]:
-    """Monte Carlo in float64: mean of D over so many draws of the model, and its standard error."""
+    """Monte Carlo estimate of E[D] in float64 and its standard error."""
     if draws < 2:
         raise BadValue("draws", draws, "is below 2", "give at least 2 for a standard error")
     rng = np.random.default_rng(seed)
@@ -158,26 +160,32 @@ def _value(setting: Setting, x: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*
 
 
 def relu_formula(setting: Setting) -> float:
-    """(1 - sum alpha^2) s^2 / (4 K), which is (q - 1) s^2 / (4 q K) for equal weights: ReLU's value
-    for K >> s, and the unit that others are multiples of."""
+    """ReLU's E[D] for K >> s: (1 - sum alpha^2) s^2 / (4 K), the unit of the other limits.
+
+    For equal weights it is (q - 1) s^2 / (4 q K).
+    """
     return (1 - setting.concentration) * setting.s**2 / (4 * setting.k)
 
 
 def wide_limit(setting: Setting) -> float:
-    """`relu_formula` times the rise of the slope: the value of ReLU kinds for K >> s, and the limit
-    of smooth activations for 1 << s << K."""
+    """The limit of E[D] for 1 << s << K: `relu_formula` times the rise of the slope.
+
+    ReLU kinds have this value for all K >> s.
+    """
     return setting.bent * relu_formula(setting)
 
 
 def close_limit(setting: Setting) -> float:
-    """The limit for s << 1 << K: `wide_limit` times the integral of abs(sigma''); for two sources
-    0.18945 s^2 / K (GELU) and 0.17492 s^2 / K (QuickGELU, SiLU)."""
+    """The limit of E[D] for s << 1 << K: `wide_limit` times the integral of abs(sigma'').
+
+    For two sources 0.18945 s^2 / K (GELU) and 0.17492 s^2 / K (QuickGELU, SiLU).
+    """
     total = SMOOTH[setting.activation].total_bend() if setting.activation in SMOOTH else 1.0
     return total * wide_limit(setting)
 
 
 def printed(setting: Setting) -> float | None:
-    """What the paper prints for two sources (Section 4); None where it prints nothing.
+    """The paper's printed value of E[D] for two sources (Section 4); None where it prints none.
 
     Its "sqrt(2 pi k)" is read as sqrt(2 pi) k: a loss scales as K and s do, so that it must be s^2
     over K times a number.

@@ -1,4 +1,4 @@
-"""What all models of one family share: architecture, tensor names and preprocessing."""
+"""The model family: architecture, tensor names and preprocessing that all its models share."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .errors import BadFile
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelFamily:
+class ViTConfig:
     """The image tower's architecture, in the words of open_clip's model config.
 
     Blocks and nodes count from 0; a node is one row of a block's `mlp.c_fc`.
@@ -29,7 +29,7 @@ class ModelFamily:
     std: tuple[float, ...]
 
     @classmethod
-    def from_config(cls, name: str, config: Mapping[str, Any]) -> ModelFamily:
+    def from_config(cls, name: str, config: Mapping[str, Any]) -> ViTConfig:
         """Reads open_clip's model config plus `mean` and `std`; raises BadFile on a missing key."""
         try:
             vision = config["vision_cfg"]
@@ -59,7 +59,7 @@ class ModelFamily:
 
     @property
     def tokens(self) -> int:
-        """Tokens an image: its patches and the class token."""
+        """The number of tokens an image: its patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     def block_names(self, block: int) -> dict[str, tuple[int, ...]]:

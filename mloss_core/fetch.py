@@ -1,4 +1,4 @@
-"""Downloads, and only when asked: open_clip's models and torchvision's datasets."""
+"""Downloads of open_clip's models and torchvision's datasets."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from uuid import uuid4
 
-from . import hub
 from .benchmarks import benchmarks
 from .datasets import GONE, by_hand, opened
 from .dialects import OPEN_CLIP_CONFIG, WEIGHTS
 from .errors import BadFile, BadValue, MlossError
+from .hub import base_by_hand, base_config, pretrained
 
 
 def fetch_base(folder: Path, name: str) -> bool:
-    """Brings a base by open_clip's name into a family's folder; False if it is there already.
+    """Downloads a base by open_clip's name into a family's folder; False if it is there already.
 
     open_clip and huggingface_hub download it into their cache, where a broken download goes on.
 
@@ -28,11 +28,11 @@ def fetch_base(folder: Path, name: str) -> bool:
     """
     if (folder / name).exists():
         return False
-    config = hub.config(name)
+    config = base_config(name)
     import open_clip
 
-    with _aside(folder, name, hub.by_hand(name, folder)) as aside:
-        file = Path(open_clip.download_pretrained(hub.pretrained(name) or {}))
+    with _aside(folder, name, base_by_hand(name, folder)) as aside:
+        file = Path(open_clip.download_pretrained(pretrained(name) or {}))
         called = file.name if file.name in WEIGHTS else "open_clip_pytorch_model.bin"
         (aside / name).mkdir(parents=True)
         _link(file.resolve(), aside / name / called)
@@ -43,7 +43,7 @@ def fetch_base(folder: Path, name: str) -> bool:
 
 
 def can_fetch(dataset: str) -> bool:
-    """Whether torchvision knows where to download it."""
+    """Whether torchvision can download a dataset."""
     return bool(benchmarks()[dataset].files) and dataset not in GONE
 
 
@@ -73,7 +73,7 @@ def fetch_dataset(root: Path, dataset: str) -> bool:
 
 @contextmanager
 def _aside(root: Path, what: str, remedy: str) -> Iterator[Path]:
-    """A folder that is gone afterwards: a download that breaks leaves nothing in the real place."""
+    """A temporary folder for a download, removed afterwards; errors become BadFile."""
     aside = root / f".{uuid4().hex}.part"
     try:
         aside.mkdir(parents=True)
@@ -97,7 +97,7 @@ def _is_there(root: Path, dataset: str) -> bool:
 
 
 def _link(file: Path, target: Path) -> None:
-    """The same file by another name, or a copy where the disk has no links across."""
+    """Hard-links a file, or copies it where the disk has no links across."""
     try:
         os.link(file, target)
     except OSError:

@@ -1,4 +1,4 @@
-"""Memory that is left: on the machine, in the control groups it is shared by, and on a GPU."""
+"""Free memory of the machine, of its control groups and of a GPU."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ VERSION_2 = ("memory.max", "memory.current", "")
 
 
 def free(device: torch.device) -> int:
-    """Bytes that can still be had on the device; mps shares the machine's own memory."""
+    """Bytes still free on the device; mps shares the machine's own memory."""
     if device.type == "cuda":
         unused, _ = torch.cuda.mem_get_info(device)
         # What torch holds without using it is taken before anything new is asked for.
@@ -24,7 +24,7 @@ def free(device: torch.device) -> int:
 
 
 def control_groups(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
-    """What each control group around this process has left; nothing where none limits it.
+    """Bytes left in each control group that limits this process.
 
     Args:
         groups: the kernel's list of them.
@@ -49,7 +49,7 @@ def control_groups(groups: Path = GROUPS, mount: Path = MOUNT) -> Iterator[int]:
 
 
 def _left(folder: Path, limit: str, used: str, prefix: str) -> Iterator[int]:
-    """What one group has left: files in memory can be dropped."""
+    """Bytes left in one group, counting its file cache as free."""
     try:
         most, now = (int((folder / name).read_text()) for name in (limit, used))
         stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())

@@ -1,4 +1,4 @@
-"""heads.safetensors: zero-shot heads made from a text tower, and whether they still fit."""
+"""Zero-shot heads in heads.safetensors: made from a text tower, and checked when read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FILE = "heads.safetensors"
 
 
 def command(family: str) -> str:
-    """What makes a family's heads."""
+    """The remedy of missing heads: the command that makes a family's heads."""
     return f"run python -m mloss_core heads {family}"
 
 
@@ -48,14 +48,14 @@ def read_heads(
     missing = [task for task in tasks if task not in file.shapes]
     if missing:
         raise BadTensor(name, path.name, f"lacks {missing[0]}", again)
-    made = file.metadata.get("heads")
-    if isinstance(made, dict):  # by us; others' say nothing of how they came to be
+    stored = file.metadata.get("heads")
+    if isinstance(stored, dict):  # by us; others' say nothing of how they came to be
         for task in tasks:
-            if made.get(task) != prompts(task).as_json():
+            if stored.get(task) != prompts(task).as_json():
                 problem = f"was made from other classes or templates of {task}"
                 raise BadFile(name, path, problem, again)
-        told = file.metadata.get("text")
-        if text is not None and text.exists() and _sha256(text, family) != told:
+        text_hash = file.metadata.get("text")
+        if text is not None and text.exists() and _sha256(text, family) != text_hash:
             raise BadFile(name, path, f"was made from another file than {text.name}", again)
     file.check_finite()
     return file.read(tasks)
@@ -80,17 +80,17 @@ def make_heads(
     if tower.embed_dim != width:
         problem = f"embeds into {tower.embed_dim} numbers, its images into {width}"
         raise BadTensor(f"text tower of {family}", text.name, problem, GIVE)
-    found, done = {}, 0
+    matrices, done = {}, 0
     for task, of_task in prompts.items():
         rows = []
         for some in tower.embeddings(of_task.classes, of_task.templates):
             rows.append(some)
             done += len(some)
             yield done
-        found[task] = torch.cat(rows)
-    made = {task: of_task.as_json() for task, of_task in prompts.items()}
-    about = {"heads": made, "text": _sha256(text, family), "version": __version__}
-    save(path, found, about)
+        matrices[task] = torch.cat(rows)
+    prompt_json = {task: of_task.as_json() for task, of_task in prompts.items()}
+    about = {"heads": prompt_json, "text": _sha256(text, family), "version": __version__}
+    save(path, matrices, about)
 
 
 def _sha256(text: Path, family: str) -> str:

@@ -1,4 +1,4 @@
-"""Base models by open_clip's own names, as ViT-B-32-quickgelu/openai.
+"""Lookup of base models by open_clip's own names, as ViT-B-32-quickgelu/openai.
 
 A fetched one lies in the family's folder under that very name, as a folder of weights and config.
 """
@@ -12,35 +12,37 @@ from .errors import BadValue
 
 
 def pretrained(name: str) -> dict[str, Any] | None:
-    """What open_clip knows of a model by its name and tag; None if it does not know it."""
+    """open_clip's pretrained config of a model by its name and tag; None if unknown."""
     import open_clip  # takes seconds
 
     model, _, tag = name.partition("/")
     return open_clip.get_pretrained_cfg(model, tag) or None
 
 
-def by_hand(name: str, folder: Path) -> str:
-    """What to put where, for whoever cannot download here."""
+def base_by_hand(name: str, folder: Path) -> str:
+    """The remedy without a download: which file to put where."""
     page = str((pretrained(name) or {}).get("hf_hub", "")).strip("/")
     return f"put open_clip_model.safetensors of huggingface.co/{page} into {folder / name}"
 
 
-def config(name: str) -> dict[str, Any]:
-    """open_clip_config.json of a model by its name and tag.
+def base_config(name: str) -> dict[str, Any]:
+    """The open_clip_config.json of a model by its name and tag.
 
     Raises:
         BadValue: open_clip does not know it, or it is no CLIP of two transformers.
     """
     import open_clip
 
-    model, known = open_clip.get_model_config(name.partition("/")[0]), pretrained(name)
-    if model is None or known is None:
+    model, pretrained_cfg = open_clip.get_model_config(name.partition("/")[0]), pretrained(name)
+    if model is None or pretrained_cfg is None:
         remedy = 'see open_clip.list_pretrained(), or write base = "FILE"'
         raise BadValue("base", name, "is no model of open_clip's", remedy)
     vision = model["vision_cfg"]
     if type(vision.get("layers")) is not int or not vision.get("patch_size"):
         raise BadValue("base", name, "is no CLIP ViT", "choose one of the names ViT-*")
     # Weights go before names: ViT-B-32/openai was trained with QuickGELU, too.
-    quick_gelu = bool(known.get("quick_gelu", model.get("quick_gelu", False)))
-    preprocess = {key: list(known[key]) for key in ("mean", "std") if key in known}
+    quick_gelu = bool(pretrained_cfg.get("quick_gelu", model.get("quick_gelu", False)))
+    preprocess = {
+        key: list(pretrained_cfg[key]) for key in ("mean", "std") if key in pretrained_cfg
+    }
     return {"model_cfg": {**model, "quick_gelu": quick_gelu}, "preprocess_cfg": preprocess}

@@ -1,4 +1,4 @@
-"""A merged image tower as a folder that transformers loads: CLIPVisionModelWithProjection."""
+"""Export of a merged image tower as a folder of transformers' CLIPVisionModelWithProjection."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .dialects import KEY
 from .dialects.architecture import EPSILON
 from .dialects.hugging_face import IMAGE, their_tensors
 from .errors import BadFile
-from .family import ModelFamily
+from .family import ViTConfig
 from .output import check_output
 
 WEIGHTS = "model.safetensors"
@@ -27,12 +27,11 @@ BICUBIC = 3  # as PIL numbers its filters
 def write_folder(
     folder: Path,
     tensors: Mapping[str, Tensor],
-    model: ModelFamily,
+    model: ViTConfig,
     metadata: Mapping[str, object],
     card: str,
 ) -> None:
-    """Writes config.json, preprocessor_config.json, model.safetensors and README.md, whole or not
-    at all.
+    """Writes a Hugging Face folder, with configs and README.md, whole or not at all.
 
     Args:
         tensors: the image tower by our names.
@@ -66,8 +65,8 @@ def write_folder(
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def config(model: ModelFamily) -> dict[str, Any]:
-    """config.json of the tower, in the words of transformers' CLIPVisionConfig."""
+def config(model: ViTConfig) -> dict[str, Any]:
+    """The tower's config.json, with the keys of transformers' CLIPVisionConfig."""
     return {
         "architectures": ["CLIPVisionModelWithProjection"],
         "model_type": "clip_vision_model",
@@ -86,8 +85,8 @@ def config(model: ModelFamily) -> dict[str, Any]:
     }
 
 
-def preprocessor(model: ModelFamily) -> dict[str, Any]:
-    """preprocessor_config.json: the family's own size, mean and std."""
+def preprocessor(model: ViTConfig) -> dict[str, Any]:
+    """The family's preprocessor_config.json: its size, mean and std."""
     side = {"height": model.image_size, "width": model.image_size}
     return {
         "image_processor_type": "CLIPImageProcessor",

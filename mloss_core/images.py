@@ -1,4 +1,4 @@
-"""Pictures in files: found, decoded as CLIP expects them, and never all in memory at once."""
+"""Picture files: listed, and decoded as CLIP expects them when needed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DECODERS = 2  # threads beside the model: more would take the cores it computes 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Picture files that stand for an array of images, N x size x size x 3, read when sliced.
+    """An array of images, N x size x size x 3, backed by picture files that slicing decodes.
 
     A slice is decoded at once; an array of numbers gives other Pictures, in that order.
     """
@@ -45,7 +45,7 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Resized:
-    """Small pictures in memory that stand for an array of larger ones, enlarged when sliced.
+    """An array of images backed by small pictures in memory that slicing enlarges.
 
     Args:
         pixels: as they came, grey or RGB.
@@ -74,7 +74,7 @@ class Resized:
         )
 
 
-def found(
+def picture_files(
     folder: Path, skipped: Iterable[str] = (), argument: str = "pictures"
 ) -> tuple[Path, ...]:
     """All picture files below a folder, by name; raises BadFile if there are none.
@@ -95,7 +95,7 @@ def found(
 
 
 def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
-    """Pictures in files, prepared; raises BadFile naming one that cannot be decoded."""
+    """Decodes and prepares picture files; raises BadFile naming one that cannot be decoded."""
     if not paths:
         return _none(size)
     with ThreadPoolExecutor(DECODERS) as threads:
@@ -113,7 +113,7 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
 
 
 def prepared(picture: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
-    """A picture as CLIP is evaluated: shorter side to `size` (bicubic), centre cropped, RGB."""
+    """A picture preprocessed for CLIP: shorter side to `size` (bicubic), centre cropped, RGB."""
     # As torchvision's Resize and CenterCrop round, which open_clip evaluates with.
     width, height = (int(size * side / min(picture.size)) for side in picture.size)
     rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)

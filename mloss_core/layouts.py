@@ -1,4 +1,4 @@
-"""Families as other tools leave them: which file of a folder is the base, and which are sources.
+"""Detection of a family folder's layout: which file is the base, and which are sources.
 
 Known are our own layout (docs/format.md), folders of Hugging Face models, loose state dicts, and
 `zeroshot.pt` with `<Task>/finetuned.pt` (Ilharco et al.). What a folder does not tell, family.toml
@@ -27,7 +27,7 @@ OWN, TOML = "family.json", "family.toml"
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """Where a family's parts are.
+    """The paths of a family's parts.
 
     Args:
         about: family.json or family.toml as it is, empty where there is neither.
@@ -74,7 +74,7 @@ def layout(folder: Path) -> Layout:
 
 
 def described(folder: Path) -> dict[str, Any]:
-    """family.json or family.toml; raises BadFile if it cannot be read."""
+    """The content of family.json or family.toml; raises BadFile if it cannot be read."""
     own, toml = folder / OWN, folder / TOML
     path = own if own.is_file() else toml
     if not path.is_file():
@@ -91,14 +91,14 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def _tasks(folder: Path) -> list[dict[str, str]]:
-    """What lies in tasks/: an .npz or a folder of pictures a task."""
+    """Tasks by the contents of tasks/: an .npz or a folder of pictures a task."""
     places = sorted((folder / "tasks").glob("*"))
     names = (p.name if p.is_dir() else p.stem for p in places if p.is_dir() or p.suffix == ".npz")
     return [{"name": name} for name in names]
 
 
 def _models(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Everything in the folder, and in its sources/, that looks like a model, by name."""
+    """Name and path of every model in the folder and in its sources/."""
     for path in sorted(folder.iterdir()):
         if path.stem in NOT_MODELS or path.name.startswith(("head_", ".")):
             continue
@@ -113,7 +113,7 @@ def _models(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _base(models: Mapping[str, Path]) -> Path | None:
-    """The base by its name, or as the one whose name all others begin with."""
+    """The path of the base, by its name or as the common prefix of all names."""
     for name in BASES:
         if name in models:
             return models[name]
@@ -126,15 +126,15 @@ def _base(models: Mapping[str, Path]) -> Path | None:
 def _named(
     folder: Path, models: Iterator[tuple[str, Path]], prefix: str
 ) -> Iterator[tuple[str, Path]]:
-    """Sources without the base's name before theirs; raises BadFile if two get one name."""
-    seen: dict[str, Path] = {}
+    """Sources named without the base's prefix; raises BadFile if two get one name."""
+    paths: dict[str, Path] = {}
     for name, path in models:
         rest = name.removeprefix(prefix)
         short = rest.strip(SEPARATORS) if rest != name and rest[:1] in SEPARATORS else name
-        if short in seen:
+        if short in paths:
             problem = f"and {path.name} would both be called {short}"
-            raise BadFile("source", seen[short], problem, f"name them in {TOML}")
-        seen[short] = path
+            raise BadFile("source", paths[short], problem, f"name them in {TOML}")
+        paths[short] = path
         yield short, path
 
 
@@ -142,8 +142,8 @@ def _inside(folder: Path, path: object) -> Path:
     """The path, if it stays in the folder of families, links followed; raises BadFile."""
     if not isinstance(path, str | Path):
         raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
-    found = folder / path
-    if not Path(os.path.realpath(found)).is_relative_to(os.path.realpath(folder.parent)):
+    target = folder / path
+    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder.parent)):
         remedy = "put the file itself into the family's folder"
-        raise BadFile(f"{TOML} or link", found, "leads out of the folder of families", remedy)
-    return found
+        raise BadFile(f"{TOML} or link", target, "leads out of the folder of families", remedy)
+    return target

@@ -8,13 +8,13 @@ import time
 from collections.abc import Iterator, Sequence
 
 from . import device as devices
-from .desk import Desk
+from .desk import TensorCache
 from .errors import BadValue
 from .evaluate import STEP, Evaluator
 from .merging import begin
 from .methods import METHODS
 from .methods.mloss_guided import Weights
-from .recipe import calibration_of, check, content_key, describe
+from .recipe import calibration_of, check, fingerprint, provenance
 from .types import Embedded, Event, Finished, MergedModel, MergeRecipe
 
 
@@ -23,7 +23,7 @@ def live(
     evaluator: Evaluator,
     tasks: Sequence[str],
     *,
-    desk: Desk | None = None,
+    desk: TensorCache | None = None,
     first: int = 50,
 ) -> Iterator[Event]:
     """The merge of `run`, to the bit, with nothing evaluated before it is whole, and no references.
@@ -47,9 +47,9 @@ def live(
         problem = "leaves no single model to look at"
         raise BadValue("--method", recipe.method, problem, "launch it, or take another method")
     calibration = calibration_of(recipe, family)
-    metadata = describe(recipe, family, calibration)
+    metadata = provenance(recipe, family, calibration)
     merged: Weights = {}
-    seconds, key = 0.0, content_key(metadata)
+    seconds, key = 0.0, fingerprint(metadata)
     with devices.reported_memory(device.type):
         at = desk.lay(family, recipe.sources, device) if desk else None
         model, steps = begin(recipe, family, device, calibration, merged, desk=at)
@@ -74,8 +74,8 @@ def _judged(
     for images in (first, None):
         for task in tasks:
             total = images or len(evaluator.task(task).images)
-            for known in range(first, total, STEP):
-                evaluator.extend(key, model, {task: known + STEP})
+            for start_image in range(first, total, STEP):
+                evaluator.extend(key, model, {task: start_image + STEP})
                 yield Embedded(source="merged", task=task, seconds=time.perf_counter() - start)
                 start = time.perf_counter()
             features = evaluator.features(key, lambda: model, task, images)

@@ -1,4 +1,4 @@
-"""About how much memory a merge takes at its peak, told before it starts."""
+"""Estimates of a merge's peak memory before it starts."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import math
 import torch
 
 from .evaluate import PIXELS
-from .family import ModelFamily
+from .family import ViTConfig
 from .methods import METHODS
 from .methods.schedule import measured_blocks
 from .types import MergeRecipe
@@ -26,7 +26,7 @@ PREPARING, STREAM, TRIMMING = 3, 4, 10
 def needed(
     recipe: MergeRecipe, family: Family, device: torch.device, tasks: int = 0, images: int = 50
 ) -> int:
-    """Bytes that a run takes at its peak beyond what the process holds already: an estimate.
+    """Estimated peak bytes of a run beyond what the process holds already.
 
     Args:
         tasks: how many tasks are evaluated along the way.
@@ -51,7 +51,7 @@ def needed(
 def most_samples(
     recipe: MergeRecipe, family: Family, device: torch.device, limit: int, tasks: int = 0
 ) -> int:
-    """Calibration images with which it needs at most so many bytes; 0 where one is too many."""
+    """The largest number of calibration images that fits into the limit; 0 where none fits."""
 
     def needs(samples: int) -> int:
         return needed(dataclasses.replace(recipe, samples=samples), family, device, tasks)
@@ -62,7 +62,7 @@ def most_samples(
 def too_much(
     recipe: MergeRecipe, family: Family, device: torch.device, limit: int, tasks: int = 0
 ) -> str | None:
-    """What to say where it needs more than there is, and what to do; None where it fits."""
+    """A warning with a remedy where a run needs more than the limit; None where it fits."""
     needs = needed(recipe, family, device, tasks)
     if needs <= limit:
         return None
@@ -79,13 +79,15 @@ def too_much(
 
 
 def amount(size: int) -> str:
-    """Bytes as people read them."""
+    """A size in bytes formatted as gigabytes."""
     return f"{max(size / 1e9, 0.1):.1f} GB"
 
 
 def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
-    """Whole towers in fp32 at once: the merged one (or EMR's unified task vector), the base and, to
-    compare, TIES and a source; where each task has a model of its own, that of one task.
+    """The number of whole fp32 towers in memory at once.
+
+    They are the merged one (or EMR's unified task vector), the base and, to compare, TIES and a
+    source; where each task has a model of its own, that of one task.
 
     A global trim's whole task vector has gone before there is anything merged: it is told as TIES,
     which is rather more than it takes.
@@ -97,16 +99,16 @@ def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
     return 1 + (not mapped) + evaluated * compared
 
 
-def _trimming(model: ModelFamily, sources: int, device: torch.device) -> int:
-    """Task vectors of the largest tensor: of a source a thread on the CPU, of all elsewhere."""
+def _trimming(model: ViTConfig, sources: int, device: torch.device) -> int:
+    """Bytes of trimming the largest tensor: a source a thread on the CPU, all sources elsewhere."""
     largest = max(map(math.prod, model.shapes().values()))
     if device.type == "cpu":
         sources = min(sources, torch.get_num_threads())
     return FLOAT * TRIMMING * sources * largest
 
 
-def _forward(model: ModelFamily, device: torch.device, images: int) -> int:
-    """One chunk of tokens through a block, or of pre-activations through M-Loss."""
+def _forward(model: ViTConfig, device: torch.device, images: int) -> int:
+    """Bytes of a chunk of tokens through a block, or of pre-activations through M-Loss."""
     rows, chunks = (ROWS, CHUNKS[0]) if device.type == "cpu" else (ROWS_CUDA, CHUNKS[1])
     tokens = min(rows, images * model.tokens)
     return max(FLOAT * tokens * (8 * model.width + model.nodes), chunks)

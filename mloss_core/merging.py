@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .calibration import preprocess
-from .desk import Desk
+from .desk import TensorCache
 from .evaluate import Evaluator
 from .methods import METHODS
 from .methods.emr import TaskModels
@@ -36,7 +36,7 @@ def begin(
     calibration: CalibrationBatch | None,
     merged: Weights,
     watch: Watch | None = None,
-    desk: Desk | None = None,
+    desk: TensorCache | None = None,
 ) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
     """The model that a recipe makes, and the steps that make it.
 
@@ -59,7 +59,7 @@ def _merge(
     calibration: CalibrationBatch | None,
     merged: Weights,
     watch: Watch | None = None,
-    desk: Desk | None = None,
+    desk: TensorCache | None = None,
 ) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
     """The sweep, with the partial model evaluated after each block if that is watched."""
     if METHODS[recipe.method].rule is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from .compatibility import alphas_of
 from .errors import BadValue
 from .mloss import activation
-from .seen import Seen
+from .seen import TracedBlock
 from .set_losses import with_interval
 
 Values = Float[np.ndarray, "*n"]
@@ -94,20 +94,20 @@ class Node:
         return parts / (parts.sum() or 1.0)
 
 
-def node_of(found: Seen, node: int, act: str, alpha: Sequence[float]) -> Node:
+def node_of(traced: TracedBlock, node: int, act: str, alpha: Sequence[float]) -> Node:
     """One node of a block; raises BadValue where the block has no such node.
 
     Args:
-        found: the block on the CPU, see `Seen.on_cpu`.
+        traced: the block on the CPU, see `TracedBlock.on_cpu`.
         alpha: merging weights, one a source.
     """
-    nodes = len(found.layers[0][1])
+    nodes = len(traced.layers[0][1])
     if not 0 <= node < nodes:
         raise BadValue("node", node, "is not in the block", f"its nodes are 0 to {nodes - 1}")
-    rows = torch.stack([weight[node].float() for weight, _ in found.layers])
-    bias = torch.stack([b[node].float() for _, b in found.layers])
-    h = F.linear(found.inputs, rows, bias).movedim(2, 0).double().numpy()
-    return Node(block=found.scores.block, node=node, h=h, alpha=tuple(alpha), act=act)
+    rows = torch.stack([weight[node].float() for weight, _ in traced.layers])
+    bias = torch.stack([b[node].float() for _, b in traced.layers])
+    h = F.linear(traced.inputs, rows, bias).movedim(2, 0).double().numpy()
+    return Node(block=traced.scores.block, node=node, h=h, alpha=tuple(alpha), act=act)
 
 
 def gap(h: Float[np.ndarray, " q"], act: str, alpha: Sequence[float]) -> Gap:

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .pieces import each
+from .pieces import thread_map
 
 
 @dataclass(frozen=True)
-class Ordered:
+class SortedMagnitudes:
     """Task vectors as rows, and their magnitudes from small to large, sorted when first asked for.
 
     Args:
@@ -51,5 +51,5 @@ def _sorted(vectors: Float[Tensor, "sources *rest"]) -> Float[Tensor, "sources *
     if magnitude.device.type != "cpu":
         return magnitude.sort(dim=-1).values
     # NumPy's vectorised sort is many times faster than torch's on the CPU; a source a thread.
-    list(each(lambda source: source.numpy().sort(axis=-1), magnitude, magnitude.device))
+    list(thread_map(lambda source: source.numpy().sort(axis=-1), magnitude, magnitude.device))
     return magnitude

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all: aside first, then given their name."""
+"""Atomic writing of output files: whole or not at all."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .errors import BadFile
 
 
 def check_output(path: Path, argument: str = "--out", remedy: str = "name another file") -> None:
-    """Raises BadFile, with that remedy, if the output exists; also if its folder doesn't."""
+    """Raises BadFile if the output exists or its folder doesn't."""
     try:
         path.lstat()
     except (FileNotFoundError, NotADirectoryError):
@@ -35,7 +35,7 @@ def check_output(path: Path, argument: str = "--out", remedy: str = "name anothe
 
 @contextmanager
 def written(path: Path, argument: str = "--out") -> Iterator[Path]:
-    """A path to write to, which becomes `path` when the block ends well and else goes away.
+    """A temporary path that is renamed to `path` on success and deleted on failure.
 
     Raises:
         BadFile: the path exists, its folder doesn't, or the disk is full.

@@ -1,4 +1,4 @@
-"""Two maps of M-Loss of the same nodes, paired block by block."""
+"""Paired comparison of two maps of node M-Loss, block by block."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Images = Mapping[int, Float[np.ndarray, " images"]]  # mean M-Loss of a block's 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockPair:
-    """One block in two maps.
+    """The comparison of one block in two maps.
 
     Args:
         first, second: mean node M-Loss (Eq. 4) of either.
@@ -40,12 +40,12 @@ class BlockPair:
 def paired(
     first: Nodes, second: Nodes, images: tuple[Images, Images] | None = None
 ) -> list[BlockPair]:
-    """The blocks that both maps know, in their order.
+    """Comparisons of the blocks that both maps have, in order.
 
     Args:
         images: of both maps, on the very same images in the same order; None where unknown.
     """
-    found = []
+    pairs = []
     for block in sorted(first.keys() & second.keys()):
         a, b = first[block].astype(float), second[block].astype(float)
         mean = float(a.mean() - b.mean())
@@ -53,7 +53,7 @@ def paired(
         if images is not None:
             apart = images[0][block] - images[1][block]
             mean, low, high = with_interval(apart).tolist()
-        found.append(
+        pairs.append(
             BlockPair(
                 block=block,
                 first=float(a.mean()),
@@ -63,4 +63,4 @@ def paired(
                 order=float(spearman(a, b, np.ones((1, len(a))))[0]),
             )
         )
-    return found
+    return pairs

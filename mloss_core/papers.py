@@ -1,4 +1,4 @@
-"""The commands about runs: rerun one, and export its model with its papers."""
+"""The commands rerun and export, and the model card of a merge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .hugging_face_folder import write_folder
 from .output import check_output
 from .recording import versions
 from .rerun import Rerun, again, checked, compare
-from .run_files import refused
+from .run_files import as_bad_file
 from .store import load_run
 from .types import BlockMerged, Finished
 
@@ -25,7 +25,7 @@ SHOWN = 10  # differing tensors that are named
 
 
 def rerun(args: argparse.Namespace) -> None:
-    """Does a finished run again and says whether the bytes agree; raises MlossError if not."""
+    """Repeats a finished run and compares the bytes; raises MlossError where they differ."""
     record = load_run(args.run)
     family = checked(record)
     events = []
@@ -35,44 +35,44 @@ def rerun(args: argparse.Namespace) -> None:
         for event in again(record, family, args.device):
             events.append(event)
             bar.update(isinstance(event, BlockMerged))
-    found = compare(record, events)
+    result = compare(record, events)
     if args.json:
-        differing = {k: v if math.isfinite(v) else None for k, v in found.differing.items()}
-        row = {**vars(found), "run": record.id, "agrees": found.agrees, "differing": differing}
+        differing = {k: v if math.isfinite(v) else None for k, v in result.differing.items()}
+        row = {**vars(result), "run": record.id, "agrees": result.agrees, "differing": differing}
         print(json.dumps(row))
     else:
-        for line in _lines(found):
+        for line in _lines(result):
             print(line)
-    if not found.agrees:
-        raise MlossError(f"run {record.id}: {_difference(found)}")
+    if not result.agrees:
+        raise MlossError(f"run {record.id}: {_difference(result)}")
 
 
-def _lines(found: Rerun) -> list[str]:
-    """What was compared, and what of it differs."""
+def _lines(result: Rerun) -> list[str]:
+    """Lines of text on what was compared, and what of it differs."""
     compared = [
-        (found.tensors, "tensors of the model"),
-        (found.scores, "blocks' scores"),
-        (found.judged, "counts of correct answers"),
+        (result.tensors, "tensors of the model"),
+        (result.scores, "blocks' scores"),
+        (result.judged, "counts of correct answers"),
     ]
     lines = [f"compared {', '.join(f'{n} {what}' for n, what in compared if n)}"]
-    if found.agrees:
-        agreed = "all bytes agree" if found.tensors or found.scores else "all counts agree"
-        return [*lines, f"{agreed}{', and all counts' * bool(found.judged and found.tensors)}"]
-    worst = sorted(found.differing.items(), key=lambda pair: -pair[1])
+    if result.agrees:
+        agreed = "all bytes agree" if result.tensors or result.scores else "all counts agree"
+        return [*lines, f"{agreed}{', and all counts' * bool(result.judged and result.tensors)}"]
+    worst = sorted(result.differing.items(), key=lambda pair: -pair[1])
     lines += [f"differs by at most {gap:.3g}: {name}" for name, gap in worst[:SHOWN]]
     lines += [f"and {len(worst) - SHOWN} more"] * (len(worst) > SHOWN)
-    return lines + [f"counted {a}, now {b}: {n}" for n, (a, b) in found.miscounted.items()]
+    return lines + [f"counted {a}, now {b}: {n}" for n, (a, b) in result.miscounted.items()]
 
 
-def _difference(found: Rerun) -> str:
+def _difference(result: Rerun) -> str:
     words = []
-    if found.differing:
-        largest = max(found.differing.values())
-        of = found.tensors + found.scores
-        words.append(f"the bytes of {len(found.differing)} of {of} tensors differ")
+    if result.differing:
+        largest = max(result.differing.values())
+        of = result.tensors + result.scores
+        words.append(f"the bytes of {len(result.differing)} of {of} tensors differ")
         words.append(f"by at most {largest:.3g}")
-    if found.miscounted:
-        words.append(f"{len(found.miscounted)} of {found.judged} counts differ")
+    if result.miscounted:
+        words.append(f"{len(result.miscounted)} of {result.judged} counts differ")
     return f"{', '.join(words)}; use the versions and the device of the run to compare"
 
 
@@ -86,7 +86,7 @@ def export(args: argparse.Namespace) -> None:
         problem = "holds no merged model"
         raise BadFile("run", args.run, problem, "choose a finished merge that left one model")
     family = zoo.load(record.metadata["recipe"]["family"])
-    with refused(record.id):
+    with as_bad_file(record.id):
         tensors = load_file(record.model)
     if {name: tuple(t.shape) for name, t in tensors.items()} != family.model.shapes():
         problem = f"does not fit the family {family.name} as it is now"
@@ -99,8 +99,8 @@ def export(args: argparse.Namespace) -> None:
 
 def write_card(args: argparse.Namespace, finished: Finished) -> None:
     """Writes the card beside the file that `merge --card` has written."""
-    made = f"Merged on {finished.device}"
-    text = card(finished.metadata, accuracies={}, versions=versions(), made=made)
+    provenance = f"Merged on {finished.device}"
+    text = card(finished.metadata, accuracies={}, versions=versions(), provenance=provenance)
     path = args.out.with_suffix(".md")
     try:
         with path.open("x", encoding="utf-8") as file:

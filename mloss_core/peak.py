@@ -1,4 +1,4 @@
-"""How much memory a piece of work took at its peak, measured."""
+"""Measurement of peak memory while code runs."""
 
 from __future__ import annotations
 
@@ -16,19 +16,21 @@ EVERY = 0.005  # seconds
 
 
 def anonymous() -> int | None:
-    """Bytes of this process that are no mapped files (RssAnon); None where nothing tells."""
+    """Bytes of this process's anonymous memory (RssAnon); None where unknown."""
     try:
-        found = re.search(r"RssAnon:\s+(\d+) kB", STATUS.read_text())
+        match = re.search(r"RssAnon:\s+(\d+) kB", STATUS.read_text())
     except OSError:  # not Linux
         return None
-    return int(found.group(1)) << 10 if found else None
+    return int(match.group(1)) << 10 if match else None
 
 
 @contextmanager
 def watched(device: torch.device) -> Iterator[list[int]]:
-    """Watches memory while the block runs: the list then holds the most that was taken beyond
-    what was held before, in bytes of the GPU or of anonymous memory; it stays empty where nothing
-    tells."""
+    """Measures peak memory while the block runs, as the one entry of the list it yields.
+
+    In bytes beyond those held before, of the GPU or of anonymous memory; the list stays empty where
+    they are unknown.
+    """
     peak: list[int] = []
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

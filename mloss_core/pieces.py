@@ -1,4 +1,4 @@
-"""Independent pieces of work, each done by one thread from beginning to end.
+"""Parallel execution of independent pieces of work, each on one thread.
 
 torch spreads every operation over all threads and waits for the last of them, so that in a chain of
 small operations one busy core holds up every link. Threads with whole pieces wait only at the end.
@@ -18,13 +18,13 @@ Piece = TypeVar("Piece")
 Result = TypeVar("Result")
 
 
-def each(
+def thread_map(
     step: Callable[[Piece], Result], pieces: Iterable[Piece], device: torch.device
 ) -> Iterator[Result]:
-    """What `step` makes of every piece, in their order; side by side on a CPU.
+    """Results of `step` on every piece, in order, in parallel on a CPU.
 
     Args:
-        step: never calls `each` itself.
+        step: never calls `thread_map` itself.
         device: where the pieces' tensors are.
     """
     todo = list(pieces)
@@ -35,7 +35,7 @@ def each(
 
 @functools.cache
 def _threads() -> ThreadPoolExecutor:
-    """As many threads as torch uses, in each of which torch uses one."""
+    """A pool of as many threads as torch uses, in each of which torch uses one."""
     count = torch.get_num_threads()
     all_here = threading.Barrier(count)
 

@@ -1,4 +1,4 @@
-"""calibration.npz from the validation images of the sources' tasks, as the paper draws them."""
+"""Creation of calibration.npz from the validation images of the sources' tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The commands that make a family ready: what it names is fetched, heads and pool are made."""
+"""The commands heads, pool and fetch, which prepare a family."""
 
 from __future__ import annotations
 
@@ -66,14 +66,14 @@ def fetch(args: argparse.Namespace) -> None:
             print(f"{what:16} {'fetched' if new else 'was there'} -> {place}", flush=True)
 
 
-def _wanted(folder: Path, asked: str) -> Iterator[tuple[str, Path, Callable[[], bool]]]:
-    """What the family names, where it goes, and what brings it there."""
+def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[[], bool]]]:
+    """Downloads of a family: name, place and function of each."""
     parts = layout(folder)
     zoo.task_names(folder, parts)  # raises for a bad family.toml
     named = {task["name"]: task["dataset"] for task in parts.about["tasks"] if "dataset" in task}
     # Pictures in tasks/ go before the dataset, so that there is nothing to fetch for them.
     needed = [task for task in named if not (folder / "tasks" / task).is_dir()]
-    chosen = {"all": needed, "none": []}.get(asked, asked.split(","))
+    chosen = {"all": needed, "none": []}.get(selection, selection.split(","))
     for task in chosen:
         if task not in named:
             raise UnknownName("--tasks", task, ("all", "none", *named))

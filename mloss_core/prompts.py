@@ -1,4 +1,4 @@
-"""Class names and prompt templates of a task: what its zero-shot head is made of."""
+"""Class names and prompt templates of a task's zero-shot head."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Prompts:
     templates: tuple[str, ...]
 
     def as_json(self) -> dict[str, list[str]]:
-        """As heads.safetensors keeps it."""
+        """The prompts as JSON, as heads.safetensors stores them."""
         return {"classes": list(self.classes), "templates": list(self.templates)}
 
 
@@ -34,11 +34,11 @@ def prompts_of(task: Mapping[str, Any], classes: Sequence[str]) -> Prompts:
     elif "template" in task:
         templates = (task["template"],)
     else:
-        known = benchmarks().get(task.get("dataset", ""))
-        templates = known.templates if known else PLAINEST
+        benchmark = benchmarks().get(task.get("dataset", ""))
+        templates = benchmark.templates if benchmark else PLAINEST
     return Prompts(classes=tuple(map(spoken, classes)), templates=templates)
 
 
 def spoken(name: str) -> str:
-    """A folder's name as people say it."""
+    """A class folder's name as a prompt spells it."""
     return name.replace("_", " ").strip()

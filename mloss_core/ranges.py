@@ -1,4 +1,4 @@
-"""What the numbers of a recipe may be, told apart from the recipe: sources, weights, keep rates."""
+"""Range checks of a recipe's sources, weights and keep rates."""
 
 from __future__ import annotations
 

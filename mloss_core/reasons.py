@@ -1,4 +1,4 @@
-"""Why a node's M-Loss is what it is: its factors in multiples of its block's means."""
+"""Explanation of a node's M-Loss by its factors, relative to its block's means."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .theory import BlockTheory
 
 @dataclass(frozen=True, kw_only=True)
 class Reasons:
-    """A node beside the mean of its block. The loss is the product of the four below it.
+    """A node's M-Loss and factors over its block's means; loss is the product of the four below.
 
     Args:
         rank: place of the node's M-Loss in its block, 1 for the highest.
@@ -57,5 +57,5 @@ def reasons(block: BlockTheory, node: int) -> Reasons:
 
 
 def _over(value: float, unit: float) -> float:
-    """Their ratio; NaN where there is none."""
+    """The ratio value / unit; NaN where the unit is not positive."""
     return float(value / unit) if unit > 0 else math.nan

@@ -46,24 +46,24 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     return batch
 
 
-def deciding(recipe: MergeRecipe) -> dict[str, object]:
+def recipe_fields(recipe: MergeRecipe) -> dict[str, object]:
     """The recipe's fields that decide its result, with the merging weights written out."""
     # Choices that are left at their default go without saying, as before there were any.
-    usual = {name for name, known in CHOICES.items() if getattr(recipe, name) == known[0]}
+    usual = {name for name, choices in CHOICES.items() if getattr(recipe, name) == choices[0]}
     unmeasured = set(MEASURED) if recipe.ranks == "random" else set()
     read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unmeasured
     fields: dict[str, object] = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
     return fields | {"weights": recipe.alpha}
 
 
-def describe(
+def provenance(
     recipe: MergeRecipe,
     family: Family,
     calibration: CalibrationBatch | None,
     drawn: bool = True,
 ) -> dict[str, object]:
     """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
-    method, fields = METHODS[recipe.method], deciding(recipe)
+    method, fields = METHODS[recipe.method], recipe_fields(recipe)
     if calibration is None or not drawn:
         fields.pop("samples", None)
     if not drawn and recipe.tokens is None and not method.drops:
@@ -77,6 +77,6 @@ def describe(
     }
 
 
-def content_key(metadata: dict[str, object]) -> str:
-    """Names a merged model's content: what `describe` says, as one string."""
+def fingerprint(metadata: dict[str, object]) -> str:
+    """Names a merged model's content: what `provenance` says, as one string."""
     return json.dumps(metadata, sort_keys=True)

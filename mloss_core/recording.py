@@ -50,7 +50,7 @@ OPEN_CLIP = importlib.metadata.version("open_clip_torch")
 
 
 def new_id(recipe: MergeRecipe) -> str:
-    """An id that no other run has: time, method, and something random."""
+    """A unique run id of time, method and random digits."""
     return f"{_now():%Y%m%d-%H%M%S}-{recipe.method}-{uuid4().hex[:6]}"
 
 
@@ -63,7 +63,7 @@ def recorded(
     keep_model: bool = True,
     facts: Mapping[str, Any] | None = None,
 ) -> Generator[Event, None, None]:
-    """Passes the events of a run on, and writes them down as they come.
+    """Passes a run's events on, and records each on disk as it comes.
 
     The run is finished on disk before Finished is passed on, or when the events end without it.
     One that is closed early is marked cancelled, one that raises failed; the error goes on.
@@ -106,7 +106,7 @@ def recorded(
 
 
 class _Log:
-    """The folder of a run that is being written, and what of its events is written at its end."""
+    """The writer of a run's folder: appends events at once, and results at the end."""
 
     def __init__(self, name: str, recipe: MergeRecipe, kind: str, facts: Mapping[str, Any]):
         self.name, self.recipe = name, recipe
@@ -132,7 +132,7 @@ class _Log:
             raise
 
     def add(self, event: Event) -> None:
-        """Writes an event's line, at once."""
+        """Appends an event's line to the log at once."""
         self.file.write(json.dumps(event_json(event)) + "\n")
         if isinstance(event, BlockScored):
             self.scores.append(event.scores)
@@ -140,7 +140,7 @@ class _Log:
             self.hits.setdefault(event.model, {})[event.task] = event.hits
 
     def finish(self, finished: Finished | None, keep_model: bool) -> None:
-        """Writes what came out, record.json last, and gives the folder its name."""
+        """Writes the results, record.json last, and renames the folder to its id."""
         if self.over:
             return
         metadata = finished.metadata if finished else {"recipe": dataclasses.asdict(self.recipe)}
@@ -168,7 +168,7 @@ class _Log:
         _name(self.folder, self.name)
 
     def end(self, end: str, error: str) -> None:
-        """Marks a run that did not finish; one that cannot even be marked is taken away."""
+        """Marks an unfinished run as ended; removes its folder where that cannot be written."""
         if self.over:
             return
         self.over = True
@@ -182,8 +182,8 @@ class _Log:
 
 
 def _make_room(name: str) -> None:
-    """Removes what is unfinished under an id and no longer written; raises BadFile if finished."""
-    for _, folder in [found for found in folders() if found[0] == name]:
+    """Removes unfinished folders of an id that no process writes; raises BadFile if finished."""
+    for _, folder in [entry for entry in folders() if entry[0] == name]:
         run = readable(name, folder)
         if run is not None and run.state == "finished":
             problem = "is finished and never overwritten"
@@ -203,7 +203,7 @@ def _discard(name: str, folder: Path) -> None:
 
 
 def _finished(name: str, folder: Path) -> bool:
-    """Whether a folder holds a finished run that can be read: a damaged one is none."""
+    """Whether a folder holds a finished run that can be read."""
     run = readable(name, folder)
     return run is not None and run.state == "finished"
 
@@ -213,8 +213,11 @@ def _hidden(name: str, what: str) -> Path:
 
 
 def _name(part: Path, name: str) -> None:
-    """Gives an ended run's folder its name. A finished run that came in between stands, as the
-    same id means the same run; an unfinished one goes."""
+    """Renames an ended run's folder to its id.
+
+    A finished run that came in between stands, as the same id means the same run; an unfinished one
+    goes.
+    """
     folder = root() / name
     while part.is_dir():
         try:
@@ -230,7 +233,7 @@ def _name(part: Path, name: str) -> None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries whose arithmetic a run is."""
+    """Versions of Python and of the libraries that compute a run."""
     return {
         "mloss_core": __version__,
         "python": platform.python_version(),

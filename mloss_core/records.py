@@ -1,4 +1,4 @@
-"""A run's folder, read: what was asked, what became of it, and what came out (docs/runs.md)."""
+"""Reading of a run's folder: its recipe, state and results (docs/runs.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 
 from .errors import BadFile, MlossError
 from .events import Hits
-from .run_files import EVENTS, HITS, MODEL, RECIPE, RECORD, SCORES, STATE, TITLE, refused
+from .run_files import EVENTS, HITS, MODEL, RECIPE, RECORD, SCORES, STATE, TITLE, as_bad_file
 from .types import Accuracy, MergeRecipe
 
 
@@ -61,7 +61,7 @@ class RunRecord:
 
     @functools.cached_property
     def hits(self) -> Hits:
-        """For each whole model and task, image by image, whether the answer was right.
+        """Correctness of each whole model's answers, by task and image.
 
         Raises:
             BadFile: the file cannot be read.
@@ -69,7 +69,11 @@ class RunRecord:
         hits: Hits = {}
         if self.state == "finished":
             path = self.folder / HITS
-            with refused(self.id), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            with (
+                as_bad_file(self.id),
+                path.open("rb") as raw,
+                np.load(raw, allow_pickle=False) as file,
+            ):
                 for key in file.files:
                     model, task = key.split("/", 1)
                     hits.setdefault(model, {})[task] = file[key]
@@ -89,7 +93,7 @@ class RunRecord:
         """Node M-Loss (Eq. 4) of each block that was scored; raises BadFile."""
         if not self.scored:
             return {}
-        with refused(self.id):
+        with as_bad_file(self.id):
             tensors = load_file(self.folder / SCORES)
             return {int(name.removeprefix("block.")): tensors[name] for name in tensors}
 
@@ -102,30 +106,30 @@ class RunRecord:
         return {}
 
     def recipe(self) -> MergeRecipe:
-        """The recipe, to do it again.
+        """The run's recipe, to run it again.
 
         Raises:
             BadFile: it says what this version does not know, or what cannot be.
         """
-        asked = self.metadata["recipe"]
+        values = self.metadata["recipe"]
         if (self.folder / STATE).is_file():  # before the end, all fields were written down
-            with refused(self.id):
-                asked = json.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
+            with as_bad_file(self.id):
+                values = json.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
         # Old runs keep only what their method reads: a default e may be above their k.
-        asked = {"variation": 0.0, **asked}
-        strange = sorted(asked.keys() - {field.name for field in fields(MergeRecipe)})
+        values = {"variation": 0.0, **values}
+        strange = sorted(values.keys() - {field.name for field in fields(MergeRecipe)})
         if strange:
             problem = f"has {strange[0]}, which this version does not know"
             raise BadFile("recipe of run", self.id, problem, "use the version that wrote it")
-        with refused(self.id):
+        with as_bad_file(self.id):
             plain: dict[str, Any] = {
-                k: tuple(v) if isinstance(v, list) else v for k, v in asked.items()
+                k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
             }
             return MergeRecipe(**plain)
 
 
 def counts(hits: Hits) -> dict[str, dict[str, Accuracy]]:
-    """Correct and total of each model on each task."""
+    """Accuracy counts, correct and total, of each model on each task."""
     return {
         model: {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in tasks.items()}
         for model, tasks in hits.items()
@@ -133,15 +137,15 @@ def counts(hits: Hits) -> dict[str, dict[str, Accuracy]]:
 
 
 def read(name: str, folder: Path) -> RunRecord:
-    """The run in a folder; raises BadFile where it is none."""
-    with refused(name):
+    """Reads the run in a folder; raises BadFile where it is none."""
+    with as_bad_file(name):
         state = _json(folder / STATE) if (folder / STATE).is_file() else {}
         finished = (folder / RECORD).is_file()
         if not finished and not state:
             raise FileNotFoundError(f"there is no {RECORD}")
         record = _json(folder / RECORD) if finished else _begun(folder)
         counted = record.get("accuracies")
-        found = RunRecord(
+        run = RunRecord(
             id=name,
             folder=folder,
             kind=str(state.get("kind", "merge")),
@@ -157,17 +161,17 @@ def read(name: str, folder: Path) -> RunRecord:
             facts=dict(state.get("facts", {})),
             counted=None if finished and counted is None else _accuracies(counted or {}),
         )
-        _check(found)
-        return found
+        _check(run)
+        return run
 
 
 def _begun(folder: Path) -> dict[str, Any]:
-    """What is known of a run that has not finished."""
+    """The record of a run that has not finished: its recipe alone."""
     return {"metadata": {"recipe": _json(folder / RECIPE)}}
 
 
 def _check(run: RunRecord) -> None:
-    """Raises where a run's metadata is not of the kind that everything that shows one reads."""
+    """Raises ValueError where a run's metadata has values of wrong types."""
     recipe = run.metadata["recipe"]
     lists = [recipe["sources"], recipe.get("blocks") or [], recipe.get("weights") or []]
     numbers = [recipe.get(key, 0) for key in ("keep", "variation", "scaling")]
@@ -189,7 +193,7 @@ def _accuracies(counted: Mapping[str, Any]) -> dict[str, dict[str, Accuracy]]:
 
 
 def _state(state: Mapping[str, Any]) -> str:
-    """How an unfinished run ended, or whether the very process that writes it still lives."""
+    """The state of an unfinished run: its end, or whether its writing process still lives."""
     if state.get("end"):
         return str(state["end"])
     try:
@@ -215,7 +219,7 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _line(text: str) -> dict[str, Any]:
-    """A line of events.jsonl; the last one of a killed process may be torn."""
+    """A line of events.jsonl parsed; {} where it is torn, as a killed process may leave it."""
     try:
         value = json.loads(text)
     except ValueError:

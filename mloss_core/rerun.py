@@ -1,4 +1,4 @@
-"""A finished run done again: are its inputs still the same, and do the bytes agree?"""
+"""Rerun of a finished run: checks its inputs, and compares the results byte by byte."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from .errors import BadFile
 from .events import Hits, final_hits, score_tensors
 from .records import RunRecord, counts
 from .run import run
-from .run_files import MODEL, SCORES, refused
+from .run_files import MODEL, SCORES, as_bad_file
 from .types import BlockScored, Event, Finished
 from .zoo import Family, load
 
 
 @dataclass(frozen=True, kw_only=True)
 class Rerun:
-    """How a run done again compares with the run on disk.
+    """The comparison of a rerun with the run on disk.
 
     Args:
         tensors, scores: how many tensors of the model, and blocks' scores, were compared.
@@ -44,7 +44,7 @@ class Rerun:
 
 
 def checked(record: RunRecord) -> Family:
-    """The family of a run that can be done again.
+    """The family of a run, after checking that the run can be repeated.
 
     Raises:
         BadFile: it did not finish, left nothing to compare, or an input has changed since.
@@ -71,13 +71,13 @@ def _same(name: str, then: object, now: object) -> None:
 
 
 def again(record: RunRecord, family: Family, device: str) -> Iterator[Event]:
-    """The events of the run done again, with its tasks where it was evaluated."""
+    """Runs a recorded run again, with its tasks where it was evaluated, and yields its events."""
     tasks = tuple(record.hits.get("merged", ()))
     return run(record.recipe(), family, device=device, tasks=tasks)
 
 
 def compare(record: RunRecord, events: Sequence[Event]) -> Rerun:
-    """Compares what the events brought with the run on disk, byte by byte.
+    """Compares a rerun's events with the run on disk, byte by byte.
 
     Raises:
         BadFile: the run's files cannot be read, or other images were drawn.
@@ -92,7 +92,7 @@ def compare(record: RunRecord, events: Sequence[Event]) -> Rerun:
     for i, (name, now) in enumerate(((MODEL, finished.weights or {}), (SCORES, scored))):
         path = record.folder / name
         if path.is_file():
-            with refused(record.id):
+            with as_bad_file(record.id):
                 number[i] = len(now)
                 differing |= _differences(path, now)
     judged, miscounted = _counts(record.hits, final_hits(events))
@@ -107,15 +107,15 @@ def compare(record: RunRecord, events: Sequence[Event]) -> Rerun:
 
 def _differences(path: Path, now: Mapping[str, Tensor]) -> dict[str, float]:
     """Tensors whose bytes differ from the file's, with their largest difference."""
-    found = {}
+    differences = {}
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names | now.keys()):
             if name not in names or name not in now:
-                found[name] = float("inf")
+                differences[name] = float("inf")
             elif (gap := _gap(file.get_tensor(name), now[name])) is not None:
-                found[name] = gap
-    return found
+                differences[name] = gap
+    return differences
 
 
 def _gap(then: Tensor, now: Tensor) -> float | None:
@@ -129,7 +129,7 @@ def _gap(then: Tensor, now: Tensor) -> float | None:
 
 
 def _counts(then: Hits, now: Hits) -> tuple[int, dict[str, tuple[int, int]]]:
-    """How many counts there were, and those that differ."""
+    """The number of accuracy counts compared, and those that differ."""
     old, new = counts(then), counts(now)
     pairs = {
         f"{model} on {task}": (a.correct, new[model][task].correct if task in new[model] else -1)

@@ -14,7 +14,7 @@ from .checkpoint import FLOATS, Checkpoint
 from .free import free
 
 SHARE = 0.5  # of a GPU's free memory that sources may take: the rest is for the work
-_kept: dict[tuple[tuple[dialects.Stamp, ...], torch.device], dict[str, Tensor]] = {}
+_kept: dict[tuple[tuple[dialects.FileId, ...], torch.device], dict[str, Tensor]] = {}
 _lock = threading.Lock()
 
 
@@ -27,17 +27,17 @@ def read(
     do not, they come mapped, and are moved a piece at a time by whoever computes with them.
     """
     if device.type != "cuda":
-        found = [source.read(names) for source in sources]
+        tensors_of = [source.read(names) for source in sources]
     else:
         with _lock:
-            found = _moved(sources, names, device)
-    return {name: [tensors[name] for tensors in found] for name in names}
+            tensors_of = _moved(sources, names, device)
+    return {name: [tensors[name] for tensors in tensors_of] for name in names}
 
 
 def _moved(
     sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
 ) -> list[dict[str, Tensor]]:
-    keys = [(dialects.stamps(source.path), device) for source in sources]
+    keys = [(dialects.file_ids(source.path), device) for source in sources]
     for other in _kept.keys() - set(keys):  # of an earlier choice, or of a file since changed
         del _kept[other]
     new = {key: source for key, source in zip(keys, sources, strict=True) if key not in _kept}

@@ -19,7 +19,7 @@ from .methods import METHODS
 from .methods.mloss_guided import Weights
 from .methods.schedule import measured_blocks
 from .peak import watched
-from .recipe import calibration_of, check, content_key, describe
+from .recipe import calibration_of, check, fingerprint, provenance
 from .types import (
     CalibrationBatch,
     Embedded,
@@ -81,7 +81,7 @@ def _run(
     live: int,
     quick: int,
 ) -> Iterator[Event]:
-    metadata = describe(recipe, family, calibration, drawn)
+    metadata = provenance(recipe, family, calibration, drawn)
     if tasks and evaluator is None:
         evaluator = Evaluator(family, device)
     ties = (
@@ -126,7 +126,7 @@ def measured(
     family, device = evaluator.family, evaluator.device
     check(recipe, family)
     calibration = calibration_of(recipe, family)
-    metadata, seconds = describe(recipe, family, calibration), 0.0
+    metadata, seconds = provenance(recipe, family, calibration), 0.0
     with devices.reported_memory(device.type):
         with watched(device) as peak:
             model, steps = begin(recipe, family, device, calibration, {})
@@ -159,7 +159,7 @@ def _whole(
             yield dataclasses.replace(event, model="merged")
             continue
         start = time.perf_counter()
-        features = evaluator.features(content_key(metadata), lambda: model, task, images)
+        features = evaluator.features(fingerprint(metadata), lambda: model, task, images)
         yield evaluator.judged("merged", task, features, start)
 
 
@@ -186,7 +186,7 @@ def references(
     """
     twin = _twin(recipe)
     build = ties or functools.cache(lambda: tower_of(twin, evaluator))
-    key = content_key(describe(twin, evaluator.family, None)) if label == "ties" else ""
+    key = fingerprint(provenance(twin, evaluator.family, None)) if label == "ties" else ""
     for task in tasks:
         if label == "own" and task not in evaluator.family.own_tasks(evaluator.family.sources):
             continue

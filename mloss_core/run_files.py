@@ -1,4 +1,4 @@
-"""The folder of runs: where it is, what its files are called, how they are written and refused."""
+"""The folder of runs: its path, file names, writing and error translation."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def refused(name: str) -> Iterator[None]:
-    """Says BadFile for everything that a run's folder may hold."""
+def as_bad_file(name: str) -> Iterator[None]:
+    """Translates every error of reading a run's folder into BadFile."""
     try:
         yield
     except BadFile:
@@ -35,18 +35,18 @@ def refused(name: str) -> Iterator[None]:
 
 
 def folders() -> Iterator[tuple[str, Path]]:
-    """Every folder that looks like a run, with its id: first those that have their name."""
+    """Id and path of every run's folder, those of ended runs first."""
     with contextlib.suppress(OSError):
-        found = sorted(entry.name for entry in os.scandir(root()) if entry.is_dir())
-        yield from ((name, root() / name) for name in found if PLAIN.fullmatch(name))
-        for name in found:
+        names = sorted(entry.name for entry in os.scandir(root()) if entry.is_dir())
+        yield from ((name, root() / name) for name in names if PLAIN.fullmatch(name))
+        for name in names:
             if part := PART.fullmatch(name):
                 yield part[1], root() / name
 
 
 @contextlib.contextmanager
 def writing() -> Iterator[None]:
-    """Raises BadFile that names the folder of runs for whatever goes wrong while writing."""
+    """Translates every error of writing into BadFile that names the folder of runs."""
     try:
         yield
     except BadFile as error:

@@ -1,4 +1,4 @@
-"""family.toml for a folder that does not explain itself: what was found, and what to fill in."""
+"""Creation of a family.toml for a folder of models, with comments on what to fill in."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .output import written
 
 
 def scaffold(folder: Path) -> str:
-    """Writes FOLDER/family.toml and returns its text; what could not be told stays a comment.
+    """Writes FOLDER/family.toml and returns its text; unknown settings stay comments.
 
     Raises:
         BadFile: the folder is missing or holds no models, or describes itself already.
@@ -34,23 +34,23 @@ def scaffold(folder: Path) -> str:
 
 
 def _base_lines(parts: Layout, folder: Path) -> list[str]:
-    """The base, its architecture as a comment, and its activation."""
+    """Lines of family.toml on the base, its architecture and its activation."""
     if parts.base is None:
-        known = ", ".join(path.name for path in parts.sources.values())
+        names = ", ".join(path.name for path in parts.sources.values())
         return [
-            f"# Which of these is the base could not be told: {known}",
+            f"# Which of these is the base could not be told: {names}",
             '# base = "FILE"',
             '# base = "ViT-B-32-quickgelu/openai"  # or such a name of open_clip; fetch brings it',
         ]
     base = Checkpoint.open(parts.base, "base")
-    told = dialects.architecture(base.shapes, base.config)
+    architecture = dialects.architecture(base.shapes, base.config)
     lines = [
-        f"# {told.blocks} blocks, width {told.width}, {told.image_size} pixels, "
-        f"patches of {told.patch_size}, {base.dialect}",
+        f"# {architecture.blocks} blocks, width {architecture.width}, "
+        f"{architecture.image_size} pixels, patches of {architecture.patch_size}, {base.dialect}",
         f"base = {json.dumps(parts.base.relative_to(folder).as_posix())}",
     ]
-    if told.activation:
-        return [*lines, f"activation = {json.dumps(told.activation)}"]
+    if architecture.activation:
+        return [*lines, f"activation = {json.dumps(architecture.activation)}"]
     return [
         *lines,
         '# Could not be told: "quick_gelu" (OpenAI\'s CLIP and what was tuned from it) or "gelu".',
@@ -59,7 +59,7 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
 
 
 def _source_lines(parts: Layout, folder: Path) -> list[str]:
-    """One line a source, and how to add calibration images and tasks."""
+    """Lines of family.toml on the sources, and on adding calibration images and tasks."""
     paths = ((name, path.relative_to(folder).as_posix()) for name, path in parts.sources.items())
     lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in paths]
     return [
@@ -73,16 +73,19 @@ def _source_lines(parts: Layout, folder: Path) -> list[str]:
 
 
 def _task_lines(parts: Layout, folder: Path) -> list[str]:
-    """How to have accuracies: test images and heads."""
-    known, name = {source: alike(source) for source in parts.sources}, folder.resolve().name
+    """Lines of family.toml on adding tasks: test images and heads."""
+    datasets, name = {source: alike(source) for source in parts.sources}, folder.resolve().name
     lines = [
         f"# [[tasks]]\n# name = {json.dumps(source)}\n# dataset = {json.dumps(dataset)}"
-        for source, dataset in known.items()
+        for source, dataset in datasets.items()
         if dataset
     ]
-    found = ["# Datasets of torchvision, by the sources' names; fetch downloads them:", *lines]
+    dataset_lines = [
+        "# Datasets of torchvision, by the sources' names; fetch downloads them:",
+        *lines,
+    ]
     return [
-        *(found if lines else ()),
+        *(dataset_lines if lines else ()),
         "# A task with images in tasks/NAME.npz, or in tasks/NAME/test/CLASS/:",
         "# [[tasks]]",
         '# name = "NAME"',

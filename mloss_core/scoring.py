@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from .mloss import EPSILON, Activation, activation
-from .pieces import each
+from .pieces import thread_map
 from .types import NodeScores
 
 # Pre-activations of one piece, and nodes of them at the most: they and their share of the weights
@@ -69,8 +69,11 @@ def score_block(
         normalised = gap.div_(merged.add_(EPSILON * sigma.gain)).sum(0)
         return per_token, torch.stack([total, normalised, *squares])
 
-    found = list(each(losses, itertools.product(groups, chunks), inputs.device))
-    of_group = [found[start : start + len(chunks)] for start in range(0, len(found), len(chunks))]
+    sums_of_pieces = list(thread_map(losses, itertools.product(groups, chunks), inputs.device))
+    of_group = [
+        sums_of_pieces[start : start + len(chunks)]
+        for start in range(0, len(sums_of_pieces), len(chunks))
+    ]
     sums = torch.cat([torch.stack([node for _, node in group]).sum(0) for group in of_group], 1)
     per_token = torch.stack([torch.cat([t for t, _ in group], 1) for group in of_group]).sum(0)
     node = (sums.double().cpu() / (images * tokens)).numpy()

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .curvature import Smooth, smooth
-from .pieces import each
+from .pieces import thread_map
 from .scoring import CHUNK_CUDA, Layer
 
 CHUNK = 1 << 20  # pre-activations of one piece on a CPU
@@ -47,7 +47,7 @@ def second_order(
     act: str,
     alpha: Sequence[float],
 ) -> SecondOrder:
-    """Both factors, and their product, of one block from one shared input.
+    """The factors of one block's second-order M-Loss, and their product, from one shared input.
 
     Works in pieces of some tokens, a source at a time, so that its memory depends neither on the
     number of sources nor on the number of images.
@@ -66,7 +66,7 @@ def second_order(
     def sums(piece: Tensor) -> Tensor:
         return _sums(piece, layers, mean, sigma, alpha)
 
-    total = torch.stack(list(each(sums, x.split(rows), x.device))).double().sum(0) / len(x)
+    total = torch.stack(list(thread_map(sums, x.split(rows), x.device))).double().sum(0) / len(x)
     curvature, variance, product, centre, square = total.cpu().numpy()
     return SecondOrder(
         curvature=curvature, variance=variance, product=product, centre=centre, square=square
@@ -103,7 +103,7 @@ def _sums(
 
 @dataclass(frozen=True, kw_only=True)
 class Agreement:
-    """A prediction beside what was measured.
+    """The agreement of a prediction with measurements.
 
     Args:
         r2: share of the measured variance that the best straight line explains.
@@ -117,10 +117,10 @@ class Agreement:
 
 
 def agreement(predicted: Float[np.ndarray, " n"], measured: Float[np.ndarray, " n"]) -> Agreement:
-    """Least-squares line of measured on predicted; NaN where there is nothing to tell apart."""
+    """Least-squares fit of measured on predicted values; NaN where either does not vary."""
     p, m = predicted - predicted.mean(), measured - measured.mean()
     both, of_p, of_m, total = p @ m, p @ p, m @ m, measured.sum()
     with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.array([both * both / (of_p * of_m), both / of_p, predicted.sum() / total])
-    r2, slope, share = np.where(np.isfinite(found), found, math.nan).tolist()
+        values = np.array([both * both / (of_p * of_m), both / of_p, predicted.sum() / total])
+    r2, slope, share = np.where(np.isfinite(values), values, math.nan).tolist()
     return Agreement(r2=r2, slope=slope, share=share)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class TracedBlock:
     """One block on the calibration images.
 
     Args:
@@ -36,16 +36,16 @@ class Seen:
     inputs: Float[Tensor, "images tokens width"]
     layers: Sequence[Layer]
 
-    def on_cpu(self) -> Seen:
+    def on_cpu(self) -> TracedBlock:
         """The same, where any thread may read it and no GPU has to hold it."""
         layers = [(weight.cpu(), bias.cpu()) for weight, bias in self.layers]
         return dataclasses.replace(self, inputs=self.inputs.cpu(), layers=layers)
 
 
-def seen(
+def trace_blocks(
     recipe: MergeRecipe,
     family: Family,
-    of: Callable[[Seen], T],
+    of: Callable[[TracedBlock], T],
     *,
     device: str = "auto",
 ) -> Generator[T, None, None]:
@@ -79,4 +79,4 @@ def seen(
 
         for event in sweep(family.model, base, sources, recipe, images, merged, look=look):
             if isinstance(event, BlockScored):
-                yield of(Seen(scores=event.scores, **latest))
+                yield of(TracedBlock(scores=event.scores, **latest))

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .mloss import EPSILON, Activation, activation
-from .pieces import each
+from .pieces import thread_map
 from .scoring import CLOSE, Layer, pieces_of, wide
 from .types import Z95
 
@@ -77,8 +77,8 @@ def score_sets(
         h = _pre_activations(chunk.flatten(0, 1) * sigma.gain, of_some, sigma)
         return _sums(h, alpha, sigma)
 
-    found = list(each(losses, itertools.product(groups, chunks), inputs.device))
-    of_group = [found[start : start + len(chunks)] for start in range(0, len(found), len(chunks))]
+    pieces = list(thread_map(losses, itertools.product(groups, chunks), inputs.device))
+    of_group = [pieces[start : start + len(chunks)] for start in range(0, len(pieces), len(chunks))]
     sums = torch.stack([torch.cat(group, 2) for group in of_group]).sum(0).double().cpu()
     # Every loss was measured gain times too large, see Activation.
     total, gap_square, square = sums[0] / sigma.gain, sums[1].sqrt(), sums[2].sqrt()
@@ -91,10 +91,10 @@ def _pre_activations(
     x: Float[Tensor, "t width"], layers: Sequence[Layer], sigma: Activation
 ) -> Float[Tensor, "q t nodes"]:
     """gain * h of every source; x is gain times the block's input."""
-    found = x.new_empty(len(layers), len(x), len(layers[0][1]))
-    for h, (w, b) in zip(found, layers, strict=True):
+    h_of_sources = x.new_empty(len(layers), len(x), len(layers[0][1]))
+    for h, (w, b) in zip(h_of_sources, layers, strict=True):
         h.copy_(F.linear(x, w.to(x.device, x.dtype), b.to(x.device, x.dtype) * sigma.gain))
-    return found
+    return h_of_sources
 
 
 def _sums(

@@ -1,5 +1,4 @@
-"""Runs on disk, under $MLOSS_RUNS (default ./runs), a folder each (docs/runs.md): list, read,
-rename, delete, bring back."""
+"""The store of runs on disk, under $MLOSS_RUNS (default ./runs): list, read, rename, delete."""
 
 from __future__ import annotations
 
@@ -38,27 +37,27 @@ TRASH_DAYS = 30
 
 def load_run(name: str) -> RunRecord:
     """A run by its id, its hits read too; raises BadFile if it is not there or not readable."""
-    found = read(name, _folder(name))
-    _ = found.hits
-    return found
+    run = read(name, _folder(name))
+    _ = run.hits
+    return run
 
 
 def _folder(name: str) -> Path:
     """The folder of a run, finished or not; raises BadFile."""
-    for known, folder in folders():
-        if known == name:
+    for run_id, folder in folders():
+        if run_id == name:
             return folder
     raise BadFile("run", name, "is not there", f"choose one of those in {root()}")
 
 
 def list_runs(kinds: Sequence[str] = ("merge", "score")) -> list[RunRecord]:
     """All readable runs of these kinds, newest first; what is not a run is passed over."""
-    found: dict[str, RunRecord] = {}
+    runs: dict[str, RunRecord] = {}
     for name, folder in folders():
-        run = readable(name, folder) if name not in found else None
+        run = readable(name, folder) if name not in runs else None
         if run is not None and run.kind in kinds:
-            found[name] = run
-    return sorted(found.values(), key=lambda run: (run.created, run.id), reverse=True)
+            runs[name] = run
+    return sorted(runs.values(), key=lambda run: (run.created, run.id), reverse=True)
 
 
 def rename(name: str, title: str) -> None:
@@ -69,7 +68,7 @@ def rename(name: str, title: str) -> None:
 
 
 def delete(name: str) -> None:
-    """Moves a run into the trash, and drops what has lain there for 30 days.
+    """Moves a run into the trash, and deletes runs that were there for 30 days.
 
     Raises:
         BadFile: there is no such run, it is still running, or the folder cannot be written.
@@ -90,11 +89,11 @@ def delete(name: str) -> None:
 
 
 def undelete(name: str) -> RunRecord:
-    """Takes a run back out of the trash; raises BadFile if it is not there, or its id is taken."""
+    """Restores a run from the trash; raises BadFile if it is not there, or its id is taken."""
     if not PLAIN.fullmatch(name) or not (root() / TRASH / name).is_dir():
         problem = "is not in the trash"
         raise BadFile("run", name, problem, f"deleted runs stay for {TRASH_DAYS} days")
-    if any(known == name for known, _ in folders()):
+    if any(run_id == name for run_id, _ in folders()):
         raise BadFile("run", name, "exists again", "delete that one first")
     with writing():
         (root() / TRASH / name).rename(root() / name)

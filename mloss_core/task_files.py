@@ -1,4 +1,4 @@
-"""A family's tasks: where their images lie, and what their classes are called."""
+"""Loading of a family's task images and prompts from its folder or datasets."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def read_task(
     skipped: Sequence[str],
     **about: str,
 ) -> Task:
-    """A task's images: of tasks/<task>/, else of tasks/<task>.npz, else of its dataset.
+    """Loads a task from tasks/<task>/, else tasks/<task>.npz, else its dataset.
 
     Args:
         folder: the family's.
@@ -63,5 +63,5 @@ def read_prompts(folder: Path, task: Mapping[str, Any]) -> Prompts:
 
 def _declared(task: Mapping[str, Any]) -> tuple[str, ...]:
     """Classes as family.toml or the dataset's table names them; none where neither does."""
-    known = benchmarks().get(task.get("dataset", ""))
-    return tuple(task.get("classes", known.classes if known else ()))
+    benchmark = benchmarks().get(task.get("dataset", ""))
+    return tuple(task.get("classes", benchmark.classes if benchmark else ()))

@@ -1,4 +1,4 @@
-"""Labelled images of a task, from an .npz without unpickling or from folders of pictures."""
+"""Classification tasks: labelled images from an .npz, without unpickling, or from folders."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from .errors import BadFile, MlossError
-from .images import Pictures, Resized, found
+from .images import Pictures, Resized, picture_files
 from .prompts import spoken
 
 BOMB, LARGE = 200, 1 << 28  # an archive may unpack to so many times its size, or to so many bytes
@@ -74,7 +74,7 @@ def load_folder(
         shown = ", ".join(sorted(odd)[:10])
         problem = f"has other class folders than the task's classes: {shown}"
         raise BadFile(argument, place, problem, "give one folder a class")
-    files = [found(there[spoken(name)], skipped) for name in classes]
+    files = [picture_files(there[spoken(name)], skipped) for name in classes]
     return Task(
         images=Pictures(tuple(path for paths in files for path in paths), size),
         labels=np.repeat(np.arange(len(files)), [len(paths) for paths in files]),

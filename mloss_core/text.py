@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from . import dialects
 from .checkpoint import FLOATS
-from .dialects import Unreadable
+from .dialects import FormatError
 from .errors import BadTensor
 from .text_config import GIVE, text_config
 
@@ -24,7 +24,7 @@ UNUSED = {"image_size": 8, "patch_size": 8, "width": 64, "layers": 1}
 
 @dataclass(frozen=True, eq=False)
 class TextTower:
-    """CLIP's text tower.
+    """CLIP's text tower as an open_clip model with its config.
 
     Args:
         model: an open_clip.CLIP, whose image tower is of no use.
@@ -36,13 +36,13 @@ class TextTower:
 
     @property
     def embed_dim(self) -> int:
-        """Width of its embeddings."""
+        """Width of the tower's embeddings."""
         return self.config["embed_dim"]
 
     def embeddings(
         self, classes: Sequence[str], templates: Sequence[str]
     ) -> Iterator[Float[Tensor, "c d"]]:
-        """A head's rows, some classes at a time.
+        """Yields a zero-shot head's rows, some classes at a time.
 
         A row is the mean of the unit embeddings of a class's prompts, of unit length again.
 
@@ -66,7 +66,7 @@ class TextTower:
 
 
 def load_text(path: Path, name: str, activation: str) -> TextTower:
-    """The text tower of a file or folder, in fp32 on the CPU.
+    """Loads the text tower of a file or folder, in fp32 on the CPU.
 
     Args:
         name: what messages call it.
@@ -78,11 +78,11 @@ def load_text(path: Path, name: str, activation: str) -> TextTower:
     """
     import open_clip  # takes seconds, and all but heads do without it
 
-    with dialects.refused(name, path):
-        stored = dialects.contents(dialects.stamps(path)).text
+    with dialects.as_bad_file(name, path):
+        stored = dialects.contents(dialects.file_ids(path)).text
         config = dialects.read_config(path) or {}
-        told = text_config({key: t.shape for key, t in stored.items()}, config, activation)
-        model = open_clip.CLIP(vision_cfg=UNUSED, **told)  # pyright: ignore
+        clip_config = text_config({key: t.shape for key, t in stored.items()}, config, activation)
+        model = open_clip.CLIP(vision_cfg=UNUSED, **clip_config)  # pyright: ignore
         expected = {
             key: tensor
             for key, tensor in model.state_dict().items()
@@ -94,11 +94,11 @@ def load_text(path: Path, name: str, activation: str) -> TextTower:
     if odd is not None:
         raise BadTensor(name, path.name, f"{odd} holds NaN or infinity", "fetch it again")
     model.load_state_dict(tensors, strict=False)
-    return TextTower(model.eval(), told)
+    return TextTower(model.eval(), clip_config)
 
 
 def _audit(stored: Mapping[str, dialects.Stored], expected: Mapping[str, torch.Tensor]) -> None:
-    """Raises Unreadable naming the first tensors that are missing, too many, or odd."""
+    """Raises FormatError naming the first tensors that are missing, too many, or odd."""
     surplus = {key for key in stored.keys() - expected.keys() if not key.endswith("position_ids")}
     for problem, keys in (
         ("holds only a part of a text tower, without", expected.keys() - stored.keys()),
@@ -106,11 +106,11 @@ def _audit(stored: Mapping[str, dialects.Stored], expected: Mapping[str, torch.T
     ):
         if keys:
             shown = ", ".join(sorted(keys)[:10]) + (" ..." if len(keys) > 10 else "")
-            raise Unreadable(f"{problem} {shown}", GIVE)
+            raise FormatError(f"{problem} {shown}", GIVE)
     for key, tensor in expected.items():
-        found = stored[key]
-        if found.shape != tuple(tensor.shape):
-            problem = f"has {key} of shape {found.shape} instead of {tuple(tensor.shape)}"
-            raise Unreadable(problem, GIVE)
-        if found.dtype not in FLOATS:
-            raise Unreadable(f"has {key} of dtype {found.dtype}", f"use {', '.join(FLOATS)}")
+        actual = stored[key]
+        if actual.shape != tuple(tensor.shape):
+            problem = f"has {key} of shape {actual.shape} instead of {tuple(tensor.shape)}"
+            raise FormatError(problem, GIVE)
+        if actual.dtype not in FLOATS:
+            raise FormatError(f"has {key} of dtype {actual.dtype}", f"use {', '.join(FLOATS)}")

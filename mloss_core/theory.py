@@ -1,5 +1,4 @@
-"""A family beside the theory: what Section 4's model and the second order predict, block by block,
-and what is measured along the same merge."""
+"""Comparison of measured M-Loss with Section 4's model and the second order, block by block."""
 
 from __future__ import annotations
 
@@ -11,14 +10,14 @@ import numpy as np
 
 from .expectation import LEAST, MOST, Setting, expected
 from .second_order import Agreement, SecondOrder, agreement, second_order
-from .seen import Seen, seen
+from .seen import TracedBlock, trace_blocks
 from .types import MergeRecipe, NodeScores
 from .zoo import Family
 
 
 @dataclass(frozen=True, kw_only=True)
 class BlockTheory:
-    """One block measured and predicted.
+    """A block's measured and predicted M-Loss.
 
     Args:
         scores: M-Loss as measured.
@@ -34,25 +33,26 @@ class BlockTheory:
 
 
 def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iterator[BlockTheory]:
-    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe, on the
-    inputs that the recipe says.
+    """Predicts and measures M-Loss of every block along an M-TIES merge of the recipe.
 
-    Takes and raises what `seen` does.
+    The inputs are those that the recipe says.
+
+    Takes and raises what `trace_blocks` does.
     """
     act = family.model.activation
 
-    def predicted(block: Seen) -> BlockTheory:
+    def predicted(block: TracedBlock) -> BlockTheory:
         factors = second_order(block.inputs, block.layers, act, recipe.alpha)
         setting = estimate(factors, act, recipe.alpha)
         return BlockTheory(
             scores=block.scores, factors=factors, setting=setting, predicted=expected(setting)
         )
 
-    return seen(recipe, family, predicted, device=device)
+    return trace_blocks(recipe, family, predicted, device=device)
 
 
 def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:
-    """K and s of a block from second moments over its nodes and tokens.
+    """Estimates K and s of a block from second moments over its nodes and tokens.
 
     In the model alpha . (h - alpha . h)^2 is (1 - sum alpha^2) s^2 on average, and (alpha . h)^2 is
     K^2 / 3 + sum alpha^2 s^2.
@@ -65,6 +65,6 @@ def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:
 
 
 def explained(blocks: Sequence[BlockTheory]) -> Agreement:
-    """How much of the nodes' M-Loss the second order explains, over all of these blocks."""
+    """Agreement of the second order with the nodes' measured M-Loss over these blocks."""
     predicted = np.concatenate([block.factors.product for block in blocks])
     return agreement(predicted, np.concatenate([block.scores.node for block in blocks]))

@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .ordered import Ordered
-from .pieces import each
+from .ordered import SortedMagnitudes
+from .pieces import thread_map
 
 # Entries of a piece, all sources together: few enough for a cache, enough to be worth their calls.
 PIECE = 1 << 20
@@ -26,7 +26,7 @@ GROUP = 1 << 17
 
 
 @dataclass(frozen=True)
-class Vectors:
+class TaskVectors:
     """The task vectors of one tensor, as rows, made a piece at a time; to be merged once.
 
     Memory does not grow with the sources: of a large tensor, nothing but a piece of each source is
@@ -34,16 +34,16 @@ class Vectors:
 
     Args:
         base: in fp32, on the device.
-        theirs: each source's tensor as it is stored (mapped).
-        least: each source's least magnitude that is kept, where its whole task vector decides it
-            (`methods/global_trim.py`); None where this tensor decides.
+        stored: each source's tensor as it is stored (mapped).
+        thresholds: each source's least magnitude that is kept, where its whole task vector
+            decides it (`global_threshold`); None where this tensor decides.
         ordered: the same vectors, where somebody keeps them.
     """
 
     base: Float[Tensor, "*shape"]
-    theirs: Sequence[Tensor]
-    least: Sequence[float] | None = None
-    ordered: Ordered | None = None
+    stored: Sequence[Tensor]
+    thresholds: Sequence[float] | None = None
+    ordered: SortedMagnitudes | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
@@ -51,24 +51,24 @@ class Vectors:
             return self.ordered.vectors[sources, rows].clone()
         if self._whole is not None:
             return self._whole[sources, rows]
-        return self._made(sources, rows)
+        return self._vectors(sources, rows)
 
     @functools.cached_property
     def _whole(self) -> Tensor | None:
-        small = self.base.numel() * len(self.theirs) <= SMALL and self.ordered is None
-        return self._made(slice(None), slice(None)) if small else None
+        small = self.base.numel() * len(self.stored) <= SMALL and self.ordered is None
+        return self._vectors(slice(None), slice(None)) if small else None
 
-    def _made(self, sources: slice, rows: slice) -> Tensor:
-        base, theirs = rows_of(self.base)[rows], self.theirs[sources]
-        made = base.new_empty(len(theirs), *base.shape)
-        for vector, stored in zip(made, theirs, strict=True):
-            torch.sub(rows_of(stored)[rows].to(base.device), base, out=vector)
-        return made
+    def _vectors(self, sources: slice, rows: slice) -> Tensor:
+        base, tensors = rows_of(self.base)[rows], self.stored[sources]
+        vectors = base.new_empty(len(tensors), *base.shape)
+        for vector, tensor in zip(vectors, tensors, strict=True):
+            torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
+        return vectors
 
     def pieces(self) -> Iterator[slice]:
         """Ranges of rows that make up pieces."""
         count, length = rows_of(self.base).shape
-        few = max(1, PIECE // (length * len(self.theirs)))
+        few = max(1, PIECE // (length * len(self.stored)))
         size = few if self.base.device.type == "cpu" else count
         return (slice(start, start + size) for start in range(0, count, size))
 
@@ -83,7 +83,7 @@ class Vectors:
             out[rows] = step(self.part(slice(None), rows), rows)
 
         _ = self._whole  # made before the threads ask for it
-        for _ in each(place, self.pieces(), out.device):
+        for _ in thread_map(place, self.pieces(), out.device):
             pass
         return out.view(self.base.shape)
 
@@ -97,8 +97,8 @@ class Vectors:
             rates: of each row instead.
         """
         count, length = rows_of(self.base).shape
-        if self.least is not None:
-            return self.base.new_tensor(self.least)[:, None].expand(-1, count)
+        if self.thresholds is not None:
+            return self.base.new_tensor(self.thresholds)[:, None].expand(-1, count)
         if self.ordered is not None and rates is not None:
             return self.ordered.of_rows(kept_counts(rates, length))
         if self.ordered is not None:
@@ -106,10 +106,10 @@ class Vectors:
             return self.ordered.of_whole(int(kept))[:, None].expand(-1, count)
         everything, size = slice(None), max(1, GROUP // (count * length))
 
-        def found(sources: slice) -> Tensor:
+        def of_group(sources: slice) -> Tensor:
             whole = self._whole
-            made = self._made(sources, everything) if whole is None else whole[sources].clone()
-            magnitude, q = made.abs_(), len(made)
+            t = self._vectors(sources, everything) if whole is None else whole[sources].clone()
+            magnitude, q = t.abs_(), len(t)
             if rates is None:
                 kept = kept_counts(np.full(q, keep), count * length)
                 return thresholds_(magnitude.flatten(1), kept)[:, None].expand(-1, count)
@@ -117,8 +117,8 @@ class Vectors:
             return thresholds_(magnitude.flatten(0, 1), kept).view(q, count)
 
         _ = self._whole
-        groups = (slice(first, first + size) for first in range(0, len(self.theirs), size))
-        return torch.cat(list(each(found, groups, self.base.device)))
+        groups = (slice(first, first + size) for first in range(0, len(self.stored), size))
+        return torch.cat(list(thread_map(of_group, groups, self.base.device)))
 
     def reaching(self, limits: Float[Tensor, "sources rows"]) -> float:
         """Share of the entries, of all sources, that reach their limit: what a trim keeps."""
@@ -127,8 +127,8 @@ class Vectors:
             return int((self.part(slice(None), rows).abs() >= limits[:, rows, None]).sum())
 
         _ = self._whole
-        kept = sum(each(count, self.pieces(), self.base.device))
-        return kept / (self.base.numel() * len(self.theirs))
+        kept = sum(thread_map(count, self.pieces(), self.base.device))
+        return kept / (self.base.numel() * len(self.stored))
 
 
 def rows_of(tensor: Tensor) -> Tensor:

@@ -85,9 +85,9 @@ class MergeRecipe:
             raise BadValue("--tokens", self.tokens, "is below 1", "give 1 or more, or leave it out")
         if self.precision not in PRECISIONS:
             raise UnknownName("--precision", self.precision, PRECISIONS)
-        for name, known in CHOICES.items():
-            if getattr(self, name) not in known:
-                raise UnknownName(f"--{name.replace('_', '-')}", getattr(self, name), known)
+        for name, choices in CHOICES.items():
+            if getattr(self, name) not in choices:
+                raise UnknownName(f"--{name.replace('_', '-')}", getattr(self, name), choices)
 
     @property
     def alpha(self) -> tuple[float, ...]:

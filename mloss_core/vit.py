@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .family import ModelFamily
+from .family import ViTConfig
 from .mloss import activation
 
 # Tokens a forward pass takes at a time: what a core's cache likes, and what keeps a GPU busy.
@@ -28,11 +28,11 @@ ROWS_CUDA = 1 << 17
 class Tower:
     """An image tower: an architecture and its weights by open_clip's names."""
 
-    family: ModelFamily
+    family: ViTConfig
     weights: Mapping[str, Tensor]
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n tokens width"]:
-        """Patches and class token with positions, after ln_pre."""
+        """The embedded tokens, patches and class token with positions, after ln_pre."""
         x = F.conv2d(images, self.weights["visual.conv1.weight"], stride=self.family.patch_size)
         x = x.flatten(2).transpose(1, 2)  # n, patches, width
         first = self.weights["visual.class_embedding"].expand(len(x), 1, -1)
@@ -54,7 +54,7 @@ class Tower:
         return kept + self._linear(mixed, prefix + "attn.out_proj")
 
     def mlp_input(self, block: int, x: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
-        """What the block's c_fc sees: ln_2 of the stream after attention."""
+        """The input of the block's c_fc: ln_2 of the stream after attention."""
         return self._norm(x, f"visual.transformer.resblocks.{block}.ln_2")
 
     def mlp(
@@ -69,7 +69,7 @@ class Tower:
     def block(
         self, block: int, x: Float[Tensor, "n tokens width"], class_only: bool = False
     ) -> Float[Tensor, "n t width"]:
-        """One residual block."""
+        """The stream after one residual block."""
         x = self.attend(block, x, class_only)
         return self.mlp(block, x, self.mlp_input(block, x))
 
@@ -101,6 +101,6 @@ class Tower:
 
 
 def chunks(x: Float[Tensor, "n *rest"], tokens: int) -> Iterator[Float[Tensor, "c *rest"]]:
-    """Whole images in pieces of about ROWS tokens."""
+    """Chunks of whole images of about ROWS tokens each."""
     rows = ROWS if x.device.type == "cpu" else ROWS_CUDA
     return iter(x.split(max(1, rows // tokens)))

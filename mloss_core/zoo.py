@@ -1,4 +1,4 @@
-"""Families on disk: find them, describe them, open their parts.
+"""Model families on disk: listing, loading, and access to their parts.
 
 A family is a folder under assets/zoo or $MLOSS_MODELS (default ./models), laid out as
 docs/format.md says or as other tools leave it (`layouts`).
@@ -21,7 +21,7 @@ from . import declared, dialects, heads, hub
 from .benchmarks import benchmarks
 from .checkpoint import Checkpoint
 from .errors import BadFile, BadTensor, BadValue, UnknownName
-from .family import ModelFamily
+from .family import ViTConfig
 from .layouts import OWN, TOML, Layout, is_family, layout
 from .prompts import Prompts
 from .task_files import read_prompts, read_task
@@ -35,13 +35,13 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 @dataclass(frozen=True, kw_only=True)
 class Family:
-    """A family's folder, and where its parts are.
+    """A family of models in a folder: base, sources, heads, tasks and calibration images.
 
     Args:
         sources: names of the sources, in the order of the tasks where they have one.
     """
 
-    model: ModelFamily
+    model: ViTConfig
     folder: Path
     parts: Layout
     sources: tuple[str, ...]
@@ -53,7 +53,7 @@ class Family:
 
     @property
     def about(self) -> Mapping[str, Any]:
-        """What family.json or family.toml says."""
+        """The content of family.json or family.toml."""
         return self.parts.about
 
     @property
@@ -66,7 +66,7 @@ class Family:
         return self._task(task).get("title", task)
 
     def own_task(self, source: str) -> str:
-        """The task that a source was fine-tuned on: the one that names it, or that it is named as.
+        """The task that a source was fine-tuned on, by the task's `sources` or by name.
 
         A source of which no task says so goes by its own name.
         """
@@ -84,17 +84,17 @@ class Family:
 
     def kind(self, task: str) -> str:
         """ "source" if a source was fine-tuned on the task, else "out-of-domain"."""
-        known = benchmarks().get(self._task(task).get("dataset", ""))
-        return self._task(task).get("kind", known.kind if known else "source")
+        benchmark = benchmarks().get(self._task(task).get("dataset", ""))
+        return self._task(task).get("kind", benchmark.kind if benchmark else "source")
 
     def _task(self, name: str) -> Mapping[str, Any]:
         return next((t for t in self.about["tasks"] if t["name"] == name), {})
 
     def recommended(self, method: str) -> dict[str, float]:
-        """k, e and lambda that the family's makers tuned on validation images."""
-        known = self.about.get("recommended", {})
-        common = {k: v for k, v in known.items() if k in ("keep", "variation", "scaling")}
-        return common | known.get(method, {})
+        """Recommended k, e and lambda of a method, tuned on validation images."""
+        settings = self.about.get("recommended", {})
+        common = {k: v for k, v in settings.items() if k in ("keep", "variation", "scaling")}
+        return common | settings.get(method, {})
 
     def base(self) -> Checkpoint:
         """The base model's image tower, audited."""
@@ -116,17 +116,17 @@ class Family:
     def heads(self, device: torch.device) -> dict[str, Tensor]:
         """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
         loose = {task: path for task, path in self.parts.heads.items() if task in self.tasks}
-        found = {task: dialects.read_head(path) for task, path in loose.items()}
-        rest = [task for task in self.tasks if task not in found]
+        matrices = {task: dialects.read_head(path) for task, path in loose.items()}
+        rest = [task for task in self.tasks if task not in matrices]
         if rest:
             path = self.folder / heads.FILE
-            found |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
-        for task, head in found.items():
+            matrices |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
+        for task, head in matrices.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
                 problem = f"has shape {tuple(head.shape)}"
                 remedy = f"give classes x {self.model.embed_dim}"
                 raise BadTensor(f"heads of {self.name}", task, problem, remedy)
-        return {task: found[task].to(device, torch.float32) for task in self.tasks}
+        return {task: matrices[task].to(device, torch.float32) for task in self.tasks}
 
     @property
     def text_file(self) -> Path | None:
@@ -186,14 +186,14 @@ def find(name: str) -> Path:
 
 def _read(folder: Path) -> Family:
     parts = layout(folder)
-    tasks, found = task_names(folder, parts), set(parts.sources)
-    ordered = [task for task in tasks if task in found] + sorted(found - set(tasks))
+    tasks, sources = task_names(folder, parts), set(parts.sources)
+    ordered = [task for task in tasks if task in sources] + sorted(sources - set(tasks))
     model = _model(folder, parts)
     return Family(model=model, folder=folder, parts=parts, sources=tuple(ordered))
 
 
 def task_names(folder: Path, parts: Layout) -> list[str]:
-    """The tasks that a family names; raises InputError if it says what cannot be meant."""
+    """Names of a family's tasks; raises InputError where its description is invalid."""
     try:
         names = [task["name"] for task in parts.about["tasks"]]
     except (KeyError, TypeError) as error:
@@ -205,38 +205,40 @@ def task_names(folder: Path, parts: Layout) -> list[str]:
 
 def _base(folder: Path, parts: Layout) -> Checkpoint:
     if parts.base is None:
-        found = ", ".join(parts.sources) or "no model at all"
-        problem = f"does not tell which file is its base; it has {found}"
+        listed = ", ".join(parts.sources) or "no model at all"
+        problem = f"does not tell which file is its base; it has {listed}"
         raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
     name = str(parts.about.get("base", ""))
     if not parts.base.exists() and hub.pretrained(name):
-        remedy = f"run python -m mloss_core fetch {folder.name}, or {hub.by_hand(name, folder)}"
+        remedy = (
+            f"run python -m mloss_core fetch {folder.name}, or {hub.base_by_hand(name, folder)}"
+        )
         raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
     return Checkpoint.open(parts.base, f"base of family {folder.name}")
 
 
-def _model(folder: Path, parts: Layout) -> ModelFamily:
-    """The architecture as family.json says it, or as the base's tensors and config tell."""
+def _model(folder: Path, parts: Layout) -> ViTConfig:
+    """The architecture that family.json gives, or that the base's tensors and config imply."""
     about = parts.about
     if (folder / OWN).is_file():
-        return ModelFamily.from_config(folder.name, about)
+        return ViTConfig.from_config(folder.name, about)
     base = _base(folder, parts)
-    known = {key: about[key] for key in ("num_attention_heads",) if key in about}
-    told = dialects.architecture(base.shapes, {**base.config, **known})
-    activation = about.get("activation", told.activation)
+    overrides = {key: about[key] for key in ("num_attention_heads",) if key in about}
+    architecture = dialects.architecture(base.shapes, {**base.config, **overrides})
+    activation = about.get("activation", architecture.activation)
     if activation not in ("quick_gelu", "gelu"):
         problem = f"has activation {activation!r}" if activation else "does not tell its activation"
         remedy = f'write activation = "quick_gelu" (OpenAI\'s CLIP) or "gelu" into its {TOML}'
         raise BadFile("family", folder, problem, remedy)
-    fields: dict[str, Any] = dataclasses.asdict(told) | {"activation": activation}
+    fields: dict[str, Any] = dataclasses.asdict(architecture) | {"activation": activation}
     mean, std = _normalisation(folder, about, base)
-    return ModelFamily(name=folder.name, mean=mean, std=std, **fields)
+    return ViTConfig(name=folder.name, mean=mean, std=std, **fields)
 
 
 def _normalisation(
     folder: Path, about: Mapping[str, Any], base: Checkpoint
 ) -> dialects.Normalisation:
-    """Mean and std as family.toml says, else the files beside the base, else CLIP's."""
+    """Pixel mean and std of family.toml, else of the files beside the base, else CLIP's."""
     mean, std = base.normalisation or (MEAN, STD)
     try:
         return dialects.normalisation(about.get("mean", mean), about.get("std", std))

@@ -1,4 +1,4 @@
-"""Compatibility: can these sources merge at all? What tells before merging, and if it is true."""
+"""Compatibility page: M-Loss of pairs and of the set, and how well it predicts lost accuracy."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ def controls(family: Family) -> MergeRecipe | None:
 
 def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     """The job that has what is asked; small families are measured without being asked."""
-    job = jobs.known("compatibility", recipe)
+    job = jobs.find_job("compatibility", recipe)
     small = family.model.width <= work.NARROW
-    asked = job is None and not small and st.button("Measure compatibility", type="primary")
-    if (job is None and small) or asked:
+    clicked = job is None and not small and st.button("Measure compatibility", type="primary")
+    if (job is None and small) or clicked:
         job = jobs.measure(family, recipe)
         session.head_start(job)
     if job is None:
@@ -73,15 +73,15 @@ def maps(family: Family, recipe: MergeRecipe, job: Job) -> None:
     if not blocks:
         st.info(f"Nothing measured yet: {job.state}.")
         return
-    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    compatibility = Compatibility(sources=recipe.sources, blocks=blocks)
     signs = [e for e in events if isinstance(e, SignsCounted)]
-    pairs(family, recipe, found, signs)
-    of_set(family, found)
-    without(family, found)
+    pairs(family, recipe, compatibility, signs)
+    whole_set(family, compatibility)
+    leave_one_out(family, compatibility)
 
 
 def pairs(
-    family: Family, recipe: MergeRecipe, found: Compatibility, signs: list[SignsCounted]
+    family: Family, recipe: MergeRecipe, compatibility: Compatibility, signs: list[SignsCounted]
 ) -> None:
     """Three matrices over the sources, in one order, and their numbers."""
     st.subheader("Pair by pair")
@@ -98,7 +98,7 @@ def pairs(
     geometry = views.geometry_of(family, recipe)
     for column, (figure, title, alt) in zip(
         st.columns(3),
-        views.matrices(family, found, geometry, signs, session.chosen("measure"), block),
+        views.matrices(family, compatibility, geometry, signs, session.chosen("measure"), block),
         strict=True,
     ):
         with column:
@@ -107,41 +107,41 @@ def pairs(
                 st.caption("Counted after M-Loss.")
             else:
                 st.plotly_chart(figure, key=f"pairs-{title}", alt=alt)
-    export("pairs", report.pair_rows(found, geometry, conflict(signs)))
+    export("pairs", report.pair_rows(compatibility, geometry, conflict(signs)))
 
 
-def of_set(family: Family, found: Compatibility) -> None:
+def whole_set(family: Family, compatibility: Compatibility) -> None:
     """M-Loss of the chosen set by block, and in all."""
     st.subheader("The chosen set")
     measure = session.chosen("measure")
-    st.markdown(views.total(family, found, measure))
-    means = {b.block: tuple(found.whole(measure, b.block)) for b in found.blocks}
+    st.markdown(views.total(family, compatibility, measure))
+    means = {b.block: tuple(compatibility.whole(measure, b.block)) for b in compatibility.blocks}
     figure = block_means(means, family.model.blocks, f"M-Loss, {MEASURES[measure]}")
     st.plotly_chart(figure, key="set", alt="M-Loss of the chosen set in each block")
-    export("set", report.whole_rows(found))
+    export("set", report.whole_rows(compatibility))
 
 
-def without(family: Family, found: Compatibility) -> None:
+def leave_one_out(family: Family, compatibility: Compatibility) -> None:
     """What leaving out each source gains: in all, and by block."""
     st.subheader("Leave this source out")
     measure = session.chosen("measure")
-    gains = found.gains(measure)
+    gains = compatibility.gains(measure)
     if gains is None:
         st.info("Choose three sources or more: of two, nothing is left to merge without one.")
         return
-    names = [family.title(name) for name in found.sources]
+    names = [family.title(name) for name in compatibility.sources]
     st.markdown(said.gains(names, gains))
     left, right = st.columns(2)
-    tasks = [family.sources.index(name) for name in found.sources]
+    tasks = [family.sources.index(name) for name in compatibility.sources]
     figure = figures.gains(gains, names, tasks, said.alike(len(names)))
     alt = "By how much the set's M-Loss falls without each source, with 95 % intervals"
     left.plotly_chart(figure, key="gains", alt=alt)
     left.caption("Dashed: what any source would give if all were alike.")
-    by_block, blocks = views.gains_by_block(found, measure)
+    by_block, blocks = views.gains_by_block(compatibility, measure)
     alt = "By how much each block's M-Loss falls without each source"
     right.plotly_chart(figures.left_out(by_block, names, blocks), key="by-block", alt=alt)
     right.caption("Blue: M-Loss falls without this source. Orange: it rises.")
-    export("left-out", report.left_out_rows(found))
+    export("left-out", report.left_out_rows(compatibility))
 
 
 def prediction(family: Family) -> None:
@@ -162,27 +162,29 @@ def prediction(family: Family) -> None:
         st.info(problem)
         return
     recipe = views.study_recipe(family, rule)
-    job = views.asked("study", recipe, "Merge them and see", lambda: jobs.predict(family, recipe))
+    job = views.job_or_button(
+        "study", recipe, "Merge them and see", lambda: jobs.predict(family, recipe)
+    )
     if job is None:
         st.info(
             "Press *Merge them and see*: minutes on a CPU. What was measured before is kept on "
             "disk and comes at once."
         )
         return
-    session.while_active(job)(lambda: study(family, recipe, job))()
+    session.while_active(job)(lambda: show_study(family, recipe, job))()
 
 
-def study(family: Family, recipe: MergeRecipe, job: Job) -> None:
+def show_study(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """The study as far as it has come."""
     strip.outcome(job, gone=False)
     geometry = views.geometry_of(family, recipe)
-    found = gathered(recipe, TRIPLES, geometry, list(job.events))
-    if not found.sets:
+    study = gathered(recipe, TRIPLES, geometry, list(job.events))
+    if not study.sets:
         st.info(f"No set is merged yet: {job.state}.")
         return
-    views.study(family, found)
-    export("merged-sets", report.set_rows(found))
-    export("correlations", report.correlation_rows(found))
+    views.show_study(family, study)
+    export("merged-sets", report.set_rows(study))
+    export("correlations", report.correlation_rows(study))
 
 
 def ensemble(family: Family) -> None:
@@ -200,7 +202,7 @@ def ensemble(family: Family) -> None:
         return
     recipe = session.current_recipe(method="m-ties")
     ask = lambda: jobs.gap(family, recipe, tasks)  # noqa: E731
-    job = views.asked("gap", recipe, "Measure the ensemble gap", ask)
+    job = views.job_or_button("gap", recipe, "Measure the ensemble gap", ask)
     if job is None:
         st.info("Press *Measure the ensemble gap*: two merges, then all sources' embeddings.")
         return

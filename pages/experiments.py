@@ -1,4 +1,4 @@
-"""Experiments: each redoes a table of the paper on the chosen family, with intervals and words."""
+"""Experiments page: repeats one of the paper's tables on the chosen family, with 95 % intervals."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
     widgets.doubtful(family, recipe.sources)
 
 
-def shown(name: str, family: Family) -> None:
+def show_results(name: str, family: Family) -> None:
     """The job of this experiment, live."""
     job = session.job_of("experiment_job")
     if job is None or job.spec[0] != name or job.spec[1].family != family.name:
@@ -52,10 +52,10 @@ def shown(name: str, family: Family) -> None:
         return
 
     def draw() -> None:
-        found = experiments.found_of(job)
-        experiments.progress(job, found)
+        cells = experiments.finished_cells(job)
+        experiments.progress(job, cells)
         strip.outcome(job, gone=False)
-        experiments.results(name, family, found)
+        experiments.results(name, family, cells)
 
     session.while_active(job, 2.0)(draw)()
 
@@ -66,6 +66,6 @@ name = choice()
 recipe = start(family)
 if recipe is not None:
     launch(name, family, recipe)
-    shown(name, family)
+    show_results(name, family)
 if not session.lecture():
     experiments.paper(name)

@@ -1,4 +1,4 @@
-"""M-Loss heatmap: the paper's Figure 3, filled in block by block while it is computed."""
+"""M-Loss heatmap page: the paper's Figure 3, filled in block by block while it is computed."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def controls(family: Family) -> Job | None:
         st.error(str(error))
         return None
     job = session.job_of("score_job")
-    asked = right.button("Compute M-Loss", type="primary", width="stretch")
+    clicked = right.button("Compute M-Loss", type="primary", width="stretch")
     turned = job is None or job.spec.inputs_from != recipe.inputs_from
     first = turned and (job is not None or not session.chosen("score_job"))
-    if asked or (first and family.model.width <= work.NARROW):
+    if clicked or (first and family.model.width <= work.NARROW):
         job = work.score(family, recipe)
         session.choose_value("score_job", job.id)
         session.head_start(job)
@@ -103,7 +103,7 @@ def look(family: Family) -> tuple[int, str, str, str]:
     return group, colours, scores, picture
 
 
-def table(found: list[NodeScores]) -> pd.DataFrame:
+def table(scores: list[NodeScores]) -> pd.DataFrame:
     """Every node's scores, for export."""
     parts = [
         pd.DataFrame(
@@ -114,7 +114,7 @@ def table(found: list[NodeScores]) -> pd.DataFrame:
                 "mloss_normalised": s.node_normalised,
             }
         )
-        for s in found
+        for s in scores
     ]
     return pd.concat(parts, ignore_index=True)
 
@@ -122,12 +122,12 @@ def table(found: list[NodeScores]) -> pd.DataFrame:
 def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture: str) -> None:
     """The map and the means beside it, from what is known so far."""
     strip.outcome(job, gone=False)
-    found = [e.scores for e in list(job.events) if isinstance(e, BlockScored)]
+    scores = [e.scores for e in list(job.events) if isinstance(e, BlockScored)]
     blocks = family.model.blocks
-    if not found:
+    if not scores:
         st.info(f"Nothing measured yet: {job.state}.")
         return
-    nodes = {s.block: s.node if kind == "raw" else s.node_normalised for s in found}
+    nodes = {s.block: s.node if kind == "raw" else s.node_normalised for s in scores}
     config = {"toImageButtonOptions": {"format": picture, "filename": "mloss", "scale": 2}}
     left, right = st.columns([3, 1])
     figure = figures.heatmap(nodes, blocks, group, colours, LABELS[kind])
@@ -137,12 +137,12 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
         alt = f"Heatmap of {LABELS[kind]}: blocks by groups of {group} nodes"
         left.plotly_chart(figure, key="heatmap", config=config, alt=alt)
     right.plotly_chart(
-        figures.block_means({s.block: s.mean_interval() for s in found}, blocks),
+        figures.block_means({s.block: s.mean_interval() for s in scores}, blocks),
         key="means",
         config=config,
         alt="Mean node M-Loss of each block with its 95 % interval over calibration images",
     )
-    highest = max(found, key=lambda s: s.mean_interval()[0])
+    highest = max(scores, key=lambda s: s.mean_interval()[0])
     mean, low, high = highest.mean_interval()
     state = "measured so far" if job.active else f"measured in {elapsed(job.seconds)}"
     state += f" on {session.device().type}"
@@ -150,7 +150,7 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     if math.isnan(low):
         interval = "one image has no interval"
     st.caption(
-        f"{len(found)} of {blocks} blocks {state}. Highest mean: block {highest.block} with "
+        f"{len(scores)} of {blocks} blocks {state}. Highest mean: block {highest.block} with "
         f"{looks.written(mean)} ({interval}). Means and intervals are of raw M-Loss."
     )
 
@@ -159,26 +159,26 @@ def exports(job: Job) -> None:
     """Numbers to take away; a class does without."""
     if session.lecture():
         return
-    found = [e.scores for e in job.events if isinstance(e, BlockScored)]
-    if not found:
+    scores = [e.scores for e in job.events if isinstance(e, BlockScored)]
+    if not scores:
         return
     text = io.StringIO()
-    table(found).to_csv(text, index=False)
+    table(scores).to_csv(text, index=False)
     st.download_button(
         "Download CSV", text.getvalue(), "mloss.csv", "text/csv", help="Every node's scores."
     )
 
 
-def act(family: Family, job: Job) -> None:
+def show_choice(family: Family, job: Job) -> None:
     """Choosing blocks of the finished map, what follows from it, and merging with them."""
     events = [e for e in job.events if isinstance(e, BlockScored)]
-    found = [e.scores for e in events]
+    scores = [e.scores for e in events]
     st.subheader("Choose blocks")
     st.caption(chosen_views.HOW)
-    chosen_views.choice(family, job.spec, found, sum(e.seconds for e in events))
+    chosen_views.choice(family, job.spec, scores, sum(e.seconds for e in events))
     if not session.lecture():
         chosen_views.table(family, events)
-    chosen_views.nodes_of(family, job.spec, found)
+    chosen_views.nodes_of(family, job.spec, scores)
     few_layer.show(family, job.spec)
 
 
@@ -204,7 +204,7 @@ else:
     else:
         draw(family, job, group, colours, kind, picture)
         if job.state == "finished":
-            act(family, job)
+            show_choice(family, job)
         exports(job)
         explain.show(family, job)
     nav.next_step("merge", "Next: merge them")

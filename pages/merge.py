@@ -1,4 +1,4 @@
-"""Merge: the recipe, its keep rates, the launch with live accuracies, and the latest ones."""
+"""Merge page: recipe form, keep rates, live and launched merges, and the latest runs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
     recipe = widgets.recipe_form(family)
     on = live.switch(family)
     wanted = on and recipe is not None and work.can_be_live(recipe)
-    seen = live.asked(family, recipe) if wanted and recipe is not None else None
+    live_job = live.job_for(family, recipe) if wanted and recipe is not None else None
     if on and not wanted and recipe is not None:
         st.caption("Not live: this method leaves no single model. Launch it.")
     if st.button("Launch merge", type="primary", disabled=recipe is None, width="stretch"):
@@ -31,11 +31,11 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
         st.rerun()
     if recipe is not None:
         said = widgets.memory(recipe, family, len(work.own_tasks(family)))
-        kept = room(family, len(recipe.sources)) if seen is not None else 0
+        kept = room(family, len(recipe.sources)) if live_job is not None else 0
         beside = f". Live keeps at most {amount(kept)} more between merges" if kept else ""
         st.caption(f"{said[0].upper()}{said[1:]}{beside}")
         widgets.doubtful(family, recipe.sources)
-    return recipe, seen
+    return recipe, live_job
 
 
 def keep_rates(family: Family, recipe: MergeRecipe) -> None:
@@ -44,8 +44,8 @@ def keep_rates(family: Family, recipe: MergeRecipe) -> None:
         st.caption("This method trims nothing: k and e do not matter.")
         return
     job = session.job_of("score_job")
-    known = [e.scores for e in list(job.events) if isinstance(e, BlockScored)] if job else []
-    scores = {s.block: s.node for s in known}
+    block_scores = [e.scores for e in list(job.events) if isinstance(e, BlockScored)] if job else []
+    scores = {s.block: s.node for s in block_scores}
     widgets.keep_rate_figure(recipe, family, scores if len(scores) == family.model.blocks else {})
 
 
@@ -62,16 +62,16 @@ def progress(family: Family, job: Job) -> None:
         readouts.final(family, hits, job.spec.method)
         runs.beside_reference(family, hits)
         if job.result:
-            papers(job.result)
-    elif known := readouts.so_far(job, work.own_tasks(family)):
-        readouts.final(family, known, job.spec.method)
+            show_downloads(job.result)
+    elif hits := readouts.hits_so_far(job, work.own_tasks(family)):
+        readouts.final(family, hits, job.spec.method)
         st.caption("Models that are still being measured on all test images follow.")
 
 
-def papers(name: str) -> None:
+def show_downloads(name: str) -> None:
     """Where the finished merge can be had; it may have been deleted since."""
     try:
-        runs.papers(load_run(name))
+        runs.download_links(load_run(name))
     except MlossError:
         st.caption("This merge is no longer on disk.")
 
@@ -80,7 +80,7 @@ family = session.current_family()
 st.title("Merge")
 left, right = st.columns([2, 3])
 with left:
-    recipe, seen = recipe_column(family)
+    recipe, live_job = recipe_column(family)
 with right:
     place = st.empty()
     if recipe is not None:
@@ -92,5 +92,5 @@ else:
     strip.outcome(None, gone=bool(session.chosen("merge_job")))
     runs.beside_reference(family, None)
 runs.latest(family)
-if recipe is not None and seen is not None:
-    live.panel(place, family, recipe, seen)
+if recipe is not None and live_job is not None:
+    live.panel(place, family, recipe, live_job)

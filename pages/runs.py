@@ -1,4 +1,4 @@
-"""Runs: everything that was merged or scored, to filter, compare, name, delete and take away."""
+"""Runs page: recorded merges and scores, to filter, compare, rename, delete and download."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from views import readouts, runs, session
 
 def filtered(family: Family) -> list[RunRecord]:
     """The runs that the filters leave, in the order asked for."""
-    found = list_runs(store.KINDS)
+    records = list_runs(store.KINDS)
     a, b, c, d, e = st.columns([3, 2, 2, 2, 2], vertical_alignment="bottom")
     text = a.text_input("Find", placeholder="name, source, id", key="find-run").casefold()
-    methods = sorted({run.metadata["recipe"]["method"] for run in found})
+    methods = sorted({run.metadata["recipe"]["method"] for run in records})
     method = b.multiselect("Method", methods, format_func=title_of, placeholder="all")
     kind = c.multiselect("Kind", store.KINDS, default=store.KINDS[:2], placeholder="all")
-    states = sorted({run.state for run in found})
+    states = sorted({run.state for run in records})
     state = d.multiselect("State", states, placeholder="all")
     order = e.selectbox("Sort", list(runs.SORTS))
     everywhere = st.toggle("Runs of all families", help=f"Else of {family.name} alone.")
     kept = [
         run
-        for run in found
+        for run in records
         if (everywhere or run.metadata["recipe"]["family"] == family.name)
         and (not method or run.metadata["recipe"]["method"] in method)
         and (not kind or run.kind in kind)
@@ -51,7 +51,7 @@ def undo() -> None:
         st.rerun()
 
 
-def acted() -> None:
+def forget_deleted() -> None:
     """The next action has come: the last one cannot be undone here any more."""
     st.session_state.pop("deleted_run", None)
 
@@ -63,11 +63,11 @@ def actions(run: RunRecord) -> None:
     label = "Unpin reference" if pinned else "Pin as reference"
     evaluated = "merged" in run.accuracies
     if pin.button(label, key=f"pin-{run.id}", disabled=not evaluated, width="stretch"):
-        acted()
+        forget_deleted()
         session.choose_value("reference", "" if pinned else run.id)
         st.rerun()
     if back.button("Open in Merge", key=f"open-{run.id}", width="stretch"):
-        acted()
+        forget_deleted()
         runs.open_in_merge(run)
     if remove.button(
         "Delete", key=f"delete-{run.id}", disabled=run.state == "running", width="stretch"
@@ -77,10 +77,10 @@ def actions(run: RunRecord) -> None:
         if pinned:
             session.choose_value("reference", "")
         st.rerun()
-    runs.papers(run)
+    runs.download_links(run)
 
 
-def one(family: Family, run: RunRecord) -> None:
+def show_run(family: Family, run: RunRecord) -> None:
     """A run by itself: its name, state, accuracies and what it says of itself."""
     st.subheader(runs.named(run))
     st.caption(f"{readouts.summary(run.metadata['recipe'])} · `{run.id}`")
@@ -88,7 +88,7 @@ def one(family: Family, run: RunRecord) -> None:
     actions(run)
     given = st.text_input("Name", value=run.title or "", key=f"name-{run.id}", max_chars=200)
     if given.strip() != (run.title or ""):
-        acted()
+        forget_deleted()
         store.rename(run.id, given)
         st.rerun()
     if run.hits:
@@ -97,7 +97,7 @@ def one(family: Family, run: RunRecord) -> None:
         st.json({"facts": dict(run.facts), "versions": dict(run.versions), **run.metadata})
 
 
-def several(family: Family, chosen: list[RunRecord]) -> None:
+def show_runs(family: Family, chosen: list[RunRecord]) -> None:
     """Each with its buttons, then side by side."""
     for number, run in enumerate(chosen, 1):
         with st.expander(f"{number}: {runs.named(run)} ({run.state})"):
@@ -109,8 +109,8 @@ def several(family: Family, chosen: list[RunRecord]) -> None:
 def show(family: Family) -> None:
     """The table and what is ticked in it."""
     undo()
-    found = filtered(family)
-    if not found:
+    records = filtered(family)
+    if not records:
         st.caption(
             f"No runs here. Every merge and every M-Loss map is kept in the folder {store.root()} "
             "while it is made; change the filters, or launch a merge."
@@ -118,22 +118,22 @@ def show(family: Family) -> None:
         return
     st.caption("Tick one to see, name or take it away, two or more to compare them.")
     picked = st.dataframe(
-        runs.table(found, session.chosen("reference")),
+        runs.table(records, session.chosen("reference")),
         hide_index=True,
         on_select="rerun",
         selection_mode="multi-row",
-        key=runs.key(found),
+        key=runs.key(records),
     )
-    chosen = [found[i] for i in picked["selection"]["rows"] if i < len(found)]
+    chosen = [records[i] for i in picked["selection"]["rows"] if i < len(records)]
     if len({run.metadata["recipe"]["family"] for run in chosen}) > 1:
         st.info("Runs of different families cannot be compared: tick those of one.")
     elif chosen:
         try:
             owner = runs.owner(chosen[0])
             if len(chosen) == 1:
-                one(owner, chosen[0])
+                show_run(owner, chosen[0])
             else:
-                several(owner, chosen)
+                show_runs(owner, chosen)
         except InputError as error:
             st.error(str(error))
 

@@ -1,4 +1,4 @@
-"""Sources: the family's card, its sources, and which of them to merge with what weight."""
+"""Sources page: the family's card, choice of sources and weights, accuracy of each source."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from views.jobs import Job
 
 def choose_family() -> Family:
     """The family's card."""
-    known = families()
+    names = families()
     family = session.current_family()
-    if len(known) > 1:
-        picked = st.selectbox("Family", known, index=known.index(family.name))
+    if len(names) > 1:
+        picked = st.selectbox("Family", names, index=names.index(family.name))
         if picked != family.name:
             kept = {key: session.chosen(key) for key in ("view", "tour")}
             session.replace(session.usual(session.load(picked)) | kept)
@@ -98,7 +98,7 @@ def choose_sources(family: Family) -> None:
         )
 
 
-def shown(family: Family, source: str, accuracy: Accuracy | None) -> str:
+def accuracy_text(family: Family, source: str, accuracy: Accuracy | None) -> str:
     """An accuracy with its 95 % interval and count, or why it is not known."""
     if family.own_task(source) not in family.tasks:
         return "no test images of its own"
@@ -116,7 +116,7 @@ def own_event(family: Family, source: str) -> tuple[str, str]:
 
 def measured(family: Family, job: Job) -> None:
     """Own-task and base accuracy of every source, as far as the background has come."""
-    found = {
+    accuracies = {
         (e.model, e.task): e.accuracy for e in list(job.events) if isinstance(e, TaskEvaluated)
     }
     geometry = session.cached_geometry(
@@ -130,8 +130,12 @@ def measured(family: Family, job: Job) -> None:
     rows = [
         {
             "source": family.title(name),
-            "own task, this source": shown(family, name, found.get(own_event(family, name))),
-            "own task, base": shown(family, name, found.get(("base", family.own_task(name)))),
+            "own task, this source": accuracy_text(
+                family, name, accuracies.get(own_event(family, name))
+            ),
+            "own task, base": accuracy_text(
+                family, name, accuracies.get(("base", family.own_task(name)))
+            ),
             "task vector": f"{100 * norm:.3g} % of the base's norm",
         }
         for name, norm in zip(family.sources, geometry.relative_norms, strict=True)

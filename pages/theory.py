@@ -1,4 +1,4 @@
-"""Theory: what M-Loss is expected to be, by the paper, exactly and by chance, and in a family."""
+"""Theory page: expected M-Loss by the paper, exact and simulated, and measured in a family."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def sliders() -> None:
         )
 
 
-def asked(family: Family) -> Job | None:
+def measurement_job(family: Family) -> Job | None:
     """The job that measures this family, or None until somebody asks for it."""
     st.subheader("In this family", anchor="family")
     st.markdown(
@@ -84,7 +84,7 @@ def asked(family: Family) -> Job | None:
     return job
 
 
-def found(family: Family, job: Job) -> None:
+def show_predictions(family: Family, job: Job) -> None:
     """Both predictions, from the blocks known so far."""
     strip.outcome(job, gone=False)
     rows = list(job.events)
@@ -108,9 +108,9 @@ family = session.current_family()
 st.title("Theory")
 st.caption("How large M-Loss should be, and why: the paper's Section 4, checked.")
 sliders()
-job = asked(family)
+job = measurement_job(family)
 if job is not None:
-    session.while_active(job)(partial(found, family, job))()
+    session.while_active(job)(partial(show_predictions, family, job))()
 elif session.chosen("theory_job"):
     strip.outcome(None, gone=True)
 else:

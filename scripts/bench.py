@@ -147,10 +147,10 @@ def library(family: core.Family, repeat: int) -> list[Line]:
         scored.seconds.append(timed(lambda: scores(recipe, family)))
         merged.seconds.append(timed(lambda: list(core.run(recipe, family, device="cpu"))))
         plain.seconds.append(timed(lambda: list(core.run(ties, family, device="cpu"))))
-        # Each run gets its own copy: what one evaluated must not be known to the next.
-        cold, known = core.Evaluator(family, CPU), copy.deepcopy(warm)
-        found = waits(recipe, family, cold) + waits(recipe, family, known)
-        for line, seconds in zip(readouts, found, strict=True):
+        # Each run gets its own copy: what one evaluated must not be cached for the next.
+        cold, cached = core.Evaluator(family, CPU), copy.deepcopy(warm)
+        durations = waits(recipe, family, cold) + waits(recipe, family, cached)
+        for line, seconds in zip(readouts, durations, strict=True):
             line.seconds.append(seconds)
     return [scored, merged, plain, *readouts]
 
@@ -183,8 +183,8 @@ def floor_of(family: core.Family, recipe: core.MergeRecipe) -> Callable[[], None
     layers = []
     for source in map(family.source, recipe.sources):
         names = [c_fc(block) + end for block in range(family.model.blocks) for end in ENDS]
-        found = [tensor.float() for tensor in source.read(names).values()]
-        layers += zip(found[::2], found[1::2], strict=True)
+        tensors = [tensor.float() for tensor in source.read(names).values()]
+        layers += zip(tensors[::2], tensors[1::2], strict=True)
 
     def floor() -> None:
         tower.features(images)

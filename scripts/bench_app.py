@@ -43,9 +43,9 @@ def measure(
         for _ in range(repeat):
             with contextlib.closing(browser.new_page()) as page, server(root) as (url, started):
                 page.set_default_timeout(PATIENCE)
-                found = first_page(page, f"{url}/?family={family}", started)
-                found |= heatmaps(page, f"{url}/heatmap?family={family}", blocks, narrow)
-                for what, seconds in found.items():
+                timings = first_page(page, f"{url}/?family={family}", started)
+                timings |= heatmaps(page, f"{url}/heatmap?family={family}", blocks, narrow)
+                for what, seconds in timings.items():
                     waits.setdefault(what, []).append(seconds)
         browser.close()
     return waits

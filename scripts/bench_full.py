@@ -107,9 +107,9 @@ def times(family: core.Family, images: int) -> None:
         )
 
 
-def rank_correlation(ours: np.ndarray, theirs: np.ndarray) -> float:
+def rank_correlation(ours: np.ndarray, reference: np.ndarray) -> float:
     """Spearman's, of scores without ties."""
-    return float(np.corrcoef(ours.argsort().argsort(), theirs.argsort().argsort())[0, 1])
+    return float(np.corrcoef(ours.argsort().argsort(), reference.argsort().argsort())[0, 1])
 
 
 def naive_ties(family: core.Family, keep: float = 0.2) -> dict[str, torch.Tensor]:

@@ -61,13 +61,13 @@ def main() -> None:
             page.goto(f"{url}/merge")
             page.get_by_text("measured on").wait_for()
             time.sleep(arguments.settle)  # base, own sources and ensemble are measured meanwhile
-            found = {name: moved(page, url, name, arguments.moves) for name in CONTROLS}
+            timings = {name: moved(page, url, name, arguments.moves) for name in CONTROLS}
         browser.close()
     loads.append(os.getloadavg()[0])
     print(f"{os.cpu_count()} cores, load {loads[0]:.1f} before and {loads[1]:.1f} after\n")
     print("| moved | times | merged: median, worst | readouts on 50 images a task: median, worst |")
     print("|---|---|---|---|")
-    for name, times in found.items():
+    for name, times in timings.items():
         columns = [
             f"{statistics.median(t):.2f} s, {max(t):.2f} s" for t in zip(*times, strict=True)
         ]
@@ -77,7 +77,7 @@ def main() -> None:
 def moved(page: Any, url: str, name: str, moves: int) -> list[list[float]]:
     """Seconds to "merged" and to readouts of each move, half of them at either scaling."""
     link, label = CONTROLS[name]
-    found = []
+    timings = []
     for scaling in HALVES:
         page.goto(f"{url}/merge?{link}&scaling={scaling}")
         page.get_by_text("measured on").wait_for()
@@ -90,8 +90,8 @@ def moved(page: Any, url: str, name: str, moves: int) -> list[list[float]]:
                 group.get_by_role("button", name=str(number), exact=True).click()
             else:
                 page.get_by_role("slider", name=label).press("ArrowRight")
-            found.append(page.evaluate("() => window.result"))
-    return found
+            timings.append(page.evaluate("() => window.result"))
+    return timings
 
 
 if __name__ == "__main__":

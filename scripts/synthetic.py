@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mloss_core.family import ModelFamily
+from mloss_core.family import ViTConfig
 from mloss_core.zoo import MEAN, STD
 
 # As open_clip's ViT-B-32-quickgelu, ViT-B-16-quickgelu and ViT-L-14-quickgelu.
@@ -48,7 +48,7 @@ def main() -> None:
 def write(tower: str, folder: Path, sources: int, dtype: torch.dtype) -> None:
     """A family in our own layout, without tasks; raises FileExistsError."""
     about = description(tower)
-    shapes = ModelFamily.from_config(folder.name, about).shapes()
+    shapes = ViTConfig.from_config(folder.name, about).shapes()
     (folder / "sources").mkdir(parents=True)
     base = {name: first(name, shape) for name, shape in shapes.items()}
     save_file({n: t.to(dtype) for n, t in base.items()}, folder / "base.safetensors")

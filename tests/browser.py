@@ -62,8 +62,8 @@ class Watch:
             self.foreign.append(request.url)
 
     def _console(self, message) -> None:
-        known = any(name in message.location.get("url", "") for name in KNOWN_404)
-        if message.type == "error" and not (known and "404" in message.text):
+        expected = any(name in message.location.get("url", "") for name in KNOWN_404)
+        if message.type == "error" and not (expected and "404" in message.text):
             self.errors.append(f"{message.text} {message.location}")
 
 

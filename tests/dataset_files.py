@@ -59,13 +59,13 @@ def svhn(root: Path, patch: Patch) -> None:
     from scipy.io import savemat
 
     root.mkdir(parents=True, exist_ok=True)
-    known = {}
+    split_list = {}
     for part, count in (("train", 30), ("test", 12)):
         path = root / f"{part}_32x32.mat"
         labels = (np.arange(count) % 10 + 1).astype(np.uint8)[:, None]  # 10 stands for 0
         savemat(path, {"X": pixels(32, 32, 3, count), "y": labels})
-        known[part] = ["", path.name, md5(path)]
-    patch.setattr(torchvision.datasets.SVHN, "split_list", known)
+        split_list[part] = ["", path.name, md5(path)]
+    patch.setattr(torchvision.datasets.SVHN, "split_list", split_list)
 
 
 def stanford_cars(root: Path, patch: Patch) -> None:
@@ -135,11 +135,11 @@ def flowers102(root: Path, patch: Patch) -> None:
     ids = {"trnid": np.arange(1, 7), "valid": np.arange(7, 13), "tstid": np.arange(13, 19)}
     savemat(folder / "setid.mat", ids)
     savemat(folder / "imagelabels.mat", {"labels": np.arange(1, 19) * 5})
-    known = {"image": ("102flowers.tgz", "")} | {
+    file_dict = {"image": ("102flowers.tgz", "")} | {
         key: (file, md5(folder / file))
         for key, file in (("label", "imagelabels.mat"), ("setid", "setid.mat"))
     }
-    patch.setattr(torchvision.datasets.Flowers102, "_file_dict", known)
+    patch.setattr(torchvision.datasets.Flowers102, "_file_dict", file_dict)
 
 
 def food101(root: Path, patch: Patch) -> None:
@@ -177,8 +177,8 @@ def cifar100(root: Path, patch: Patch) -> None:
         (folder / part).write_bytes(pickle.dumps(entry))
         patch.setattr(kind, f"{part}_list", [[part, md5(folder / part)]])
     (folder / "meta").write_bytes(pickle.dumps({"fine_label_names": names("CIFAR100")}))
-    known = {"filename": "meta", "key": "fine_label_names", "md5": md5(folder / "meta")}
-    patch.setattr(kind, "meta", known)
+    meta = {"filename": "meta", "key": "fine_label_names", "md5": md5(folder / "meta")}
+    patch.setattr(kind, "meta", meta)
 
 
 # Each dataset, how it is written, and how many test and validation images it then has.

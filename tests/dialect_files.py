@@ -19,7 +19,7 @@ from tiny import CONFIG
 def hugging_face_names(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
     """A CLIPModel's state dict, written out without the library's table."""
     ours = {k: v.detach() for k, v in model.visual.state_dict().items()}
-    theirs = {
+    tensors = {
         "logit_scale": torch.ones(()),
         "text_projection.weight": torch.ones(16, 16),
         "text_model.final_layer_norm.weight": torch.ones(16),
@@ -30,13 +30,13 @@ def hugging_face_names(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
         "visual_projection.weight": ours["proj"].T.contiguous(),
     }
     for kind in ("weight", "bias"):
-        theirs[f"vision_model.pre_layrnorm.{kind}"] = ours[f"ln_pre.{kind}"]
-        theirs[f"vision_model.post_layernorm.{kind}"] = ours[f"ln_post.{kind}"]
+        tensors[f"vision_model.pre_layrnorm.{kind}"] = ours[f"ln_pre.{kind}"]
+        tensors[f"vision_model.post_layernorm.{kind}"] = ours[f"ln_post.{kind}"]
         for block in range(CONFIG["vision_cfg"]["layers"]):
             there = f"vision_model.encoder.layers.{block}"
             here = f"transformer.resblocks.{block}"
             q, k, v = ours[f"{here}.attn.in_proj_{kind}"].chunk(3)
-            theirs |= {
+            tensors |= {
                 f"{there}.self_attn.q_proj.{kind}": q.clone(),
                 f"{there}.self_attn.k_proj.{kind}": k.clone(),
                 f"{there}.self_attn.v_proj.{kind}": v.clone(),
@@ -46,7 +46,7 @@ def hugging_face_names(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
                 f"{there}.mlp.fc1.{kind}": ours[f"{here}.mlp.c_fc.{kind}"],
                 f"{there}.mlp.fc2.{kind}": ours[f"{here}.mlp.c_proj.{kind}"],
             }
-    return theirs
+    return tensors
 
 
 def state(model: torch.nn.Module) -> dict[str, torch.Tensor]:

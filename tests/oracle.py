@@ -523,14 +523,16 @@ def pretrained_pre_activations(
     base: State, sources: Sequence[State], pixels: Array, heads: int, act_name: str
 ) -> list[Array]:
     """Of every block: each source's c_fc on what the base's c_fc sees; (sources, images, tokens, nodes)."""
-    found = []
+    pre_activations = []
     x = embed(base, pixels)
     for block in range(depth(base)):
         middle = attention_half(base, block, x, heads)
         inputs = mlp_input(base, block, middle)
-        found.append(np.stack([linear(s, f"{BLOCKS}{block}.mlp.c_fc", inputs) for s in sources]))
+        pre_activations.append(
+            np.stack([linear(s, f"{BLOCKS}{block}.mlp.c_fc", inputs) for s in sources])
+        )
         x = mlp_half(base, block, middle, act_name)
-    return found
+    return pre_activations
 
 
 def sign_conflict(first: Array, second: Array, rate: float) -> tuple[int, int, float, float]:

@@ -12,7 +12,7 @@ from visitor import button, go, link_of, settled, sound, visit, words
 
 from mloss_core import MergeRecipe, list_runs, load, recorded, run
 from mloss_core.errors import MlossError
-from mloss_core.seen import seen
+from mloss_core.seen import trace_blocks
 from tiny import TASKS
 from views import session, why, why_jobs
 
@@ -25,8 +25,8 @@ def done(test, times: int = 4):
 
 
 def numbers(test) -> tuple[int, int]:
-    found = {n.label: n.value for n in test.number_input}
-    return found["Block"], found["Node"]
+    inputs = {n.label: n.value for n in test.number_input}
+    return inputs["Block"], inputs["Node"]
 
 
 def field(test, label):
@@ -48,9 +48,9 @@ def alts(test) -> list[str]:
 
 def test_the_highest_node_is_explained_first(visit):
     test = done(visit("heatmap"))
-    found = scores(test)
-    block = max(found, key=lambda b: found[b].max())
-    assert numbers(test) == (block, int(found[block].argmax())) and "node" not in link_of(test)
+    losses = scores(test)
+    block = max(losses, key=lambda b: losses[b].max())
+    assert numbers(test) == (block, int(losses[block].argmax())) and "node" not in link_of(test)
     said = words(test)
     assert "the block's mean M-Loss" in said and "of the measured M-Loss" in said
     assert "At a typical token" in said
@@ -146,7 +146,7 @@ def test_what_fails_is_shown_in_place_and_asked_again_by_a_button(visit, monkeyp
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(why_jobs, "seen", failing)
+        patch.setattr(why_jobs, "trace_blocks", failing)
         test = done(visit("heatmap", "node=1:4"))
         assert any(str(error) in e.value for e in test.error)
         failed = [j for j in session.board()._jobs.values() if j.kind == "look"]
@@ -159,12 +159,12 @@ def test_looking_can_be_cancelled(visit, monkeypatch):
     begun = threading.Event()
 
     def endless(*arguments):
-        for event in itertools.repeat(next(seen(*arguments))):
+        for event in itertools.repeat(next(trace_blocks(*arguments))):
             yield event
             begun.set()
             time.sleep(0.02)
 
-    monkeypatch.setattr(why_jobs, "seen", endless)
+    monkeypatch.setattr(why_jobs, "trace_blocks", endless)
     test = visit("heatmap", "explain=source&node=2:4")
     for _ in range(100):  # the map comes first, and looking begins on the run after it
         if begun.wait(0.5):

@@ -101,8 +101,8 @@ def test_live_and_launched_show_the_same_and_only_launched_is_recorded(visit):
     assert "Merged in" in test.success[0].value and test.metric.len == TASKS
     (run,) = list_runs()
     table = test.dataframe[0].value.set_index("task")["M-TIES"]
-    told = [re.sub(r"\s+", " ", value) for value in table]
-    assert {re.sub(r"\s+", " ", value) for value in live} == set(told)
+    launched = [re.sub(r"\s+", " ", value) for value in table]
+    assert {re.sub(r"\s+", " ", value) for value in live} == set(launched)
     assert run.state == "finished"
 
 
@@ -166,22 +166,22 @@ def test_another_window_takes_the_place_and_is_left_in_it(visit):
     board = session.board()
     gate = board.submit("merge", "in the way", endless)
     slider(test, "keep").set_value(0.8).run()
-    theirs = board.replace("live", "l", endless, spec="of another window", shown=False)
+    other_job = board.replace("live", "l", endless, spec="of another window", shown=False)
     test = sound(test.run())
     gate.cancel()
     assert any("Another window" in info.value for info in test.info)
-    assert theirs.active and not theirs.cancelled.is_set()
+    assert other_job.active and not other_job.cancelled.is_set()
     button(test, "Merge again").click().run()
     test = settled(test)
-    assert theirs.state == "cancelled" and "measured on 12 images" in page(test)
+    assert other_job.state == "cancelled" and "measured on 12 images" in page(test)
 
 
 def test_the_table_escapes_names_and_keeps_its_rows():
     waiting = live_table.Row(title="<b>x</b>")
-    known = live_table.row("<b>x</b>", Accuracy(correct=3, total=4), 0.5, None)
+    measured = live_table.row("<b>x</b>", Accuracy(correct=3, total=4), 0.5, None)
     for former in (False, True):
-        found = live_table.table([waiting, known], former)
-        assert "<b>" not in found and "&lt;b&gt;" in found
-        assert found.count("<tr style") == 2 and found.count("<td") == 10
-        assert "75.0%" in found and "50.0%" in found and "(30.1% to 95.4%)" in found
-    assert np.isclose(known.rate[0], 0.75) and known.images == 4
+        markup = live_table.table([waiting, measured], former)
+        assert "<b>" not in markup and "&lt;b&gt;" in markup
+        assert markup.count("<tr style") == 2 and markup.count("<td") == 10
+        assert "75.0%" in markup and "50.0%" in markup and "(30.1% to 95.4%)" in markup
+    assert np.isclose(measured.rate[0], 0.75) and measured.images == 4

@@ -52,9 +52,9 @@ def test_a_finished_merge_is_shown_listed_and_can_be_downloaded(visit):
     assert links == [f"/{what}/{run.id}" for what in ("download", "card", "export")]
     again = visit("merge")  # another session: the store has it
     assert list(again.dataframe[-1].value["id"]) == [run.id]
-    found = asyncio.run(app.download(request_for(run.id)))
-    assert found.status_code == 200 and Path(found.path) == run.model
-    with safe_open(found.path, "pt") as file:
+    response = asyncio.run(app.download(request_for(run.id)))
+    assert response.status_code == 200 and Path(response.path) == run.model
+    with safe_open(response.path, "pt") as file:
         assert all(name.startswith("visual.") for name in file.keys())
 
 
@@ -137,8 +137,8 @@ def test_downloads_of_unknown_or_hostile_names_are_not_found(name, runs):
     (runs / "model.safetensors").write_bytes(b"secret")
     (runs.parent / "model.safetensors").write_bytes(b"secret")
     for answer in (app.download, app.card, app.bundle):
-        found = asyncio.run(answer(request_for(name)))
-        assert found.status_code == 404 and b"secret" not in found.body
+        response = asyncio.run(answer(request_for(name)))
+        assert response.status_code == 404 and b"secret" not in response.body
 
 
 def request_for(run: str) -> Request:

@@ -24,11 +24,11 @@ def kept(family, method="m-ties", tasks=(), kind="merge", **changes):
     """A run of the tiny family on disk."""
     fields = {"keep": 0.5, "variation": 0.2, "samples": 6, "sources": family.sources} | changes
     recipe = MergeRecipe(family="tiny", method=method, **fields)
-    known = {r.id for r in list_runs(store.KINDS)}
+    before = {r.id for r in list_runs(store.KINDS)}
     events = run(recipe, family, device="cpu", tasks=tasks)
     for _ in recorded(events, recipe, kind=kind, keep_model=kind == "merge"):
         pass
-    return next(r for r in list_runs(store.KINDS) if r.id not in known)
+    return next(r for r in list_runs(store.KINDS) if r.id not in before)
 
 
 @pytest.fixture

@@ -52,16 +52,16 @@ def test_every_step_opens_its_page_and_says_what_it_is(visit, number):
 def test_the_tour_goes_on_and_back_and_leaves_nothing_of_a_step_in_the_next(visit):
     test = visit()
     button(test, "Tour").click().run()
-    seen = [place(test)]
+    steps = [place(test)]
     for _ in tour.STEPS[1:]:
         if place(test) == 5:
             slider(test, "keep").set_value(0.9).run()
         button(test, "Next").click().run()
-        seen.append(place(sound(test)))
-        assert tour.STEPS[seen[-1] - 1].words in words(test)
+        steps.append(place(sound(test)))
+        assert tour.STEPS[steps[-1] - 1].words in words(test)
         if place(test) == 6:
             assert slider(test, "keep").value == 0.5 and test.selectbox[0].value == "m-ties"
-    assert seen == list(NUMBERS) and button(test, "Next").disabled
+    assert steps == list(NUMBERS) and button(test, "Next").disabled
     button(test, "Back").click().run()
     assert place(sound(test)) == len(tour.STEPS) - 1
 
@@ -117,8 +117,8 @@ def test_a_link_to_no_step_says_so(visit, value):
 def test_answers_say_what_is_measured_and_nothing_before(visit):
     test = visit("heatmap", "tour=3")
     test = settled(test)
-    found = {s.block: s.node.mean() for s in _scores(test)}
-    most = max(found, key=found.__getitem__)
+    means = {s.block: s.node.mean() for s in _scores(test)}
+    most = max(means, key=means.__getitem__)
     assert f"block {most} has the highest mean" in words(test)
     fresh = visit("theory", "tour=4")
     assert "this line says what was found" in words(fresh)

@@ -40,10 +40,10 @@ def settled(page: Page) -> None:
 
 def faults(page: Page) -> list[str]:
     """What axe finds of serious and critical faults: their ids, targets and why."""
-    found = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
+    violations = Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"]
     return [
         f"{v['id']} at {node['target']}: {node['failureSummary']} {node['html'][:150]}"
-        for v in found
+        for v in violations
         if v["impact"] in SEVERE
         for node in v["nodes"]
     ]

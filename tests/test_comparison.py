@@ -18,36 +18,38 @@ def answers(rng, rates, n):
 
 def test_the_interval_is_that_of_resampling_each_tasks_images():
     rng = np.random.default_rng(3)
-    ours, theirs = answers(rng, (0.9, 0.6), 200), answers(rng, (0.8, 0.5), 200)
-    found = compare(ours, theirs)
+    ours, reference = answers(rng, (0.9, 0.6), 200), answers(rng, (0.8, 0.5), 200)
+    comparison = compare(ours, reference)
     draws = []
     for _ in range(4000):  # image by image, as one would do it by hand
         gaps = []
         for task in ours:
             chosen = rng.integers(0, 200, 200)
-            gaps.append(ours[task][chosen].mean() - theirs[task][chosen].mean())
+            gaps.append(ours[task][chosen].mean() - reference[task][chosen].mean())
         draws.append(100 * np.mean(gaps))
-    assert found.images == 400
-    assert (found.low, found.high) == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=0.4)
-    gaps = [ours[t].mean() - theirs[t].mean() for t in ours]
-    assert found.difference == pytest.approx(100 * np.mean(gaps))
+    assert comparison.images == 400
+    assert (comparison.low, comparison.high) == pytest.approx(
+        np.quantile(draws, (0.025, 0.975)), abs=0.4
+    )
+    gaps = [ours[t].mean() - reference[t].mean() for t in ours]
+    assert comparison.difference == pytest.approx(100 * np.mean(gaps))
 
 
 @settings(max_examples=30)
 @given(better=st.integers(0, 20), worse=st.integers(0, 20), same=st.integers(1, 50))
 def test_mcnemar_is_the_two_sided_binomial_of_the_discordant_images(better, worse, same):
     ours = np.array([True] * better + [False] * worse + [True] * same)
-    theirs = np.array([False] * better + [True] * worse + [True] * same)
+    reference = np.array([False] * better + [True] * worse + [True] * same)
     n, fewer = better + worse, min(better, worse)
     tail = sum(math.comb(n, k) for k in range(fewer + 1)) / 2**n
     expected = 1.0 if better == worse else min(1.0, 2 * tail)
-    assert compare({"a": ours}, {"a": theirs}).p == pytest.approx(expected)
+    assert compare({"a": ours}, {"a": reference}).p == pytest.approx(expected)
 
 
 def test_swapping_the_models_turns_the_difference_round():
     rng = np.random.default_rng(0)
-    ours, theirs = answers(rng, (0.7, 0.6), 100), answers(rng, (0.5, 0.6), 100)
-    one, other = compare(ours, theirs), compare(theirs, ours)
+    ours, reference = answers(rng, (0.7, 0.6), 100), answers(rng, (0.5, 0.6), 100)
+    one, other = compare(ours, reference), compare(reference, ours)
     assert one.difference == pytest.approx(-other.difference) and one.p == other.p
     assert one.low == pytest.approx(-other.high, abs=0.6)  # of other draws
 
@@ -62,7 +64,7 @@ def test_swapping_the_models_turns_the_difference_round():
     ],
 )
 def test_the_words_follow_from_the_interval(right, said):
-    theirs = {"a": np.arange(100) < 50}
-    words = verdict("A", "B", {"a": np.arange(100) < right}, theirs)
+    reference = {"a": np.arange(100) < 50}
+    words = verdict("A", "B", {"a": np.arange(100) < right}, reference)
     assert all(part in words for part in said), words
     assert ("not distinguishable" in words) == (right in (50, 51))

@@ -13,7 +13,13 @@ from hypothesis import strategies as st
 import oracle
 from mloss_core import MergeRecipe, run, score_block, zoo
 from mloss_core.calibration import draw_batch
-from mloss_core.compatibility import Compatibility, alphas_of, asked_sets, losses_of_sets, pairs
+from mloss_core.compatibility import (
+    Compatibility,
+    alphas_of,
+    compatibility_sets,
+    losses_of_sets,
+    pairs,
+)
 from mloss_core.compatibility.clustering import clusters
 from mloss_core.compatibility.signs import conflict, count_signs
 from mloss_core.errors import BadValue, UnknownName
@@ -52,12 +58,12 @@ def test_sets_agree_with_the_oracle(act, seed, q, nodes):
     h = pre_activations(inputs, layers)
     sets = [s for n in range(2, q + 1) for s in itertools.combinations(range(q), n)]
     alphas = alphas_of(sets, np.random.default_rng(seed).dirichlet(np.ones(q)).tolist())
-    found = score_sets(inputs, layers, act, alphas)
+    losses = score_sets(inputs, layers, act, alphas)
     for row, members in enumerate(sets):
         weights = [alphas[row, i] for i in members]
         for image in range(len(inputs)):
             expected = oracle.set_losses(h[:, image], act, members, weights)
-            ours = found[:, row, image]
+            ours = losses[:, row, image]
             np.testing.assert_allclose(ours[:2], expected[:2], rtol=5e-5, atol=1e-6)
             # Where the merged activation is nearly nothing, Eq. 6 magnifies fp32's rounding.
             assert ours[2] == pytest.approx(expected[2], rel=1e-3, abs=1e-5)
@@ -68,11 +74,11 @@ def test_sets_agree_with_the_oracle(act, seed, q, nodes):
 def test_sets_agree_with_a_scored_block_of_the_same_sources(act, seed, q, nodes):
     inputs, layers = drawn(seed, q, nodes)
     alpha = [1 / q] * q
-    found = score_sets(inputs, layers, act, np.array([alpha]))
+    losses = score_sets(inputs, layers, act, np.array([alpha]))
     scores = score_block(0, inputs, layers, act, alpha)
-    np.testing.assert_allclose(found[0, 0], scores.per_image, rtol=2e-5, atol=1e-7)
+    np.testing.assert_allclose(losses[0, 0], scores.per_image, rtol=2e-5, atol=1e-7)
     expected = [scores.node.mean(), scores.layer, scores.layer_normalised]
-    ours = found[:, 0].mean(1)
+    ours = losses[:, 0].mean(1)
     np.testing.assert_allclose(ours[:2], expected[:2], rtol=2e-5, atol=1e-7)
     assert ours[2] == pytest.approx(expected[2], rel=1e-3)
 
@@ -83,22 +89,22 @@ def test_close_sources_are_measured_as_doubles_would(difference):
     w, b = layers[0]
     near = [(w, b), (w + difference * torch.randn(w.shape), b)]
     h = pre_activations(inputs, near)
-    found = score_sets(inputs, near, "gelu", np.array([[0.5, 0.5]]))
+    losses = score_sets(inputs, near, "gelu", np.array([[0.5, 0.5]]))
     expected = [oracle.set_losses(h[:, i], "gelu", (0, 1), (0.5, 0.5)) for i in range(len(inputs))]
     # Products are rounded to fp32, which hardly moves the loss; its own arithmetic must not.
-    np.testing.assert_allclose(found[:, 0], np.array(expected).T, rtol=2e-2 * 1e-3 / difference)
+    np.testing.assert_allclose(losses[:, 0], np.array(expected).T, rtol=2e-2 * 1e-3 / difference)
 
 
 @pytest.mark.parametrize("act", ACTS)
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(1, 40))
 def test_equal_sources_have_no_loss(act, seed, nodes):
     inputs, layers = drawn(seed, 1, nodes)
-    found = score_sets(inputs, layers * 3, act, asked_sets_of(3))
-    assert np.abs(found).max() < 1e-12
+    losses = score_sets(inputs, layers * 3, act, asked_sets_of(3))
+    assert np.abs(losses).max() < 1e-12
 
 
 def asked_sets_of(q):
-    return asked_sets(MergeRecipe(family="x", method="ties", sources=tuple("abcdefgh"[:q])))
+    return compatibility_sets(MergeRecipe(family="x", method="ties", sources=tuple("abcdefgh"[:q])))
 
 
 def compatibility_of(per_image, q):
@@ -109,12 +115,12 @@ def compatibility_of(per_image, q):
 @given(seed=st.integers(0, 2**32 - 1), q=st.integers(2, 6))
 def test_the_pair_matrix_is_symmetric_with_a_zero_diagonal(seed, q):
     sets = len(asked_sets_of(q))
-    found = compatibility_of(np.random.default_rng(seed).gamma(1, 1, (2, 3, sets, 4)), q)
+    compatibility = compatibility_of(np.random.default_rng(seed).gamma(1, 1, (2, 3, sets, 4)), q)
     for measure, block in itertools.product(MEASURES, (None, 0, 1)):
-        matrix = found.pair_matrix(measure, block)
+        matrix = compatibility.pair_matrix(measure, block)
         assert (matrix == matrix.T).all() and (np.diag(matrix) == 0).all()
         off = matrix[~np.eye(q, dtype=bool)]
-        expected = found.per_image(measure, block)[-len(pairs(q)) :].mean(1)
+        expected = compatibility.per_image(measure, block)[-len(pairs(q)) :].mean(1)
         assert sorted(off) == pytest.approx(sorted([*expected, *expected]))
 
 
@@ -125,7 +131,7 @@ def measured(models):
         patch.setenv("MLOSS_MODELS", str(models))
         family = zoo.load("tiny")
         recipe = recipe_for(family, weights=(0.5, 0.3, 0.2))
-        blocks = tuple(losses_of_sets(recipe, family, asked_sets(recipe), device="cpu"))
+        blocks = tuple(losses_of_sets(recipe, family, compatibility_sets(recipe), device="cpu"))
     return family, recipe, Compatibility(sources=recipe.sources, blocks=blocks)
 
 
@@ -135,7 +141,7 @@ def states(family, sources):
 
 
 def test_a_familys_pairs_and_left_out_sources_agree_with_the_oracle(measured):
-    family, recipe, found = measured
+    family, recipe, compatibility = measured
     model = family.model
     images = draw_batch(family.calibration_pool, recipe.sources, recipe.samples, recipe.seed).images
     pixels = (images.transpose(0, 3, 1, 2) / 255 - np.reshape(model.mean, (3, 1, 1))) / np.reshape(
@@ -148,50 +154,52 @@ def test_a_familys_pairs_and_left_out_sources_agree_with_the_oracle(measured):
         of = lambda members, a, h=h: oracle.set_losses(h, model.activation, members, a)  # noqa: E731
         whole = of((0, 1, 2), recipe.weights)
         for place, measure in enumerate(MEASURES):
-            assert found.whole(measure, block)[0] == pytest.approx(whole[place], rel=1e-4)
-            matrix = found.pair_matrix(measure, block)
+            assert compatibility.whole(measure, block)[0] == pytest.approx(whole[place], rel=1e-4)
+            matrix = compatibility.pair_matrix(measure, block)
             for i, j in pairs(3):
                 assert matrix[i, j] == pytest.approx(of((i, j), (0.5, 0.5))[place], rel=1e-4)
             for i in range(3):
                 rest = [j for j in range(3) if j != i]
                 given = [recipe.weights[j] / sum(recipe.weights[k] for k in rest) for j in rest]
                 gain = (whole[place] - of(rest, given)[place]) / whole[place]
-                assert found.gains(measure, block)[0, i] == pytest.approx(gain, abs=2e-4)
+                assert compatibility.gains(measure, block)[0, i] == pytest.approx(gain, abs=2e-4)
 
 
 def test_totals_are_sums_of_layers_and_means_of_nodes(measured):
-    *_, found = measured
-    by_block = {m: [found.whole(m, b)[0] for b in range(3)] for m in MEASURES}
-    assert found.whole("node")[0] == pytest.approx(np.mean(by_block["node"]))
+    *_, compatibility = measured
+    by_block = {m: [compatibility.whole(m, b)[0] for b in range(3)] for m in MEASURES}
+    assert compatibility.whole("node")[0] == pytest.approx(np.mean(by_block["node"]))
     for measure in ("layer", "normalised"):
-        assert found.whole(measure)[0] == pytest.approx(sum(by_block[measure]))
+        assert compatibility.whole(measure)[0] == pytest.approx(sum(by_block[measure]))
 
 
 def test_the_first_block_of_a_merge_that_changes_nothing_sees_the_same_inputs(family):
     """With lambda 0 the partly merged model is the base: `run` and this measure the same."""
     recipe = recipe_for(family, scaling=0.0)
-    blocks = tuple(losses_of_sets(recipe, family, asked_sets(recipe), device="cpu"))
-    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    blocks = tuple(losses_of_sets(recipe, family, compatibility_sets(recipe), device="cpu"))
+    compatibility = Compatibility(sources=recipe.sources, blocks=blocks)
     scored = [e.scores for e in run(recipe, family, device="cpu") if hasattr(e, "scores")]
     for scores in scored:
-        whole = [found.whole(m, scores.block)[0] for m in MEASURES]
+        whole = [compatibility.whole(m, scores.block)[0] for m in MEASURES]
         expected = [scores.node.mean(), scores.layer, scores.layer_normalised]
         assert whole == pytest.approx(expected, rel=1e-4)
 
 
 def test_some_tokens_are_those_of_a_scored_block(family):
     recipe = recipe_for(family, scaling=0.0, tokens=2)
-    (first, *_) = losses_of_sets(recipe, family, asked_sets(recipe), device="cpu")
+    (first, *_) = losses_of_sets(recipe, family, compatibility_sets(recipe), device="cpu")
     scored = next(e.scores for e in run(recipe, family, device="cpu") if hasattr(e, "scores"))
     assert first.of("layer")[0].mean() == pytest.approx(scored.layer, rel=1e-4)
 
 
 def test_two_sources_leave_nothing_out(family):
     recipe = recipe_for(family, sources=family.sources[:2])
-    blocks = tuple(losses_of_sets(recipe, family, asked_sets(recipe), device="cpu"))
-    found = Compatibility(sources=recipe.sources, blocks=blocks)
-    assert found.gains("layer") is None
-    assert found.pair_matrix("layer")[0, 1] == pytest.approx(found.whole("layer")[0])
+    blocks = tuple(losses_of_sets(recipe, family, compatibility_sets(recipe), device="cpu"))
+    compatibility = Compatibility(sources=recipe.sources, blocks=blocks)
+    assert compatibility.gains("layer") is None
+    assert compatibility.pair_matrix("layer")[0, 1] == pytest.approx(
+        compatibility.whole("layer")[0]
+    )
 
 
 def test_weights_of_zero_become_equal_ones():
@@ -216,21 +224,21 @@ def test_sign_conflicts_agree_with_the_oracle(family, keep):
     assert [c.block for c in counted] == [None, 0, 1, 2]
     plain, weighted = conflict(counted), conflict(counted, weighted=True)
     for i, j in pairs(3):
-        found = np.sum(
+        counts = np.sum(
             [oracle.sign_conflict(vectors[i][n], vectors[j][n], keep) for n in base], axis=0
         )
-        assert plain[i, j] == plain[j, i] == pytest.approx(found[1] / found[0], rel=1e-9)
-        assert weighted[i, j] == pytest.approx(found[3] / found[2], rel=1e-4)
+        assert plain[i, j] == plain[j, i] == pytest.approx(counts[1] / counts[0], rel=1e-9)
+        assert weighted[i, j] == pytest.approx(counts[3] / counts[2], rel=1e-4)
     assert (np.diag(plain) == 0).all() and conflict([]) is None
 
 
 def test_clusters_stand_side_by_side():
     distances = np.array([[0, 9, 1, 9], [9, 0, 9, 2], [1, 9, 0, 9], [9, 2, 9, 0]], float)
-    found = clusters(distances)
-    assert {frozenset(found.order[:2]), frozenset(found.order[2:])} == {
+    clustering = clusters(distances)
+    assert {frozenset(clustering.order[:2]), frozenset(clustering.order[2:])} == {
         frozenset({0, 2}), frozenset({1, 3})
     }  # fmt: skip
-    assert sorted(found.heights.max(1)) == [1, 2, 9] and found.across.min() == 0
+    assert sorted(clustering.heights.max(1)) == [1, 2, 9] and clustering.across.min() == 0
     assert clusters(np.array([[0, 1.0], [1.0, 0]])).order in {(0, 1), (1, 0)}
 
 

@@ -20,8 +20,8 @@ def test_a_matrix_leaves_the_diagonal_out_and_writes_its_values():
 
 
 def test_gains_carry_the_colours_of_their_tasks_and_their_intervals():
-    found = np.array([[0.1, -0.2], [0.05, -0.3], [0.2, -0.1]])
-    figure = figures.gains(found, ["a", "b"], [5, 1], 0.25)
+    gains = np.array([[0.1, -0.2], [0.05, -0.3], [0.2, -0.1]])
+    figure = figures.gains(gains, ["a", "b"], [5, 1], 0.25)
     assert [t.marker.color for t in figure.data] == [HUES[5], HUES[1]]
     assert figure.data[0].error_x.array[0] == pytest.approx(0.1)
     assert figure.data[1].error_x.arrayminus[0] == pytest.approx(0.1)

@@ -83,12 +83,12 @@ def test_each_dataset_is_read_by_name(dataset, mine, monkeypatch):
     assert task.images[:0].shape == (0, 16, 16, 3)
 
     transform = open_clip.image_transform(16, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
-    theirs = {}
+    reference = {}
     for image, label in pictures_of(dataset, mine / "datasets"):
         pixels = (255 * transform(image)).round().byte().permute(1, 2, 0).numpy()
-        theirs[pixels.tobytes()] = int(label)
+        reference[pixels.tobytes()] = int(label)
     ours = {image.tobytes(): int(y) for image, y in zip(task.images[:], task.labels, strict=True)}
-    assert ours.items() <= theirs.items() and len(ours) == tests
+    assert ours.items() <= reference.items() and len(ours) == tests
     assert not ours.keys() & {image.tobytes() for image in val.images[:]}, "val and test overlap"
 
 
@@ -96,8 +96,8 @@ def test_splits_of_ours_do_not_depend_on_the_disks_order(mine, monkeypatch):
     WRITERS["SUN397"][0](mine / "datasets", monkeypatch)
     ask(mine, "SUN397")
     first = load("mine").task("sun397")
-    found = list((mine / "datasets" / "SUN397").rglob("sun_*.jpg"))
-    monkeypatch.setattr(Path, "rglob", lambda *_: reversed(found))
+    paths = list((mine / "datasets" / "SUN397").rglob("sun_*.jpg"))
+    monkeypatch.setattr(Path, "rglob", lambda *_: reversed(paths))
     again = load("mine").task("sun397")
     assert first.images.paths == again.images.paths
     np.testing.assert_array_equal(first.labels, again.labels)
@@ -177,15 +177,15 @@ def test_a_damaged_picture_is_named_and_skipped_on_the_users_word(mine, monkeypa
 def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """MNIST's archives on a mirror that needs no network."""
     WRITERS["MNIST"][0](tmp_path / "mirror", monkeypatch)
-    folder, known = tmp_path / "mirror" / "MNIST" / "raw", []
+    folder, resources = tmp_path / "mirror" / "MNIST" / "raw", []
     for path in sorted(folder.iterdir()):
         packed = path.with_name(path.name + ".gz")
         packed.write_bytes(gzip.compress(path.read_bytes()))
-        known.append((packed.name, md5(packed)))
+        resources.append((packed.name, md5(packed)))
     monkeypatch.setattr(torchvision.datasets.MNIST, "mirrors", [f"{folder}/"])
     monkeypatch.setattr(torchvision.datasets.utils, "_get_redirect_url", lambda url, **_: url)
     monkeypatch.setattr(torchvision.datasets.utils, "_urlretrieve", shutil.copyfile)
-    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", known)
+    monkeypatch.setattr(torchvision.datasets.MNIST, "resources", resources)
     return folder
 
 
@@ -242,8 +242,8 @@ def published(tmp_path, monkeypatch) -> Path:
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIGS", dict(open_clip.factory._MODEL_CONFIGS))
     monkeypatch.setattr(open_clip.factory, "_MODEL_CONFIG_PATHS", [place])
     open_clip.add_model_config(place / "ViT-tiny.json")
-    told = {"hf_hub": "us/tiny/", "mean": (0.5,) * 3, "std": (0.25,) * 3, "quick_gelu": True}
-    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-tiny", {"ours": told})
+    pretrained = {"hf_hub": "us/tiny/", "mean": (0.5,) * 3, "std": (0.25,) * 3, "quick_gelu": True}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, "ViT-tiny", {"ours": pretrained})
     blob = tmp_path / "cache" / "blobs" / "abc"
     blob.parent.mkdir(parents=True)
     torch.manual_seed(0)
@@ -350,24 +350,24 @@ def test_the_readmes_way_from_downloads_to_the_first_heatmap(tmp_path, monkeypat
 
 
 def test_the_table_is_whole():
-    counts = {name: len(known.classes) for name, known in benchmarks().items()}
+    counts = {name: len(benchmark.classes) for name, benchmark in benchmarks().items()}
     assert counts == {
         "MNIST": 10, "SVHN": 10, "StanfordCars": 196, "DTD": 47, "EuroSAT": 10, "GTSRB": 43,
         "SUN397": 397, "RESISC45": 45, "Flowers102": 102, "FashionMNIST": 10, "Food101": 101,
         "STL10": 10, "CIFAR100": 100,
     }  # fmt: skip
-    for known in benchmarks().values():
-        assert len(set(known.classes)) == len(known.classes)
-        assert all(template.count("{}") == 1 for template in known.templates)
-    theirs = torchvision.datasets.Flowers102.classes
-    assert tuple(name.rstrip("?") for name in theirs) == benchmarks()["Flowers102"].classes
-    theirs = torchvision.datasets.FashionMNIST.classes
-    assert tuple(theirs) == benchmarks()["FashionMNIST"].classes
+    for benchmark in benchmarks().values():
+        assert len(set(benchmark.classes)) == len(benchmark.classes)
+        assert all(template.count("{}") == 1 for template in benchmark.templates)
+    classes = torchvision.datasets.Flowers102.classes
+    assert tuple(name.rstrip("?") for name in classes) == benchmarks()["Flowers102"].classes
+    classes = torchvision.datasets.FashionMNIST.classes
+    assert tuple(classes) == benchmarks()["FashionMNIST"].classes
 
 
 def test_the_scaffold_proposes_datasets_by_the_sources_names(mine):
-    known = {"Cars": "StanfordCars", "stanford-cars": "StanfordCars", "sun397": "SUN397"}
-    assert {name: alike(name) for name in known} == known and alike("apples") is None
+    expected = {"Cars": "StanfordCars", "stanford-cars": "StanfordCars", "sun397": "SUN397"}
+    assert {name: alike(name) for name in expected} == expected and alike("apples") is None
     wide = CONFIG | {"vision_cfg": {**CONFIG["vision_cfg"], "width": 64, "head_width": 64}}
     for seed, name in enumerate(("base", "svhn", "RESISC45", "apples")):
         save_file(state(open_clip_model(wide, seed)), mine / f"{name}.safetensors")

@@ -38,9 +38,9 @@ def test_cuda_merges_and_scores_as_the_cpu(method, family):
     assert all(tensor.device.type == "cpu" for tensor, _ in pairs)
     error = sum(float((a - b).double().square().sum()) for a, b in pairs) ** 0.5
     assert error <= 1e-5 * sum(float(b.double().square().sum()) for _, b in pairs) ** 0.5
-    for ours, theirs in zip(there, here, strict=True):
+    for ours, reference in zip(there, here, strict=True):
         if isinstance(ours, BlockScored):
-            np.testing.assert_allclose(ours.scores.node, theirs.scores.node, rtol=1e-4)
+            np.testing.assert_allclose(ours.scores.node, reference.scores.node, rtol=1e-4)
 
 
 @pytest.mark.gpu
@@ -48,11 +48,11 @@ def test_cuda_evaluates_as_the_cpu(family):
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     recipe = MergeRecipe(family="tiny", method="m-ties", sources=family.sources, samples=12)
-    found = []
+    evaluations = []
     for name in ("cuda", "cpu"):
         options = {"evaluator": Evaluator(family, torch.device(name)), "tasks": family.tasks}
         events = run(recipe, family, device=name, **options)
-        found.append([event for event in events if isinstance(event, TaskEvaluated)])
-    assert len(found[0]) == len(found[1])
-    differing = [np.sum(a.hits != b.hits) for a, b in zip(*found, strict=True)]
+        evaluations.append([event for event in events if isinstance(event, TaskEvaluated)])
+    assert len(evaluations[0]) == len(evaluations[1])
+    differing = [np.sum(a.hits != b.hits) for a, b in zip(*evaluations, strict=True)]
     assert sum(differing) <= 2  # random heads: an image may lie on the border of two classes

@@ -11,19 +11,19 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from dialect_files import WRITERS, hugging_face_names, state, write_folder, write_module
-from mloss_core import Checkpoint, MlossError, ModelFamily, Tower
+from mloss_core import Checkpoint, MlossError, Tower, ViTConfig
 from mloss_core.dialects import architecture, read_head, tower_shapes
 from tiny import CONFIG, open_clip_model
 
-FAMILY = ModelFamily.from_config("tiny", CONFIG)
+FAMILY = ViTConfig.from_config("tiny", CONFIG)
 
 
 def embeddings_agree(tower: Tower, original: torch.nn.Module, size: int, images: int = 4) -> None:
     """Both give the same embeddings of noise."""
     pixels = torch.randn(images, 3, size, size)
     with torch.no_grad():
-        ours, theirs = tower.features(pixels), original(pixels)
-    assert torch.cosine_similarity(ours, theirs).min() >= 0.99999
+        ours, reference = tower.features(pixels), original(pixels)
+    assert torch.cosine_similarity(ours, reference).min() >= 0.99999
 
 
 @pytest.fixture
@@ -48,12 +48,12 @@ def test_a_dialect_reads_as_what_was_written(name, model, tmp_path):
     checkpoint.audit(FAMILY.shapes())
     checkpoint.check_finite()
     assert len(checkpoint.sha256) == 64
-    found = checkpoint.read(FAMILY.shapes())
+    loaded = checkpoint.read(FAMILY.shapes())
     for key, tensor in house(model).items():
-        assert torch.equal(found[key], tensor), key
-        assert found[key].is_contiguous() and checkpoint.dtypes[key] == "F32"
+        assert torch.equal(loaded[key], tensor), key
+        assert loaded[key].is_contiguous() and checkpoint.dtypes[key] == "F32"
         assert checkpoint.shapes[key] == tuple(tensor.shape)
-    embeddings_agree(Tower(FAMILY, found), model.visual, size=16)
+    embeddings_agree(Tower(FAMILY, loaded), model.visual, size=16)
 
 
 @pytest.mark.parametrize("dtype, word", [(torch.float16, "F16"), (torch.bfloat16, "BF16")])
@@ -63,8 +63,8 @@ def test_half_precision_stays_as_it_is_stored(name, dtype, word, model, tmp_path
     WRITERS[name][1](model, tmp_path / name)
     checkpoint = Checkpoint.open(tmp_path / name, "--model")
     assert set(checkpoint.dtypes.values()) == {word}
-    found = checkpoint.read(FAMILY.shapes())
-    assert all(torch.equal(found[key], tensor) for key, tensor in house(model).items())
+    loaded = checkpoint.read(FAMILY.shapes())
+    assert all(torch.equal(loaded[key], tensor) for key, tensor in house(model).items())
 
 
 def test_the_ending_does_not_decide(model, tmp_path):
@@ -76,8 +76,8 @@ def test_the_ending_does_not_decide(model, tmp_path):
 
 def test_only_the_tensors_asked_for_come(model, tmp_path):
     torch.save(model.state_dict(), tmp_path / "m.pt")
-    found = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.proj"])
-    assert list(found) == ["visual.proj"]
+    loaded = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.proj"])
+    assert list(loaded) == ["visual.proj"]
 
 
 def test_changing_what_was_read_changes_no_file(model, tmp_path):
@@ -94,10 +94,10 @@ def test_tensors_that_share_or_stride_a_storage(model, tmp_path):
     tensors["visual.proj"] = flat[5:].view(16, 32).T
     tensors["visual.ln_pre.bias"] = flat[:32]
     torch.save(tensors, tmp_path / "m.pt")
-    found = Checkpoint.open(tmp_path / "m.pt", "--model").read(
+    loaded = Checkpoint.open(tmp_path / "m.pt", "--model").read(
         ["visual.proj", "visual.ln_pre.bias"]
     )
-    assert all(torch.equal(found[key], tensors[key]) for key in found)
+    assert all(torch.equal(loaded[key], tensors[key]) for key in loaded)
 
 
 @pytest.mark.parametrize("write", [save_file, torch.save])
@@ -239,14 +239,15 @@ def test_files_without_a_head_are_refused(held, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, told", [("finetuned.pt", "quick_gelu"), ("jit.pt", "quick_gelu"), ("whole.pt", None)]
+    "name, activation",
+    [("finetuned.pt", "quick_gelu"), ("jit.pt", "quick_gelu"), ("whole.pt", None)],
 )
-def test_whole_modules_tell_their_activation(name, told, model, tmp_path):
+def test_whole_modules_tell_their_activation(name, activation, model, tmp_path):
     WRITERS[name][1](model, tmp_path / name)
     checkpoint = Checkpoint.open(tmp_path / name, "--model")
-    assert checkpoint.activation == told
+    assert checkpoint.activation == activation
     config = {"num_attention_heads": 2, **checkpoint.config}
-    assert architecture(checkpoint.shapes, config).activation == told
+    assert architecture(checkpoint.shapes, config).activation == activation
 
 
 def test_a_gelu_by_tanh_is_told_as_neither(model, tmp_path):
@@ -272,9 +273,9 @@ def test_a_gelu_by_tanh_is_told_as_neither(model, tmp_path):
 def test_architecture_is_told_from_shapes_and_config(config, heads, activation):
     numbers = {"embed_dim": 256, "image_size": 64, "patch_size": 32, "width": 512, "blocks": 5}
     numbers |= {"nodes": 2048, "heads": heads, "activation": activation}
-    family = ModelFamily(name="", mean=(), std=(), **numbers | {"activation": ""})
-    told = architecture(family.shapes(), config)
-    assert vars(told) == numbers
+    family = ViTConfig(name="", mean=(), std=(), **numbers | {"activation": ""})
+    inferred = architecture(family.shapes(), config)
+    assert vars(inferred) == numbers
     assert tower_shapes(family.shapes()) == family.shapes()
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from dialect_files import write_module
-from mloss_core import Checkpoint, ModelFamily, Tower
+from mloss_core import Checkpoint, Tower, ViTConfig
 from mloss_core.dialects import architecture
 from mloss_core.errors import MlossError
 
@@ -32,20 +32,20 @@ TINY = {
 KINDS = ("CLIPModel", "CLIPVisionModelWithProjection")
 
 
-def family_of(checkpoint: Checkpoint) -> ModelFamily:
-    told = architecture(checkpoint.shapes, checkpoint.config)
-    assert told.activation
-    numbers = {**vars(told), "activation": told.activation}
-    return ModelFamily(name="", mean=(0.5,) * 3, std=(0.5,) * 3, **numbers)
+def family_of(checkpoint: Checkpoint) -> ViTConfig:
+    inferred = architecture(checkpoint.shapes, checkpoint.config)
+    assert inferred.activation
+    numbers = {**vars(inferred), "activation": inferred.activation}
+    return ViTConfig(name="", mean=(0.5,) * 3, std=(0.5,) * 3, **numbers)
 
 
-def agrees(checkpoint: Checkpoint, family: ModelFamily, theirs: Any) -> None:
+def agrees(checkpoint: Checkpoint, family: ViTConfig, reference: Any) -> None:
     """The tower of this checkpoint embeds as the original function does."""
     checkpoint.audit(family.shapes())
     tower = Tower(family, checkpoint.load(torch.device("cpu")))
     images = torch.randn(4, 3, family.image_size, family.image_size)
     with torch.no_grad():
-        assert torch.cosine_similarity(tower.features(images), theirs(images)).min() >= 0.99999
+        assert torch.cosine_similarity(tower.features(images), reference(images)).min() >= 0.99999
 
 
 def hugging_face(kind: str, config: Mapping[str, Any], folder: Path, **options: Any) -> Any:

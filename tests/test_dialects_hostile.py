@@ -42,11 +42,11 @@ def opened(path: Path) -> dict[str, torch.Tensor] | None:
 class Calls:
     """Pickles as a call."""
 
-    def __init__(self, *made: object):
-        self.made = made
+    def __init__(self, *reduction: object):
+        self.reduction = reduction
 
     def __reduce__(self) -> tuple:
-        return self.made
+        return self.reduction
 
     def __call__(self) -> None:
         """Only there because what a pickle calls must look callable when it is written."""
@@ -121,14 +121,14 @@ def test_no_code_of_a_file_runs(name, options, tmp_path):
     for key in ("state_dict", "model"):
         torch.save({key: trick(name, mark)}, tmp_path / f"{key}.pt", **options)
     mark.unlink(missing_ok=True)
-    found = opened(path)
+    loaded = opened(path)
     opened(tmp_path / "state_dict.pt")
     opened(tmp_path / "model.pt")
     for file in (path, tmp_path / "model.pt"):
         with pytest.raises(MlossError):
             read_head(file)
     assert not mark.exists()
-    assert found is None or torch.equal(found["visual.proj"], torch.ones(2, 3))
+    assert loaded is None or torch.equal(loaded["visual.proj"], torch.ones(2, 3))
     # The control: torch, asked to trust the file, runs it.
     with contextlib.suppress(Exception):
         torch.load(path, weights_only=False)
@@ -306,16 +306,16 @@ def test_reading_maps_and_does_not_load(options, tmp_path):
     )
     del large
     before = anonymous()
-    found = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.proj"])
+    loaded = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.proj"])
     assert anonymous() - before < 8 << 20
-    assert found["visual.proj"].sum() == 64
+    assert loaded["visual.proj"].sum() == 64
 
 
 def test_what_is_read_stays_mapped(tmp_path):
     torch.save({"visual.large": torch.ones(48 << 20, dtype=torch.float16)}, tmp_path / "m.pt")
     before = anonymous()
-    found = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.large"])
-    assert found["visual.large"].count_nonzero() == 48 << 20
+    loaded = Checkpoint.open(tmp_path / "m.pt", "--model").read(["visual.large"])
+    assert loaded["visual.large"].count_nonzero() == 48 << 20
     assert anonymous() - before < 48 << 20
 
 

@@ -102,15 +102,15 @@ def test_relu_and_leaky_relu_follow_the_formula_where_the_range_is_wide(s, q, sl
 @settings(max_examples=12)
 @given(k=st.floats(1, 40), s=st.floats(0.02, 8))
 def test_two_sources_against_nested_quadrature(name, k, s):
-    found = expected(model(activation=name, k=k, s=s))
-    assert found == pytest.approx(two_sources(sigma(name), k, s), rel=CLOSE)
+    loss = expected(model(activation=name, k=k, s=s))
+    assert loss == pytest.approx(two_sources(sigma(name), k, s), rel=CLOSE)
 
 
 @pytest.mark.parametrize("name", sorted(SMOOTH))
 @pytest.mark.parametrize(("k", "s"), [(10, 0.05), (10, 1), (3, 2), (30, 6)])
 def test_three_sources_against_a_grid(name, k, s):
-    found = expected(model(activation=name, k=k, s=s, q=3))
-    assert found == pytest.approx(three_sources(sigma(name), k, s), rel=CLOSE)
+    loss = expected(model(activation=name, k=k, s=s, q=3))
+    assert loss == pytest.approx(three_sources(sigma(name), k, s), rel=CLOSE)
 
 
 def test_the_integrators_of_this_file_know_relu():
@@ -198,8 +198,8 @@ def test_what_is_left_of_gelus_excess_for_large_shifts_is_two_over_s_squared():
 @given(k=st.floats(1, 40), s=st.floats(0.02, 8), q=Q)
 def test_smooth_losses_lie_between_the_two_limits_in_a_wide_range(name, k, s, q):
     setting = model(activation=name, k=k + 10 * s + 10, s=s, q=q)
-    found = expected(setting)
-    assert wide_limit(setting) * (1 - CLOSE) <= found <= close_limit(setting) * (1 + CLOSE)
+    loss = expected(setting)
+    assert wide_limit(setting) * (1 - CLOSE) <= loss <= close_limit(setting) * (1 + CLOSE)
 
 
 def test_the_papers_estimates_and_how_far_off_they_are():

@@ -56,17 +56,17 @@ def done(name, family, start, lab=None) -> list[CellDone]:
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_every_experiment_counts_its_cells_and_says_what_follows(name, family, start, short):
-    found = done(name, family, start)
-    assert [d.done for d in found] == list(range(1, len(found) + 1))
-    assert {d.total for d in found} <= {len(found)}
-    assert len(found) == count(name, family, start)
-    made = rows(found, family.model)
-    words = claims(name, found, made)
+    cells = done(name, family, start)
+    assert [d.done for d in cells] == list(range(1, len(cells) + 1))
+    assert {d.total for d in cells} <= {len(cells)}
+    assert len(cells) == count(name, family, start)
+    table = rows(cells, family.model)
+    words = claims(name, cells, table)
     if name == "out-of-domain":  # the tiny family has no such task
-        assert not found and not words
+        assert not cells and not words
         return
-    assert made and words and all(word.strip() for word in words)
-    for row in made:
+    assert table and words and all(word.strip() for word in words)
+    for row in table:
         mean, low, high = row.mean
         assert low <= mean <= high and {len(h) for h in row.answers.values()} == {12}
 
@@ -112,7 +112,7 @@ def test_choosing_settings_opens_no_test_image(family, start, short, monkeypatch
             for _ in (computing := lab.compute(cell)):
                 pass
             del computing
-            cell = chosen.send(lab.known(cell))
+            cell = chosen.send(lab.cached_run(cell))
     assert over.value.value in list(search.candidates("m-ties", start))
     assert set(opened) == {"val"}
 
@@ -122,8 +122,8 @@ def test_other_test_images_change_no_choice(own_family, short):
     from mloss_core import load
 
     def settings():
-        found = done("methods", load("tiny"), start_recipe(load("tiny"), samples=6))
-        return {d.cell.label: d.cell.recipe for d in found if d.cell.split == "test"}
+        cells = done("methods", load("tiny"), start_recipe(load("tiny"), samples=6))
+        return {d.cell.label: d.cell.recipe for d in cells if d.cell.split == "test"}
 
     before = settings()
     for path in (own_family / "tasks").glob("*.npz"):

@@ -72,14 +72,14 @@ def test_hover_holds_the_exact_group_means_and_bars_hold_real_values(table, size
 
 
 @pytest.mark.parametrize("colours", COLOURS)
-@pytest.mark.parametrize("known", [{0, 2}, {1}, {0, 1, 2, 3}])
-def test_blocks_without_scores_stay_empty(colours, known):
-    scores = {b: s for b, s in random_scores(4).items() if b in known}
+@pytest.mark.parametrize("scored", [{0, 2}, {1}, {0, 1, 2, 3}])
+def test_blocks_without_scores_stay_empty(colours, scored):
+    scores = {b: s for b, s in random_scores(4).items() if b in scored}
     figure = figures.heatmap(scores, 4, 7, colours)
     z = np.asarray(figure.data[0].z, dtype=float)
     assert z.shape == (4, 3)
-    assert [np.isfinite(row).all() for row in z] == [block in known for block in range(4)]
-    assert not np.isfinite(z[[b for b in range(4) if b not in known]]).any()
+    assert [np.isfinite(row).all() for row in z] == [block in scored for block in range(4)]
+    assert not np.isfinite(z[[b for b in range(4) if b not in scored]]).any()
     assert list(figure.layout.yaxis.range) == [-0.5, 3.5]
 
 
@@ -147,8 +147,8 @@ def test_accuracy_by_block_begins_with_the_base():
 def test_compared_models_may_lack_tasks():
     rows = {"TIES": {"a": (0.5, 0.4, 0.7), "b": (0.6, 0.5, 0.7)}, "base": {"b": (0.2, 0.1, 0.3)}}
     figure = figures.compared(rows)
-    found = {bar.name: list(bar.x) for bar in figure.data}
-    assert found == {"TIES": ["a", "b"], "base": ["b"]}
+    bars = {bar.name: list(bar.x) for bar in figure.data}
+    assert bars == {"TIES": ["a", "b"], "base": ["b"]}
     assert figure.data[0].error_y.array == pytest.approx([0.2, 0.1])
     assert figure.data[1].marker.color == looks.MARKS["base"]
 
@@ -156,7 +156,7 @@ def test_compared_models_may_lack_tasks():
 def test_figures_load_neither_streamlit_nor_torch():
     code = "import sys, views.figures; print({'streamlit', 'torch'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    found = subprocess.run(
+    result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT
     )
-    assert found.stdout.strip() == "set()", found.stderr
+    assert result.stdout.strip() == "set()", result.stderr

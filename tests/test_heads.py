@@ -35,7 +35,7 @@ def shelf(tmp_path, monkeypatch) -> Path:
     return tmp_path / "models" / "mine"
 
 
-def describe(
+def provenance(
     folder: Path, name: str = "base.safetensors", task: str = TASK, more: str = ""
 ) -> None:
     """Writes family.toml."""
@@ -58,7 +58,7 @@ def expected(model: open_clip.CLIP) -> torch.Tensor:
 def test_heads_of_every_dialect_are_open_clips(name, shelf, cli):
     model = whole_model()
     WRITERS[name](model, shelf / name)
-    describe(shelf, name)
+    provenance(shelf, name)
     assert cli("heads", "mine").status == 0
     head = load("mine").heads(CPU)["pets"]
     assert head.shape == (4, 16)
@@ -67,7 +67,7 @@ def test_heads_of_every_dialect_are_open_clips(name, shelf, cli):
 
 def test_exact_gelu_makes_other_heads(shelf, cli):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     (shelf / "family.toml").write_text((shelf / "family.toml").read_text().replace("quick_", ""))
     assert cli("heads", "mine").status == 0
     head = load("mine").heads(CPU)["pets"]
@@ -78,7 +78,7 @@ def test_exact_gelu_makes_other_heads(shelf, cli):
 
 def test_the_file_says_how_it_came_to_be_and_json_tells(shelf, cli):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     outcome = cli("heads", "mine", "--json")
     assert outcome.events == [
         {"written": str(shelf / "heads.safetensors"), "tasks": ["pets"], "classes": 4}
@@ -93,7 +93,7 @@ def test_the_file_says_how_it_came_to_be_and_json_tells(shelf, cli):
 
 def test_heads_are_never_overwritten_nor_half_written(shelf, cli, monkeypatch):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
 
     def interrupted(*_):
         yield torch.ones(2, 16)
@@ -112,25 +112,25 @@ def test_heads_are_never_overwritten_nor_half_written(shelf, cli, monkeypatch):
 
 def test_missing_heads_name_the_command(shelf):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     with pytest.raises(InputError, match=r"does not exist.*run python -m mloss_core heads mine"):
         load("mine").heads(CPU)
 
 
 def test_stale_heads_are_told(shelf, cli):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     assert cli("heads", "mine").status == 0
-    describe(shelf, task=TASK.replace('"dog"', '"hound"'))
+    provenance(shelf, task=TASK.replace('"dog"', '"hound"'))
     with pytest.raises(InputError, match="made from other classes or templates of pets; move it"):
         load("mine").heads(CPU)
-    describe(shelf, task=TASK.replace("drawing", "sketch"))
+    provenance(shelf, task=TASK.replace("drawing", "sketch"))
     with pytest.raises(InputError, match="made from other classes or templates of pets"):
         load("mine").heads(CPU)
-    describe(shelf, task=TASK + '[[tasks]]\nname = "cars"\nclasses = ["van"]\n')
+    provenance(shelf, task=TASK + '[[tasks]]\nname = "cars"\nclasses = ["van"]\n')
     with pytest.raises(InputError, match="lacks cars; move it away and run"):
         load("mine").heads(CPU)
-    describe(shelf)
+    provenance(shelf)
     assert load("mine").heads(CPU)["pets"].shape == (4, 16)
     WRITERS["base.safetensors"](whole_model(seed=1), shelf / "base.safetensors")
     with pytest.raises(InputError, match=r"was made from another file than base\.safetensors"):
@@ -139,7 +139,7 @@ def test_stale_heads_are_told(shelf, cli):
 
 def test_a_head_file_of_others_goes_before_and_says_nothing_of_its_classes(shelf, cli):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     save_file({"pets": torch.ones(4, 16)}, shelf / "heads.safetensors")
     assert load("mine").heads(CPU)["pets"].eq(1).all()
     torch.save({"weight": torch.zeros(4, 16)}, shelf / "head_pets.pt")
@@ -152,12 +152,12 @@ def test_a_head_file_of_others_goes_before_and_says_nothing_of_its_classes(shelf
 def test_a_base_without_text_tower_asks_for_one(shelf, cli):
     model = whole_model()
     save_file(state(model.visual), shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     outcome = cli("heads", "mine")
     assert outcome.status == 2
     assert 'holds no text tower; write text = "FILE" into family.toml' in outcome.err
     save_file(hugging_face_text(model), shelf / "text.safetensors")
-    describe(shelf, more='text = "text.safetensors"\n')
+    provenance(shelf, more='text = "text.safetensors"\n')
     assert cli("heads", "mine").status == 0
     head = load("mine").heads(CPU)["pets"]
     torch.testing.assert_close(head, expected(model), atol=1e-5, rtol=0)
@@ -167,7 +167,7 @@ def test_half_a_text_tower_is_none(shelf, cli):
     model = whole_model()
     del model.transformer  # as task-vectors' code writes its image encoders
     write_module(model, shelf / "zeroshot.pt")
-    describe(shelf, "zeroshot.pt")
+    provenance(shelf, "zeroshot.pt")
     outcome = cli("heads", "mine")
     assert outcome.status == 2
     assert "holds only a part of a text tower, without transformer.resblocks.0" in outcome.err
@@ -175,7 +175,7 @@ def test_half_a_text_tower_is_none(shelf, cli):
     del tensors["transformer.resblocks.1.ln_1.bias"]
     tensors["cls_emb"] = torch.ones(3)
     save_file(tensors, shelf / "base.safetensors")
-    describe(shelf, more='text = "base.safetensors"\n')
+    provenance(shelf, more='text = "base.safetensors"\n')
     assert "without transformer.resblocks.1.ln_1.bias" in cli("heads", "mine").err
 
 
@@ -193,7 +193,7 @@ def test_half_a_text_tower_is_none(shelf, cli):
 )
 def test_an_odd_text_tower_is_named(change, said, shelf, cli):
     save_file(state(whole_model()) | change, shelf / "base.safetensors")
-    describe(shelf)
+    provenance(shelf)
     outcome = cli("heads", "mine")
     assert outcome.status == 2 and said in outcome.err and outcome.err.count("\n") == 1
     assert not (shelf / "heads.safetensors").exists()
@@ -221,7 +221,7 @@ def test_an_odd_text_tower_is_named(change, said, shelf, cli):
 )
 def test_a_task_that_cannot_be_meant_is_named(toml, said, shelf, cli):
     WRITERS["base.safetensors"](open_clip_model(), shelf / "base.safetensors")
-    describe(shelf, task=f"[[tasks]]\n{toml}\n")
+    provenance(shelf, task=f"[[tasks]]\n{toml}\n")
     outcome = cli("heads", "mine")
     assert outcome.status == 2 and said in outcome.err and outcome.err.count("\n") == 1
 
@@ -229,14 +229,14 @@ def test_a_task_that_cannot_be_meant_is_named(toml, said, shelf, cli):
 @pytest.mark.parametrize("line", ['skip = "x"', "calibration = 3", "text = 3", 'text = "../../x"'])
 def test_wrong_types_beside_tasks_are_named(line, shelf):
     WRITERS["base.safetensors"](open_clip_model(), shelf / "base.safetensors")
-    describe(shelf, more=line + "\n", task="")
+    provenance(shelf, more=line + "\n", task="")
     with pytest.raises(InputError, match=r"is no (text|list)|for a path|leads out of"):
         load("mine")
 
 
 def test_classes_come_from_folders_and_a_head_of_too_few_rows_is_refused(shelf, cli):
     WRITERS["base.safetensors"](whole_model(), shelf / "base.safetensors")
-    describe(shelf, task='[[tasks]]\nname = "pets"\n')
+    provenance(shelf, task='[[tasks]]\nname = "pets"\n')
     for name in ("cat", "big_dog"):
         place = shelf / "tasks" / "pets" / "test" / name
         place.mkdir(parents=True)
@@ -253,9 +253,9 @@ def test_classes_come_from_folders_and_a_head_of_too_few_rows_is_refused(shelf, 
 
 def test_prompts_of_a_dataset_are_the_tables(shelf):
     WRITERS["base.safetensors"](open_clip_model(), shelf / "base.safetensors")
-    describe(shelf, task='[[tasks]]\nname = "roads"\ndataset = "GTSRB"\n')
-    prompts, known = load("mine").prompts("roads"), benchmarks()["GTSRB"]
-    assert (prompts.classes, prompts.templates) == (known.classes, known.templates)
+    provenance(shelf, task='[[tasks]]\nname = "roads"\ndataset = "GTSRB"\n')
+    prompts, benchmark = load("mine").prompts("roads"), benchmarks()["GTSRB"]
+    assert (prompts.classes, prompts.templates) == (benchmark.classes, benchmark.templates)
 
 
 def test_the_demo_family_has_heads_of_its_own():

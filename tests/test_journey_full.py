@@ -59,9 +59,9 @@ def add_task(family: Path) -> None:
     about = family / "family.json"
     titled = {"name": TASK, "title": "Bright or dark"}
     about.write_text(json.dumps(json.loads(about.read_text()) | {"tasks": [titled]}))
-    found, device = load(FAMILY), torch.device("cpu")
-    images = preprocess(np.stack(pictures), found.model, device)
-    features = Tower(found.model, found.base().load(device)).features(images)
+    loaded, device = load(FAMILY), torch.device("cpu")
+    images = preprocess(np.stack(pictures), loaded.model, device)
+    features = Tower(loaded.model, loaded.base().load(device)).features(images)
     save_file({TASK: features.view(2, 12, -1).mean(1)}, family / "heads.safetensors")
 
 
@@ -126,9 +126,9 @@ def test_a_full_size_family_from_sources_to_evaluate(open_page, server, tmp_path
 
     monkeypatch.setenv("MLOSS_RUNS", str(server.runs))
     (run,) = list_runs(("merge",))
-    seen = run.hits["merged"][TASK]
+    hits = run.hits["merged"][TASK]
     (file,) = tmp_path.glob("*.safetensors")
     said = evaluated(file, server.runs.parent / "models")
-    assert (said["task"], said["correct"], said["total"]) == (TASK, int(seen.sum()), 24)
+    assert (said["task"], said["correct"], said["total"]) == (TASK, int(hits.sum()), 24)
     file.unlink()
     print(f"the journey took {time.monotonic() - start:.0f} s")

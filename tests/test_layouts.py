@@ -237,11 +237,11 @@ def test_the_command_line_scaffolds(shelf, capsys):
 
 def test_pictures_are_prepared_as_open_clip_prepares_them(tmp_path):
     pictures(tmp_path / "some", 7)
-    paths = images.found(tmp_path / "some")
-    theirs = open_clip.image_transform(16, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
+    paths = images.picture_files(tmp_path / "some")
+    transform = open_clip.image_transform(16, is_train=False, mean=(0, 0, 0), std=(1, 1, 1))
     for ours, path in zip(images.decoded(paths, 16), paths, strict=True):
         with Image.open(path) as picture:
-            expected = (255 * theirs(picture)).round().byte().permute(1, 2, 0).numpy()
+            expected = (255 * transform(picture)).round().byte().permute(1, 2, 0).numpy()
         np.testing.assert_array_equal(ours, expected)
 
 

@@ -20,11 +20,11 @@ from mloss_core import (
     run,
     trim,
 )
-from mloss_core.desk import Desk
+from mloss_core.desk import TensorCache
 from mloss_core.errors import BadValue, UnknownName
 from mloss_core.live import live
-from mloss_core.ordered import Ordered
-from mloss_core.recipe import content_key
+from mloss_core.ordered import SortedMagnitudes
+from mloss_core.recipe import fingerprint
 
 CPU = torch.device("cpu")
 USUAL = {"keep": 0.5, "variation": 0.2, "samples": 6}
@@ -58,24 +58,24 @@ def recipe_for(family, **changes):
 
 def whole(events):
     """The last hits of each task."""
-    found = (e for e in events if isinstance(e, TaskEvaluated) and e.model == "merged")
-    return {e.task: e.hits for e in found if e.block is None}
+    evaluations = (e for e in events if isinstance(e, TaskEvaluated) and e.model == "merged")
+    return {e.task: e.hits for e in evaluations if e.block is None}
 
 
 def test_every_setting_on_one_desk_gives_the_bytes_and_the_hits_of_run(family):
-    evaluator, shared = Evaluator(family, CPU), Desk(keeps=True)
+    evaluator, shared = Evaluator(family, CPU), TensorCache(keeps=True)
     for changes in SETTINGS:
         recipe = recipe_for(family, **changes)
         ours = list(live(recipe, evaluator, family.sources, desk=shared, first=5))
-        theirs = list(run(recipe, family, device="cpu", tasks=family.sources))
-        a, b = ours[-1], theirs[-1]
+        reference = list(run(recipe, family, device="cpu", tasks=family.sources))
+        a, b = ours[-1], reference[-1]
         assert isinstance(a, Finished) and a.metadata == b.metadata
         assert a.weights.keys() == b.weights.keys()
         assert all(torch.equal(a.weights[name], b.weights[name]) for name in b.weights), changes
-        expected = whole(theirs)
+        expected = whole(reference)
         for task, hits in whole(ours).items():
             np.testing.assert_array_equal(hits, expected[task])
-        scored = [[e for e in log if isinstance(e, BlockScored)] for log in (ours, theirs)]
+        scored = [[e for e in log if isinstance(e, BlockScored)] for log in (ours, reference)]
         for one, two in zip(*scored, strict=True):
             np.testing.assert_array_equal(one.scores.node, two.scores.node)
             np.testing.assert_array_equal(one.rates, two.rates)
@@ -105,7 +105,7 @@ def test_a_setting_that_is_passed_over_leaves_no_features_behind(family):
     log.close()
     assert not evaluator._features
     done = list(live(recipe_for(family), evaluator, family.sources, first=5))
-    assert content_key(done[-1].metadata) in evaluator._features, "a whole one may be asked again"
+    assert fingerprint(done[-1].metadata) in evaluator._features, "a whole one may be asked again"
 
 
 @pytest.mark.parametrize("method", ["emr", "ensembling"])
@@ -122,17 +122,17 @@ def test_what_the_family_does_not_have_is_refused(family):
 
 
 def test_a_desk_takes_no_more_than_is_told(family):
-    shared, names = Desk(keeps=True), family.sources
-    evaluator, told = Evaluator(family, CPU), desk.room(family, len(names))
+    shared, names = TensorCache(keeps=True), family.sources
+    evaluator, limit = Evaluator(family, CPU), desk.room(family, len(names))
     for recipe in (recipe_for(family), recipe_for(family, method="ties", variation=0.0)):
         list(live(recipe, evaluator, (), desk=shared))
     parts = [part for kept in shared._ordered.values() for part in vars(kept).values()]
     taken = sum(part.numel() * part.element_size() for part in parts)
-    assert told / 3 < taken <= told < desk.ROOM
+    assert limit / 3 < taken <= limit < desk.ROOM
 
 
 def test_a_desk_keeps_what_fits_and_clears_for_other_sources(family, monkeypatch):
-    shared, names = Desk(keeps=True), family.sources
+    shared, names = TensorCache(keeps=True), family.sources
     assert shared.lay(family, names, CPU) is shared
     name = next(iter(family.model.block_names(0)))
     files = [family.source(source) for source in names]
@@ -154,12 +154,14 @@ rates = st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4).map(np.array)
 @given(rates, st.floats(0.01, 1.0), st.integers(0, 2**32 - 1))
 def test_ordered_magnitudes_give_the_limits_that_a_search_finds(rates, keep, seed):
     rng = np.random.default_rng(seed)
-    theirs = [torch.from_numpy(rng.integers(-3, 4, (4, 6)).astype(np.float32)) for _ in range(3)]
+    vectors = [torch.from_numpy(rng.integers(-3, 4, (4, 6)).astype(np.float32)) for _ in range(3)]
     base = torch.zeros(4, 6)
-    found, kept = trim.Vectors(base, theirs), Ordered(torch.stack(theirs))
+    searched, kept = trim.TaskVectors(base, vectors), SortedMagnitudes(torch.stack(vectors))
     before = kept.vectors.clone()
-    told = trim.Vectors(base, theirs, None, kept)
-    torch.testing.assert_close(told.limits(keep), found.limits(keep), rtol=0, atol=0)
-    torch.testing.assert_close(told.limits(keep, rates), found.limits(keep, rates), rtol=0, atol=0)
-    told.part(slice(None), slice(0, 2)).zero_()
+    ordered = trim.TaskVectors(base, vectors, None, kept)
+    torch.testing.assert_close(ordered.limits(keep), searched.limits(keep), rtol=0, atol=0)
+    torch.testing.assert_close(
+        ordered.limits(keep, rates), searched.limits(keep, rates), rtol=0, atol=0
+    )
+    ordered.part(slice(None), slice(0, 2)).zero_()
     assert torch.equal(kept.vectors, before), "whoever works on a part works on a copy"

@@ -56,21 +56,21 @@ def test_hues_and_marks_stand_off_the_page(scheme):
 
 
 def test_every_figure_says_in_words_what_it_shows():
-    silent, seen = [], 0
+    silent, charts = [], 0
     for path in SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "plotly_chart":
-                seen += 1
+                charts += 1
                 if "alt" not in {keyword.arg for keyword in node.keywords}:
                     silent.append(f"{path.name}:{node.lineno}")
-    assert silent == [] and seen > 10
+    assert silent == [] and charts > 10
 
 
 def test_colours_are_named_in_one_place():
-    found = [
+    literals = [
         f"{path.name}: {colour}"
         for path in SOURCES
         if path.name not in ("looks.py", "style.py")
         for colour in re.findall(r"#[0-9a-fA-F]{6}\b|rgba?\(\d", path.read_text())
     ]
-    assert found == []
+    assert literals == []

@@ -63,11 +63,11 @@ def test_half_precision_beside_fp32_is_told_the_command_that_mends_it(
     outcome = cli(*MERGE, out)
     refused(outcome, "has dtype", "F16", "F32", "python -m mloss_core convert", "--dtype fp32")
     while outcome.status:  # as a user would follow it, file by file
-        found = re.search(r"convert (\S+) NEW\.safetensors (--dtype fp32)", outcome.err)
-        assert found is not None
+        match = re.search(r"convert (\S+) NEW\.safetensors (--dtype fp32)", outcome.err)
+        assert match is not None
         new = own_family / "NEW.safetensors"
-        assert main(["convert", found[1], str(new), *shlex.split(found[2])]) == 0
-        new.replace(found[1])
+        assert main(["convert", match[1], str(new), *shlex.split(match[2])]) == 0
+        new.replace(match[1])
         outcome = cli(*MERGE, out)
     assert out.is_file()
 

@@ -45,18 +45,18 @@ def test_node_and_layer_agree_with_the_oracle(
     # A loss is a difference: it is rounded as what it was taken from. Where Eqs. 6 and 7 divide
     # by next to nothing this grows with 1 / eps^2, so that a wide eps is compared here.
     atol = torch.finfo(dtype).eps * spread * 20 * (1 + 10 * spread if normalised else 1)
-    for ours, theirs in ((node_mloss, oracle.node_mloss), (layer_mloss, oracle.layer_mloss)):
+    for ours, reference in ((node_mloss, oracle.node_mloss), (layer_mloss, oracle.layer_mloss)):
         loss = ours(given, act, weights, normalised=normalised, eps=0.1).numpy()
-        expected = theirs(given.numpy(), act, weights, normalised, eps=0.1)
+        expected = reference(given.numpy(), act, weights, normalised, eps=0.1)
         np.testing.assert_allclose(loss, expected, rtol=rtol, atol=atol * nodes)
 
 
 @pytest.mark.parametrize("act", ACTS)
 def test_normalised_losses_divide_by_the_papers_epsilon(act):
     h, _ = draw(0, q=3, tokens=6, nodes=7)
-    for ours, theirs in ((node_mloss, oracle.node_mloss), (layer_mloss, oracle.layer_mloss)):
+    for ours, reference in ((node_mloss, oracle.node_mloss), (layer_mloss, oracle.layer_mloss)):
         loss = ours(torch.tensor(h), act, normalised=True).numpy()
-        np.testing.assert_allclose(loss, theirs(h, act, None, True, eps=1e-4), rtol=1e-9)
+        np.testing.assert_allclose(loss, reference(h, act, None, True, eps=1e-4), rtol=1e-9)
 
 
 @pytest.mark.parametrize("act", ACTS)
@@ -153,11 +153,11 @@ def test_squared_losses_are_those_of_the_oracle_and_only_when_asked(act, chunk, 
     monkeypatch.setattr(scoring, "CHUNK", chunk)
     inputs, layers, h = block_of(7)
     plain = score_block(0, inputs, layers, act, alpha)
-    asked = score_block(0, inputs, layers, act, alpha, squared=True)
+    squared = score_block(0, inputs, layers, act, alpha, squared=True)
     assert plain.node_squared is None
     expected = oracle.node_squared(h.flatten(1, 2).numpy(), act, alpha)
-    np.testing.assert_allclose(asked.node_squared, expected, rtol=1e-5)
-    np.testing.assert_allclose(asked.node, plain.node, rtol=1e-6)
+    np.testing.assert_allclose(squared.node_squared, expected, rtol=1e-5)
+    np.testing.assert_allclose(squared.node, plain.node, rtol=1e-6)
 
 
 def test_the_loss_per_image_is_that_of_the_image_alone():

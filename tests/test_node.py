@@ -12,13 +12,13 @@ import torch
 import oracle
 from mloss_core import BlockTheory, InputError, MergeRecipe, NodeScores, SecondOrder, theory
 from mloss_core.calibration import preprocess
-from mloss_core.compatibility import asked_sets
+from mloss_core.compatibility import compatibility_sets
 from mloss_core.culprits import losses_along
 from mloss_core.expectation import Setting
 from mloss_core.node import Node, gap, node_of
 from mloss_core.reasons import reasons
 from mloss_core.recipe import calibration_of
-from mloss_core.seen import Seen, seen
+from mloss_core.seen import TracedBlock, trace_blocks
 from mloss_core.theory import explained
 from tiny import TASKS
 
@@ -55,17 +55,17 @@ def recipe(request):
 
 
 def test_a_nodes_pre_activations_and_losses_are_those_of_the_oracle(family, recipe):
-    theirs = naive(recipe, family)
-    for found in seen(recipe, family, Seen.on_cpu, device="cpu"):
-        block = found.scores.block
+    pre_activations = naive(recipe, family)
+    for block_data in trace_blocks(recipe, family, TracedBlock.on_cpu, device="cpu"):
+        block = block_data.scores.block
         for number in (0, 17, family.model.nodes - 1):
-            node = node_of(found, number, family.model.activation, recipe.alpha)
-            h = theirs[block][..., number]
+            node = node_of(block_data, number, family.model.activation, recipe.alpha)
+            h = pre_activations[block][..., number]
             np.testing.assert_allclose(node.h, h, rtol=1e-3, atol=1e-4)
             flat = h.reshape(len(h), -1, 1)
             loss = oracle.node_mloss(flat, family.model.activation, recipe.alpha)[0]
             assert node.losses().mean() == pytest.approx(loss, rel=1e-3)
-            assert node.losses().mean() == pytest.approx(found.scores.node[number], rel=1e-4)
+            assert node.losses().mean() == pytest.approx(block_data.scores.node[number], rel=1e-4)
 
 
 def test_what_is_left_without_each_source_is_the_oracles(family, recipe):
@@ -73,21 +73,21 @@ def test_what_is_left_without_each_source_is_the_oracles(family, recipe):
     node = Node(block=1, node=5, h=h, alpha=recipe.alpha, act="quick_gelu")
     flat = h.reshape(3, -1, 1)
     whole = oracle.node_mloss(flat, "quick_gelu", recipe.alpha)[0]
-    found = node.without()
+    gains = node.without()
     for i in range(3):
         others = [j for j in range(3) if j != i]
         total = sum(recipe.alpha[j] for j in others)
         alphas = [recipe.alpha[j] / total for j in others]
         left = oracle.node_mloss(flat[others], "quick_gelu", alphas)[0]
-        assert found[0, i] == pytest.approx((whole - left) / whole, rel=1e-9)
-        assert found[1, i] < found[0, i] < found[2, i]
+        assert gains[0, i] == pytest.approx((whole - left) / whole, rel=1e-9)
+        assert gains[1, i] < gains[0, i] < gains[2, i]
 
 
 def test_losses_along_the_merge_of_sets_are_the_oracles(family, recipe):
-    theirs, alphas = naive(recipe, family), asked_sets(recipe)
-    for found in losses_along(recipe, family, alphas, device="cpu"):
-        h = theirs[found.block].reshape(3, -1, family.model.nodes)
-        for row, per_image in zip(alphas, found.of("node"), strict=True):
+    pre_activations, alphas = naive(recipe, family), compatibility_sets(recipe)
+    for losses in losses_along(recipe, family, alphas, device="cpu"):
+        h = pre_activations[losses.block].reshape(3, -1, family.model.nodes)
+        for row, per_image in zip(alphas, losses.of("node"), strict=True):
             members = [i for i in range(3) if row[i] > 0]
             few = [float(row[i]) for i in members]
             loss = oracle.set_losses(h, "quick_gelu", members, few)[0]
@@ -97,17 +97,17 @@ def test_losses_along_the_merge_of_sets_are_the_oracles(family, recipe):
 @pytest.mark.parametrize("act", ACTS)
 def test_the_gap_is_the_distance_of_both_sides(act):
     h, alpha = np.array([-0.4, 0.3, 1.1]), (0.2, 0.5, 0.3)
-    found = gap(h, act, alpha)
+    activation_gap = gap(h, act, alpha)
     sigma = oracle.activation(act)
     mean = sum(a * x for a, x in zip(alpha, h, strict=True))
-    assert found.mean == pytest.approx(mean)
-    assert found.merged == pytest.approx(float(sigma(np.array(mean))))
+    assert activation_gap.mean == pytest.approx(mean)
+    assert activation_gap.merged == pytest.approx(float(sigma(np.array(mean))))
     both = sum(a * float(sigma(np.array(x))) for a, x in zip(alpha, h, strict=True))
-    assert found.ensembled == pytest.approx(both)
-    assert found.size == pytest.approx(abs(found.merged - both))
+    assert activation_gap.ensembled == pytest.approx(both)
+    assert activation_gap.size == pytest.approx(abs(activation_gap.merged - both))
     step = 1e-3
     around = [float(sigma(np.array(mean + d))) for d in (-step, step)]
-    assert found.slope == pytest.approx((around[1] - around[0]) / (2 * step), abs=1e-5)
+    assert activation_gap.slope == pytest.approx((around[1] - around[0]) / (2 * step), abs=1e-5)
 
 
 def test_the_typical_token_is_nearest_to_the_mean_loss():
@@ -144,10 +144,10 @@ def test_equal_sources_divide_by_nothing():
 
 
 def test_a_node_that_is_not_there_is_refused(family):
-    found = next(seen(BEFORE, family, Seen.on_cpu, device="cpu"))
+    block_data = next(trace_blocks(BEFORE, family, TracedBlock.on_cpu, device="cpu"))
     for number in (-1, family.model.nodes):
         with pytest.raises(InputError, match="is not in the block; its nodes are 0 to 127"):
-            node_of(found, number, "gelu", BEFORE.alpha)
+            node_of(block_data, number, "gelu", BEFORE.alpha)
 
 
 def test_reasons_multiply_to_the_loss(family):
@@ -155,12 +155,12 @@ def test_reasons_multiply_to_the_loss(family):
     for row in rows:
         losses = row.scores.node
         for node in (0, 3, int(losses.argmax()), int(losses.argmin())):
-            found = reasons(row, node)
-            assert found.loss == pytest.approx(losses[node] / losses.mean())
-            product = found.curvature * found.variance * found.meeting * found.rest
-            assert product == pytest.approx(found.loss)
-            assert found.rank == sorted(losses, reverse=True).index(losses[node]) + 1
-            assert found.variance == pytest.approx(
+            relative = reasons(row, node)
+            assert relative.loss == pytest.approx(losses[node] / losses.mean())
+            product = relative.curvature * relative.variance * relative.meeting * relative.rest
+            assert product == pytest.approx(relative.loss)
+            assert relative.rank == sorted(losses, reverse=True).index(losses[node]) + 1
+            assert relative.variance == pytest.approx(
                 row.factors.variance[node] / row.factors.variance.mean()
             )
     fit = explained(rows)
@@ -176,6 +176,8 @@ def test_reasons_of_nothing_are_not_known():
     factors = SecondOrder(curvature=zero + 1, variance=zero, product=zero, centre=zero, square=zero)
     setting = Setting(activation="gelu", k=1.0, s=1.0, q=2)
     row = BlockTheory(scores=scores, factors=factors, setting=setting, predicted=0.0)
-    found = reasons(row, 1)
-    assert found.rank == 1 and found.curvature == 1
-    assert all(math.isnan(v) for v in (found.loss, found.variance, found.meeting, found.rest))
+    relative = reasons(row, 1)
+    assert relative.rank == 1 and relative.curvature == 1
+    assert all(
+        math.isnan(v) for v in (relative.loss, relative.variance, relative.meeting, relative.rest)
+    )

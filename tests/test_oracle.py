@@ -115,23 +115,23 @@ def finished(recipe: MergeRecipe, family: Family):
 
 def assert_agrees(recipe: MergeRecipe, family: Family):
     ours, our_scores = finished(recipe, family)
-    theirs, their_scores = merged_by_oracle(recipe, family)
-    assert_close(ours, theirs, family)
+    reference, their_scores = merged_by_oracle(recipe, family)
+    assert_close(ours, reference, family)
     assert our_scores.keys() == their_scores.keys()
     for block, scores in our_scores.items():
         np.testing.assert_allclose(scores, their_scores[block], rtol=1e-4)
 
 
-def assert_close(ours: dict[str, torch.Tensor], theirs: oracle.State, family: Family):
+def assert_close(ours: dict[str, torch.Tensor], reference: oracle.State, family: Family):
     base = state(family.folder / "base.safetensors")
-    assert ours.keys() == theirs.keys()
+    assert ours.keys() == reference.keys()
 
     def norm(of):
-        return np.sqrt(sum(float(np.sum(np.square(of(name)))) for name in theirs))
+        return np.sqrt(sum(float(np.sum(np.square(of(name)))) for name in reference))
 
-    error = norm(lambda n: ours[n].double().numpy() - theirs[n])
-    assert error <= 1e-5 * norm(lambda n: theirs[n])
-    assert error <= 1e-4 * norm(lambda n: theirs[n] - base[n])
+    error = norm(lambda n: ours[n].double().numpy() - reference[n])
+    assert error <= 1e-5 * norm(lambda n: reference[n])
+    assert error <= 1e-4 * norm(lambda n: reference[n] - base[n])
 
 
 @pytest.mark.parametrize("weights", [None, (0.5, 0.25, 0.25)])
@@ -189,12 +189,12 @@ def test_emr_makes_the_models_of_the_oracle(weights, sources, drawn):
 def assert_emr_agrees(recipe: MergeRecipe, family: Family):
     base = state(family.folder / "base.safetensors")
     sources = {s: state(family.folder / "sources" / f"{s}.safetensors") for s in recipe.sources}
-    theirs = oracle.emr(base, list(sources.values()), recipe.weights)
+    reference = oracle.emr(base, list(sources.values()), recipe.weights)
     files = {name: family.source(name) for name in recipe.sources}
     ours = emr.TaskModels(family.model, family.base().load(torch.device("cpu")), files)
     blocks = [event.block for event in ours.unify(recipe)]
     assert blocks == list(range(family.model.blocks))
-    for task, expected in zip(recipe.sources, theirs, strict=True):
+    for task, expected in zip(recipe.sources, reference, strict=True):
         assert_close(ours.weights(task), expected, family)
 
 

@@ -15,24 +15,24 @@ SECOND = {1: np.ones(5), 2: np.array([5.0, 4.0, 3.0, 2.0, 1.0])}
 
 
 def test_only_blocks_that_both_know_are_paired():
-    (found,) = paired(FIRST, SECOND)
-    assert (found.block, found.first, found.second) == (2, pytest.approx(3.2), 3.0)
-    assert found.difference[0] == pytest.approx(0.2)
-    assert all(map(math.isnan, found.difference[1:])) and found.higher == pytest.approx(2 / 5)
-    assert -1 <= found.order < -0.9
+    (pair,) = paired(FIRST, SECOND)
+    assert (pair.block, pair.first, pair.second) == (2, pytest.approx(3.2), 3.0)
+    assert pair.difference[0] == pytest.approx(0.2)
+    assert all(map(math.isnan, pair.difference[1:])) and pair.higher == pytest.approx(2 / 5)
+    assert -1 <= pair.order < -0.9
     assert paired(FIRST, {1: np.ones(5)}) == []
 
 
 def test_the_interval_is_of_the_differences_by_image():
     a, b = np.array([0.3, 0.5, 0.2, 0.6]), np.array([0.1, 0.4, 0.2, 0.1])
-    (found,) = paired(FIRST, {0: FIRST[0] - 0.2}, ({0: a}, {0: b}))
+    (pair,) = paired(FIRST, {0: FIRST[0] - 0.2}, ({0: a}, {0: b}))
     each = [x - y for x, y in zip(a, b, strict=True)]
     half = 1.959963984540054 * statistics.stdev(each) / 2
     mean = statistics.fmean(each)
-    assert found.difference == pytest.approx((mean, mean - half, mean + half))
-    assert found.order == pytest.approx(1) and found.higher == 1
+    assert pair.difference == pytest.approx((mean, mean - half, mean + half))
+    assert pair.order == pytest.approx(1) and pair.higher == 1
 
 
 def test_equal_nodes_have_no_order():
-    (found,) = paired({0: np.ones(6)}, {0: np.ones(6)})
-    assert math.isnan(found.order) and found.difference[0] == 0 and found.higher == 0
+    (pair,) = paired({0: np.ones(6)}, {0: np.ones(6)})
+    assert math.isnan(pair.order) and pair.difference[0] == 0 and pair.higher == 0

@@ -141,8 +141,8 @@ def test_a_card_says_what_the_model_is(family):
 
 def test_a_card_takes_licence_and_base_from_the_family(own_family):
     path = own_family / "family.json"
-    told = {"license": "mit", "base_model": "someone/clip"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | told))
+    fields = {"license": "mit", "base_model": "someone/clip"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | fields))
     front = model_card(kept(zoo.load("tiny"), "ties")).split("---")[1]
     assert 'license: "mit"' in front and 'base_model: "someone/clip"' in front
     assert "license_name" not in front
@@ -182,13 +182,13 @@ def test_our_own_reader_reads_the_exported_folder_back(cli, family, tmp_path):
     assert outcome.status == 0 and str(folder) in outcome.out
     names = ["README.md", "config.json", "model.safetensors", "preprocessor_config.json"]
     assert sorted(path.name for path in folder.iterdir()) == names
-    found, ours = Checkpoint.open(folder, "--model"), load_file(record.model)
-    assert found.dialect == "hugging_face" and found.metadata == record.metadata
-    found.audit(family.model.shapes())
-    back = found.load(CPU)
+    checkpoint, ours = Checkpoint.open(folder, "--model"), load_file(record.model)
+    assert checkpoint.dialect == "hugging_face" and checkpoint.metadata == record.metadata
+    checkpoint.audit(family.model.shapes())
+    back = checkpoint.load(CPU)
     assert back.keys() == ours.keys() and all(torch.equal(back[n], ours[n]) for n in ours)
-    assert found.normalisation == (family.model.mean, family.model.std)
-    assert found.config["hidden_act"] == "quick_gelu"
+    assert checkpoint.normalisation == (family.model.mean, family.model.std)
+    assert checkpoint.config["hidden_act"] == "quick_gelu"
     assert 'library_name: "transformers"' in (folder / "README.md").read_text()
     assert [path.name for path in tmp_path.iterdir() if "exported" in path.name] == ["exported"]
 
@@ -233,15 +233,15 @@ def transformed(folder: Path, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["tiny", "demo"])
 def test_transformers_loads_the_exported_folder(name, cli, family, tmp_path):
-    found = zoo.load(name)
-    record = kept(found, "ties", sources=found.sources[:2])
+    zoo_family = zoo.load(name)
+    record = kept(zoo_family, "ties", sources=zoo_family.sources[:2])
     assert cli("export", record.id, "--out", tmp_path / "exported").status == 0
-    side = found.model.image_size
+    side = zoo_family.model.image_size
     images = torch.randn(5, 3, side, side, generator=torch.Generator().manual_seed(0))
-    theirs = transformed(tmp_path / "exported", images)
+    reference = transformed(tmp_path / "exported", images)
     with torch.no_grad():
-        ours = Tower(found.model, load_file(record.model)).features(images)
-    assert (ours - theirs).abs().max() <= 1e-5
+        ours = Tower(zoo_family.model, load_file(record.model)).features(images)
+    assert (ours - reference).abs().max() <= 1e-5
 
 
 @pytest.mark.slow
@@ -256,5 +256,5 @@ def test_transformers_preprocesses_as_the_family_does(cli, family, tmp_path):
     cli("export", record.id, "--out", tmp_path / "exported")
     processor = transformers.CLIPImageProcessor.from_pretrained(tmp_path / "exported")
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
-    theirs = processor(list(images), return_tensors="pt")["pixel_values"]
-    torch.testing.assert_close(theirs, preprocess(images, family.model, CPU), atol=1e-5, rtol=0)
+    reference = processor(list(images), return_tensors="pt")["pixel_values"]
+    torch.testing.assert_close(reference, preprocess(images, family.model, CPU), atol=1e-5, rtol=0)

@@ -39,9 +39,9 @@ def test_measured_is_what_run_ends_with(family, method):
     recipe, tasks = recipe_for(family, method), family.tasks[:2]
     events = list(measured(recipe, Evaluator(family, CPU), tasks))
     whole = list(run(recipe, family, device="cpu", evaluator=Evaluator(family, CPU), tasks=tasks))
-    ours, theirs = hits_of(events), hits_of(e for e in whole if getattr(e, "block", 0) is None)
-    assert ours.keys() == theirs.keys() == set(tasks)
-    assert all((ours[t] == theirs[t]).all() and len(ours[t]) == 12 for t in tasks)
+    ours, reference = hits_of(events), hits_of(e for e in whole if getattr(e, "block", 0) is None)
+    assert ours.keys() == reference.keys() == set(tasks)
+    assert all((ours[t] == reference[t]).all() and len(ours[t]) == 12 for t in tasks)
     last = events[-1]
     assert isinstance(last, Finished) and last.weights is None
     assert last.metadata == whole[-1].metadata
@@ -51,11 +51,11 @@ def test_measured_is_what_run_ends_with(family, method):
 def test_drops_are_own_minus_merged_accuracy_and_are_kept(family, runs):
     recipe = recipe_for(family)
     events = list(study(recipe, Evaluator(family, CPU), triples=5))
-    found = [e for e in events if isinstance(e, DropMeasured)]
-    assert [e.members for e in found] == [(0, 1), (0, 2), (1, 2), (0, 1, 2)]
-    assert not any(e.known for e in found)
+    drops = [e for e in events if isinstance(e, DropMeasured)]
+    assert [e.members for e in drops] == [(0, 1), (0, 2), (1, 2), (0, 1, 2)]
+    assert not any(e.cached for e in drops)
     evaluator = Evaluator(family, CPU)
-    for event in found:
+    for event in drops:
         names = tuple(family.sources[i] for i in event.members)
         merged = hits_of(measured(dataclasses.replace(recipe, sources=names), evaluator, names))
         own = {n: evaluator.reference("own", n, names, (0.5, 0.5)).hits for n in names}
@@ -64,15 +64,15 @@ def test_drops_are_own_minus_merged_accuracy_and_are_kept(family, runs):
     kept = list_runs(kinds=("cell",))
     assert len(kept) == 4 and {run.state for run in kept} == {"finished"}
     again = [e for e in study(recipe, Evaluator(family, CPU), 5) if isinstance(e, DropMeasured)]
-    assert all(e.known for e in again) and [e.drop for e in again] == [e.drop for e in found]
+    assert all(e.cached for e in again) and [e.drop for e in again] == [e.drop for e in drops]
     other = [
         e for e in study(recipe_for(family, keep=0.5), Evaluator(family, CPU), 0)
         if isinstance(e, DropMeasured)
     ]  # fmt: skip
-    assert not any(e.known for e in other), "another recipe is another cell"
+    assert not any(e.cached for e in other), "another recipe is another cell"
     (kept[0].folder / "record.json").write_text("{torn")
     third = [e for e in study(recipe, Evaluator(family, CPU), 5) if isinstance(e, DropMeasured)]
-    assert [e.known for e in third].count(False) == 1, "a damaged file is measured again"
+    assert [e.cached for e in third].count(False) == 1, "a damaged file is measured again"
     assert len(list_runs(kinds=("cell",))) == 7
 
 
@@ -80,16 +80,16 @@ def test_predictors_are_what_their_definitions_say(family):
     recipe = recipe_for(family)
     events = list(study(recipe, Evaluator(family, CPU), triples=1))
     moved = geometry(family, family.sources)
-    found = gathered(recipe, 1, moved, events)
+    result = gathered(recipe, 1, moved, events)
     base, sources = states(family, family.sources)
     vectors = [
         np.concatenate([oracle.task_vector(base[n], s[n]).ravel() for n in base]) for s in sources
     ]
     size = np.linalg.norm(np.concatenate([np.asarray(base[n], float).ravel() for n in base]))
-    alphas = alphas_of(found.sets, [1.0] * 3)
+    alphas = alphas_of(result.sets, [1.0] * 3)
     images = dataclasses.replace(recipe, method="m-ties")
     losses = list(losses_of_sets(images, family, alphas, device="cpu"))
-    for i, members in enumerate(found.sets):
+    for i, members in enumerate(result.sets):
         both = list(itertools.combinations([vectors[m] for m in members], 2))
         apart = np.mean([np.linalg.norm(a - b) for a, b in both]) / size
         cosine = np.mean([a @ b / np.linalg.norm(a) / np.linalg.norm(b) for a, b in both])
@@ -97,8 +97,8 @@ def test_predictors_are_what_their_definitions_say(family):
         expected = {"distance": apart, "cosine": cosine, "norm": norm}
         expected["layer"] = sum(b.of("layer")[i].mean() for b in losses)
         for name, value in expected.items():
-            assert found.predictors[name][i] == pytest.approx(value, rel=1e-4), name
-    assert (found.expected("cosine") == -found.predictors["cosine"]).all()
+            assert result.predictors[name][i] == pytest.approx(value, rel=1e-4), name
+    assert (result.expected("cosine") == -result.predictors["cosine"]).all()
 
 
 def test_an_unfinished_study_holds_the_sets_that_are_measured(family):
@@ -117,10 +117,10 @@ def test_studies_that_teach_nothing_are_refused(family, sources, triples, word):
 
 
 def test_sets_are_all_pairs_and_different_triples_of_the_seed():
-    found = sets_of(8, 28, 1)
-    assert found[:28] == list(itertools.combinations(range(8), 2))
-    assert len(set(found[28:])) == 28 and {len(s) for s in found[28:]} == {3}
-    assert found == sets_of(8, 28, 1) != sets_of(8, 28, 2) and len(sets_of(4, 28, 0)) == 10
+    sets = sets_of(8, 28, 1)
+    assert sets[:28] == list(itertools.combinations(range(8), 2))
+    assert len(set(sets[28:])) == 28 and {len(s) for s in sets[28:]} == {3}
+    assert sets == sets_of(8, 28, 1) != sets_of(8, 28, 2) and len(sets_of(4, 28, 0)) == 10
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), min_size=5, max_size=30))
@@ -128,12 +128,12 @@ def test_rank_correlations_are_scipys_also_of_repeated_sets(points):
     x, y = np.array(points, dtype=float).T
     counts = np.random.default_rng(len(points)).integers(0, 3, (4, len(points)))
     for weights in (np.ones((1, len(x))), counts.astype(float)):
-        for row, found in zip(weights.astype(int), spearman(x, y, weights), strict=True):
+        for row, rho in zip(weights.astype(int), spearman(x, y, weights), strict=True):
             a, b = np.repeat(x, row), np.repeat(y, row)
             if (row > 0).sum() < 5 or np.ptp(a) == 0 or np.ptp(b) == 0:
-                assert np.isnan(found)
+                assert np.isnan(rho)
             else:
-                assert found == pytest.approx(spearmanr(a, b).statistic, abs=1e-9)
+                assert rho == pytest.approx(spearmanr(a, b).statistic, abs=1e-9)
 
 
 def test_models_are_drawn_not_sets():
@@ -152,9 +152,9 @@ def test_pairs_that_share_models_have_wider_intervals_than_independent_ones():
     effect, sets = rng.normal(0, 1, 8), list(itertools.combinations(range(8), 2))
     y = np.array([effect[i] + effect[j] for i, j in sets])
     x = y + rng.normal(0, 2, len(y))
-    found = correlated(x, y, sets, 8)
-    assert np.diff(found.by_models) > np.diff(found.by_sets)
-    assert found.by_models[0] <= found.rho <= found.by_models[1]
+    correlation = correlated(x, y, sets, 8)
+    assert np.diff(correlation.by_models) > np.diff(correlation.by_sets)
+    assert correlation.by_models[0] <= correlation.rho <= correlation.by_models[1]
     assert np.isnan(interval(np.full(10, np.nan))).all()
 
 
@@ -215,6 +215,6 @@ def test_without_tasks_there_is_no_gap(family):
 
 
 def test_gains_in_words_say_what_any_source_would_give():
-    found = np.array([[0.3, -0.1, 0.05], [0.2, -0.2, 0.0], [0.4, 0.0, 0.1]])
-    said = words.gains(["a", "b", "c"], found)
+    gains = np.array([[0.3, -0.1, 0.05], [0.2, -0.2, 0.0], [0.4, 0.0, 0.1]])
+    said = words.gains(["a", "b", "c"], gains)
     assert "Leaving out a" in said and "25.0%" in said and "Without b M-Loss rises" in said

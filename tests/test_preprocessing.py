@@ -41,16 +41,16 @@ def open_clip_config(**preprocessing) -> dict:
     return {"model_cfg": model, "preprocess_cfg": preprocessing}
 
 
-def told() -> tuple[tuple[float, ...], tuple[float, ...]]:
+def normalisation() -> tuple[tuple[float, ...], tuple[float, ...]]:
     model = load("found").model
     return model.mean, model.std
 
 
 def test_clips_own_where_nothing_says_otherwise(base):
-    assert told() == (MEAN, STD)
+    assert normalisation() == (MEAN, STD)
     write(base, "open_clip_config.json", open_clip_config())
     write(base, "preprocessor_config.json", {"size": 224})
-    assert told() == (MEAN, STD)
+    assert normalisation() == (MEAN, STD)
 
 
 @pytest.mark.parametrize(
@@ -62,14 +62,14 @@ def test_clips_own_where_nothing_says_otherwise(base):
 )
 def test_the_files_beside_the_base_tell(name, value, base):
     write(base, name, value)
-    assert told() == OURS
+    assert normalisation() == OURS
 
 
 def test_family_toml_has_the_last_word(base):
     write(base, "preprocessor_config.json", HUGGING_FACE)
     with (base.parent / "family.toml").open("a") as file:
         file.write("mean = [0, 0, 0]\n")
-    assert told() == ((0.0, 0.0, 0.0), OURS[1])
+    assert normalisation() == ((0.0, 0.0, 0.0), OURS[1])
 
 
 @pytest.mark.parametrize("wrong", [[0.5], [0.5] * 4, ["a"] * 3, 3, None, [float("nan")] * 3])

@@ -25,8 +25,8 @@ def moved(sources, names):
 
 def test_on_a_cpu_tensors_are_as_they_are_stored(sources, family):
     name = next(iter(family.model.block_names(0)))
-    found = resident.read(sources, [name], torch.device("cpu"))
-    for ours, source in zip(found[name], sources, strict=True):
+    tensors = resident.read(sources, [name], torch.device("cpu"))
+    for ours, source in zip(tensors[name], sources, strict=True):
         assert torch.equal(ours, source.read([name])[name])
     assert not resident._kept
 

@@ -38,8 +38,8 @@ def recipe_for(family, method="m-ties", **changes):
 
 def evaluated(events, **wanted):
     """The evaluations with these fields."""
-    found = [event for event in events if isinstance(event, TaskEvaluated)]
-    return [e for e in found if all(getattr(e, k) == v for k, v in wanted.items())]
+    evaluations = [event for event in events if isinstance(event, TaskEvaluated)]
+    return [e for e in evaluations if all(getattr(e, k) == v for k, v in wanted.items())]
 
 
 @pytest.fixture(scope="module")
@@ -62,8 +62,8 @@ def test_each_block_is_scored_then_merged_and_the_end_comes_once(events):
 
 
 def test_only_chosen_blocks_are_scored(family):
-    found = list(run(recipe_for(family, blocks=(1,)), family, device="cpu"))
-    assert [type(e) for e in found] == [
+    events = list(run(recipe_for(family, blocks=(1,)), family, device="cpu"))
+    assert [type(e) for e in events] == [
         BlockMerged,
         BlockScored,
         BlockMerged,
@@ -74,9 +74,9 @@ def test_only_chosen_blocks_are_scored(family):
 
 @pytest.mark.parametrize("method", ["simple-average", "task-arithmetic", "ties", "dare"])
 def test_methods_without_data_merge_every_block_and_score_none(method, family):
-    found = list(run(recipe_for(family, method), family, device="cpu"))
-    assert [type(event) for event in found] == [BlockMerged] * 3 + [Finished]
-    assert found[-1].weights.keys() == family.model.shapes().keys()
+    events = list(run(recipe_for(family, method), family, device="cpu"))
+    assert [type(event) for event in events] == [BlockMerged] * 3 + [Finished]
+    assert events[-1].weights.keys() == family.model.shapes().keys()
 
 
 def test_the_share_kept_is_that_of_the_rates(events):
@@ -115,9 +115,9 @@ def test_the_whole_model_is_judged_quickly_then_fully_beside_its_references(even
     whole = evaluated(events, model="merged", task="apples", block=None)
     assert [event.accuracy.total for event in whole] == [7, 12]
     for label in ("base", "own", "ties", "ensembling"):
-        found = evaluated(events, model=label, task="bridges", block=None)
-        assert found[-1].accuracy.total == 12
-        np.testing.assert_array_equal(found[-1].hits[:5], found[0].hits[:5])
+        evaluations = evaluated(events, model=label, task="bridges", block=None)
+        assert evaluations[-1].accuracy.total == 12
+        np.testing.assert_array_equal(evaluations[-1].hits[:5], evaluations[0].hits[:5])
     assert not evaluated(events, task="clouds")
 
 
@@ -137,29 +137,29 @@ def test_ensembling_is_the_weighted_mean_of_the_sources_embeddings(family):
     alpha = (0.5, 0.3, 0.2)
     evaluator = Evaluator(family, CPU)
     recipe = recipe_for(family, "ensembling", weights=alpha)
-    found = list(run(recipe, family, device="cpu", evaluator=evaluator, tasks=["apples"]))
-    assert found[-1].weights is None
+    events = list(run(recipe, family, device="cpu", evaluator=evaluator, tasks=["apples"]))
+    assert events[-1].weights is None
     pixels, total = evaluator.pixels("apples", 0, None), 0
     for weight, name in zip(alpha, recipe.sources, strict=True):
         tower = Tower(family.model, family.source(name).load(CPU))
         total = total + weight * tower.features(pixels)
     expected = hits(total, evaluator.heads["apples"], evaluator.task("apples").labels)
     for label in ("merged", "ensembling"):
-        np.testing.assert_array_equal(evaluated(found, model=label)[-1].hits, expected)
+        np.testing.assert_array_equal(evaluated(events, model=label)[-1].hits, expected)
 
 
 class Counting:
     """A model that counts the images it embeds."""
 
     def __init__(self, tower):
-        self.tower, self.built, self.seen = tower, 0, []
+        self.tower, self.built, self.batch_sizes = tower, 0, []
 
     def __call__(self):
         self.built += 1
         return self
 
     def features(self, images, task):
-        self.seen.append(len(images))
+        self.batch_sizes.append(len(images))
         return self.tower.features(images)
 
 
@@ -173,7 +173,7 @@ def test_more_images_extend_what_is_known_and_nothing_is_embedded_twice(family, 
     for images in (5, 3, None, 7, None):
         features = evaluator.features("key", counting, "apples", images)
         assert len(features) == images or images is None
-    assert counting.seen == [5, 7]
+    assert counting.batch_sizes == [5, 7]
     whole = counting.tower.features(evaluator.pixels("apples", 0, None))
     torch.testing.assert_close(features, whole, rtol=1e-5, atol=1e-6)
 
@@ -182,7 +182,7 @@ def test_asking_for_more_images_than_there_are_builds_no_model_twice(family, cou
     evaluator = Evaluator(family, CPU)
     for _ in range(2):
         assert len(evaluator.features("key", counting, "apples", 100)) == 12
-    assert (counting.built, counting.seen) == (1, [12])
+    assert (counting.built, counting.batch_sizes) == (1, [12])
 
 
 def test_no_gradient_mode_leaks_to_the_consumer(family):
@@ -215,10 +215,10 @@ def test_emr_judges_only_tasks_whose_source_is_merged(family):
     evaluator = Evaluator(family, CPU)
     recipe = recipe_for(family, "emr", sources=("apples", "clouds"))
     options = {"evaluator": evaluator, "tasks": family.tasks, "quick": 5}
-    found = list(run(recipe, family, device="cpu", **options))
-    assert found[-1].weights is None
-    assert {e.task for e in evaluated(found, model="merged")} == {"apples", "clouds"}
-    assert {e.task for e in evaluated(found, model="base")} == set(family.tasks)
+    events = list(run(recipe, family, device="cpu", **options))
+    assert events[-1].weights is None
+    assert {e.task for e in evaluated(events, model="merged")} == {"apples", "clouds"}
+    assert {e.task for e in evaluated(events, model="base")} == set(family.tasks)
     sources = {name: family.source(name) for name in recipe.sources}
     model = TaskModels(family.model, family.base().load(CPU), sources)
     assert [e.block for e in model.unify(recipe)] == [0, 1, 2]
@@ -229,7 +229,7 @@ def test_emr_judges_only_tasks_whose_source_is_merged(family):
         torch.testing.assert_close(model.features(evaluator.pixels(task, 0, None), task), features)
         expected = hits(features, evaluator.heads[task], evaluator.task(task).labels)
         np.testing.assert_array_equal(
-            evaluated(found, model="merged", task=task)[-1].hits, expected
+            evaluated(events, model="merged", task=task)[-1].hits, expected
         )
     with pytest.raises(BadValue, match="bridges: has no mask"):
         model.features(evaluator.pixels("bridges", 0, 2), "bridges")
@@ -239,14 +239,14 @@ def test_a_merge_is_compared_with_plain_ties_whatever_its_scope(family):
     options = {"device": "cpu", "tasks": ["apples"], "quick": 5}
     for_scope = {}
     for scope in ("tensor", "global"):
-        found = list(run(recipe_for(family, scope=scope), family, **options))
-        for_scope[scope] = evaluated(found, model="ties")[-1].hits
+        events = list(run(recipe_for(family, scope=scope), family, **options))
+        for_scope[scope] = evaluated(events, model="ties")[-1].hits
     np.testing.assert_array_equal(for_scope["tensor"], for_scope["global"])
 
 
 def test_the_first_choice_is_the_default(family):
     recipe = recipe_for(family)
-    assert all(getattr(recipe, name) == known[0] for name, known in CHOICES.items())
+    assert all(getattr(recipe, name) == choices[0] for name, choices in CHOICES.items())
 
 
 def test_missing_scores_are_an_error(family):

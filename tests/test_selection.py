@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mloss_core.arguments import parse_blocks
-from mloss_core.family import ModelFamily
+from mloss_core.family import ViTConfig
 from views import figures, pointing, selection
 from views.selection import Selection
 
@@ -53,12 +53,12 @@ def test_only_so_many_steps_are_kept():
 
 @given(CHOICES, st.integers(COUNT, COUNT + 3))
 def test_the_text_of_a_choice_is_read_back(blocks, count):
-    model = ModelFamily(
+    model = ViTConfig(
         name="any", blocks=count, width=8, heads=2, nodes=16, activation="gelu",
         image_size=16, patch_size=8, embed_dim=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
     )  # fmt: skip
-    found = parse_blocks(selection.text(blocks, count), model)
-    assert (tuple(range(count)) if found is None else found) == tuple(sorted(blocks))
+    parsed = parse_blocks(selection.text(blocks, count), model)
+    assert (tuple(range(count)) if parsed is None else parsed) == tuple(sorted(blocks))
 
 
 def test_presets_are_the_papers_scaled_to_the_depth():
@@ -92,11 +92,11 @@ NAMES = st.text("abcXYZ äé09_-", min_size=1, max_size=24).filter(lambda n: n =
 
 
 @given(st.dictionaries(NAMES, CHOICES.map(lambda b: selection.text(b, COUNT)), max_size=12))
-def test_names_come_back_from_the_link(known):
+def test_names_come_back_from_the_link(choices):
     saved = ""
-    for name, blocks in known.items():
+    for name, blocks in choices.items():
         saved = selection.with_name(saved, name, blocks)
-    assert selection.named(saved) == known and selection.written(known) == saved
+    assert selection.named(saved) == choices and selection.written(choices) == saved
 
 
 @pytest.mark.parametrize("name", ["", " ", "a;b", "a:b", "x" * 25, "<b>"])
@@ -111,8 +111,8 @@ def test_names_that_a_link_cannot_hold_are_refused(name):
 
 def test_selection_loads_no_streamlit():
     code = "import sys, views.selection, views.pointing; print('streamlit' in sys.modules)"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
-    assert found.stdout.strip() == "False", found.stderr
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert result.stdout.strip() == "False", result.stderr
 
 
 def a_map(blocks: int, nodes: int, size: int, chosen=(), focus=None):
@@ -133,9 +133,9 @@ def test_every_target_stands_for_its_own_cell_and_every_mark_for_its_row(blocks,
     figure = a_map(blocks, nodes, size)
     heat, cells, marks = figure.data[0], trace(figure, "cells"), trace(figure, "marks")
     groups = len(heat.z[0])
-    found = [pointing.pointed([p]) for p in points(cells)]
-    assert {f.cells[0] for f in found} == {(b, g) for b in range(blocks) for g in range(groups)}
-    for target, at in zip(cells.customdata, found, strict=True):
+    positions = [pointing.pointed([p]) for p in points(cells)]
+    assert {f.cells[0] for f in positions} == {(b, g) for b in range(blocks) for g in range(groups)}
+    for target, at in zip(cells.customdata, positions, strict=True):
         block, group = at.cells[0]
         assert at.marks == () and list(target) == list(heat.customdata[block][group])
     assert [pointing.pointed([p]).marks for p in points(marks)] == [(b,) for b in range(blocks)]
@@ -165,11 +165,11 @@ def test_a_map_of_too_many_cells_keeps_its_own_hover_and_its_marks():
 def test_pointing_changes_the_choice_as_said():
     marks = pointing.Pointed(marks=(1, 2), cells=())
     cells = pointing.Pointed(marks=(), cells=((3, 0), (3, 5), (4, 1)))
-    assert pointing.after((0, 1), marks, add=False) == (0, 2)
-    assert pointing.after((0, 1), cells, add=False) == (3, 4)
-    assert pointing.after((0, 1), cells, add=True) == (0, 1, 3, 4)
+    assert pointing.choice_after((0, 1), marks, add=False) == (0, 2)
+    assert pointing.choice_after((0, 1), cells, add=False) == (3, 4)
+    assert pointing.choice_after((0, 1), cells, add=True) == (0, 1, 3, 4)
     box = pointing.Pointed(marks=(3,), cells=((3, 0),))
-    assert pointing.after((0,), box, add=False) == (3,)
+    assert pointing.choice_after((0,), box, add=False) == (3,)
 
 
 def test_the_highest_node_of_a_group():

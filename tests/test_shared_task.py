@@ -61,10 +61,10 @@ def test_own_accuracy_is_of_the_first_source_that_takes_part(shared):
     for sources in (("bridges", "apples"), ("clouds", "bridges"), ("apples", "bridges")):
         mine = next(name for name in sources if name != "clouds")
         events = run(recipe_of(*sources), shared, device="cpu", tasks=shared.tasks)
-        found = [e for e in events if isinstance(e, TaskEvaluated) and e.model == "own"]
-        assert {e.task for e in found} == {"apples", "clouds"}
+        evaluations = [e for e in events if isinstance(e, TaskEvaluated) and e.model == "own"]
+        assert {e.task for e in evaluations} == {"apples", "clouds"}
         expected = evaluator.judged("own", "apples", evaluator.of_file(mine, "apples"), 0.0).hits
-        whole = [e.hits for e in found if e.task == "apples"][-1]
+        whole = [e.hits for e in evaluations if e.task == "apples"][-1]
         np.testing.assert_array_equal(whole, expected)
 
 

@@ -65,9 +65,9 @@ def events(models):
 
 def written(events, kind="merge", **options):
     """The run that these events leave."""
-    known = {name for name, _ in store.folders()}
+    before = {name for name, _ in store.folders()}
     assert list(recorded(iter(events), RECIPE, kind=kind, **options)) == list(events)
-    (name,) = {name for name, _ in store.folders()} - known
+    (name,) = {name for name, _ in store.folders()} - before
     return load_run(name)
 
 
@@ -148,7 +148,7 @@ def test_a_score_without_model_is_recorded_whole(end, events):
 def test_a_model_is_left_out_where_nobody_wants_it(events):
     record = written(events, kind="cell", keep_model=False)
     assert record.model is None and list_runs() == [] and record.hits
-    assert [found.id for found in list_runs(("cell",))] == [record.id]
+    assert [listed.id for listed in list_runs(("cell",))] == [record.id]
 
 
 # --- unfinished runs ------------------------------------------------------------------------------

@@ -47,14 +47,14 @@ def drawn(apart: float, seed: int = 0):
 @pytest.mark.parametrize("alpha", [ALPHA, (1 / 3, 1 / 3, 1 / 3)])
 def test_both_factors_and_their_product_match_the_oracle(act, alpha):
     inputs, layers, h = drawn(0.3)
-    found = second_order(inputs, layers, act, alpha)
+    factors = second_order(inputs, layers, act, alpha)
     curvature, variance, product = oracle.second_order(h, act, alpha)
-    np.testing.assert_allclose(found.curvature, curvature, rtol=1e-4, atol=1e-6)
-    np.testing.assert_allclose(found.variance, variance, rtol=1e-4)
-    np.testing.assert_allclose(found.product, product, rtol=1e-4, atol=1e-7)
+    np.testing.assert_allclose(factors.curvature, curvature, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(factors.variance, variance, rtol=1e-4)
+    np.testing.assert_allclose(factors.product, product, rtol=1e-4, atol=1e-7)
     mean = np.tensordot(alpha, h, 1)
-    np.testing.assert_allclose(found.centre, mean.mean(0), rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(found.square, (mean**2).mean(0), rtol=1e-4)
+    np.testing.assert_allclose(factors.centre, mean.mean(0), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(factors.square, (mean**2).mean(0), rtol=1e-4)
 
 
 def test_pieces_of_any_size_give_the_same(monkeypatch):
@@ -81,9 +81,9 @@ def test_the_prediction_becomes_exact_as_sources_get_close(act):
 
 def test_equal_sources_have_no_variance():
     inputs, layers, _ = drawn(0.0)
-    found = second_order(inputs, layers, "gelu", ALPHA)
-    assert found.variance.max() < 1e-10 and found.product.max() < 1e-10
-    assert found.curvature.min() > 0
+    factors = second_order(inputs, layers, "gelu", ALPHA)
+    assert factors.variance.max() < 1e-10 and factors.product.max() < 1e-10
+    assert factors.curvature.min() > 0
 
 
 def test_relu_has_no_second_order():
@@ -100,15 +100,15 @@ def test_k_and_s_are_found_again_where_the_model_holds(alpha):
     mean = np.tensordot(alpha, h, 1)
     variance = np.tensordot(alpha, (h - mean) ** 2, 1)
     zero = np.zeros(7)
-    found = estimate(
+    fitted = estimate(
         SecondOrder(
             curvature=zero, variance=variance.mean(0), product=zero,
             centre=mean.mean(0), square=(mean**2).mean(0),
         ),
         "gelu", alpha,
     )  # fmt: skip
-    assert (found.k, found.s) == (pytest.approx(6, rel=0.01), pytest.approx(0.4, rel=0.01))
-    assert found.weights == alpha and found.q == len(alpha)
+    assert (fitted.k, fitted.s) == (pytest.approx(6, rel=0.01), pytest.approx(0.4, rel=0.01))
+    assert fitted.weights == alpha and fitted.q == len(alpha)
 
 
 @pytest.mark.parametrize(

@@ -38,21 +38,21 @@ def keep(family):
     return kept
 
 
-def labels(found: list[Tried]) -> dict[str, bool]:
-    return {t.row.label: t.same for t in found}
+def labels(choices: list[Tried]) -> dict[str, bool]:
+    return {t.row.label: t.same for t in choices}
 
 
 def test_choices_of_the_same_merge_are_found_newest_first_and_once(family, keep):
     for blocks in ((1,), None, (0, 2), (1,)):
         keep(blocks=blocks)
     keep(method="ties")
-    found = tried(recipe_of(family), family, TASKS)
-    assert list(labels(found)) == ["no block (TIES)", "block 1", "blocks 0,2", "all blocks"]
-    assert all(t.same for t in found)
-    assert [t.blocks for t in found] == [(), (1,), (0, 2), (0, 1, 2)]
-    assert [t.row.cost.products for t in found] == pytest.approx([0, 1 / 3, 2 / 3, 1])
-    newest = {r.id: r for r in list_runs()}[found[1].run.id]
-    assert (found[1].row.answers["apples"] == newest.hits["merged"]["apples"]).all()
+    choices = tried(recipe_of(family), family, TASKS)
+    assert list(labels(choices)) == ["no block (TIES)", "block 1", "blocks 0,2", "all blocks"]
+    assert all(t.same for t in choices)
+    assert [t.blocks for t in choices] == [(), (1,), (0, 2), (0, 1, 2)]
+    assert [t.row.cost.products for t in choices] == pytest.approx([0, 1 / 3, 2 / 3, 1])
+    newest = {r.id: r for r in list_runs()}[choices[1].run.id]
+    assert (choices[1].row.answers["apples"] == newest.hits["merged"]["apples"]).all()
 
 
 def test_other_settings_are_told_apart_and_other_merges_left_out(family, keep):
@@ -64,8 +64,8 @@ def test_other_settings_are_told_apart_and_other_merges_left_out(family, keep):
     keep(blocks=(1,), sources=("apples", "bridges"))
     keep(blocks=(1,), weights=(0.5, 0.25, 0.25))
     keep(blocks=(1,), tasks=("apples",))
-    found = tried(recipe_of(family), family, TASKS)
-    assert labels(found) == {
+    choices = tried(recipe_of(family), family, TASKS)
+    assert labels(choices) == {
         "block 1, k = 0.5, e = 0.1, λ = 1, 8 images, seed 42": False,
         "block 1, k = 0.5, e = 0.2, λ = 1, 6 images, seed 42": False,
     }
@@ -74,12 +74,12 @@ def test_other_settings_are_told_apart_and_other_merges_left_out(family, keep):
 
 def test_a_run_of_a_file_that_changed_since_is_no_such_choice(family, keep):
     keep(blocks=(1,))
-    (known,) = list_runs()
-    about = {**known.metadata, "base": "0" * 64}
-    other = dataclasses.replace(known, metadata=about)
-    assert tried(recipe_of(family), family, TASKS, [known])
+    (record,) = list_runs()
+    about = {**record.metadata, "base": "0" * 64}
+    other = dataclasses.replace(record, metadata=about)
+    assert tried(recipe_of(family), family, TASKS, [record])
     assert tried(recipe_of(family), family, TASKS, [other]) == []
-    (known.folder / "hits.npz").write_bytes(b"torn")
+    (record.folder / "hits.npz").write_bytes(b"torn")
     assert tried(recipe_of(family), family, TASKS) == [], "damaged: left out, the page goes on"
 
 
@@ -108,22 +108,24 @@ def test_the_frontier_holds_each_choice_once_with_its_interval(family, keep):
         keep(blocks=blocks)
     keep(method="ties")
     keep(blocks=(1,), variation=0.2)
-    found = tried(recipe_of(family), family, TASKS)
-    figure = block_figures.frontier(found, (0, 2), ensemble=0.5)
+    choices = tried(recipe_of(family), family, TASKS)
+    figure = block_figures.frontier(choices, (0, 2), ensemble=0.5)
     traces = {t.name: t for t in figure.data}
     points = {name: list(traces[name].x) for name in block_figures.KINDS}
     expected = {"this choice": 2 / 3, "other choices": 1 / 3, "all blocks": 1,
                 "no block (TIES)": 0, "other settings": 1 / 3}  # fmt: skip
     assert {name: x for name, (x,) in points.items()} == pytest.approx(expected)
-    by_label = {t.row.label: t.row for t in found}
+    by_label = {t.row.label: t.row for t in choices}
     mean, low, high = by_label["blocks 0,2"].mean
     ours = traces["this choice"]
     assert ours.y[0] == mean and ours.error_y.array[0] == pytest.approx(high - mean)
     assert ours.error_y.arrayminus[0] == pytest.approx(mean - low)
     assert list(traces["ensemble"].y) == [0.5, 0.5]
-    best = block_figures.best([t.row for t in found if t.same])
+    best = block_figures.best([t.row for t in choices if t.same])
     means = [y for _, y in best]
-    assert means == sorted(set(means)) and max(means) == max(t.row.mean[0] for t in found if t.same)
+    assert means == sorted(set(means)) and max(means) == max(
+        t.row.mean[0] for t in choices if t.same
+    )
 
 
 def test_distributions_are_the_shares_of_nodes_at_most_x():

@@ -36,7 +36,7 @@ def trimmed(matrix, rates):
 
 def elected(vectors, alpha, piece):
     """Election and disjoint mean of these task vectors of a base of zeros, in such pieces."""
-    whole = trim.Vectors(torch.zeros(vectors.shape[1:]), list(torch.tensor(vectors)))
+    whole = trim.TaskVectors(torch.zeros(vectors.shape[1:]), list(torch.tensor(vectors)))
     with mock.patch.object(trim, "PIECE", piece):
         return whole.merged(lambda t, rows: trim.elect_and_merge_(t, alpha)).numpy()
 
@@ -89,8 +89,8 @@ def test_unequal_weights_elect_and_merge_as_the_oracle(seed, q, piece):
     vectors[rng.random(vectors.shape) < 0.4] = 0
     weights = rng.dirichlet(np.ones(q))
     ours = elected(vectors, torch.tensor(weights).float(), piece)
-    theirs = oracle.elect_and_merge(list(vectors), weights.tolist())
-    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+    reference = oracle.elect_and_merge(list(vectors), weights.tolist())
+    np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_a_vote_of_exactly_zero_elects_plus():
@@ -122,11 +122,13 @@ def test_random_masks_depend_on_seed_tensor_and_source_alone():
 def test_dare_drops_at_random_rescales_and_elects():
     recipe = MergeRecipe(family="f", method="dare", sources=("a", "b"), keep=0.25, scaling=2.0)
     vectors = np.random.default_rng(0).normal(0, 1, (2, 6, 5)).astype(np.float32)
-    whole = trim.Vectors(torch.zeros(6, 5), list(torch.tensor(vectors)))
+    whole = trim.TaskVectors(torch.zeros(6, 5), list(torch.tensor(vectors)))
     ours = data_free.dare(whole, torch.tensor([0.5, 0.5]), recipe, "w")
     masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
-    theirs = 2 * oracle.elect_and_merge([v * m / 0.25 for v, m in zip(vectors, masks, strict=True)])
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    reference = 2 * oracle.elect_and_merge(
+        [v * m / 0.25 for v, m in zip(vectors, masks, strict=True)]
+    )
+    np.testing.assert_allclose(ours, reference, rtol=1e-5)
 
 
 @given(matrix=arrays(), keep=st.floats(1e-3, 1), cut=st.integers(1, 8))
@@ -134,15 +136,15 @@ def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, ke
     row = torch.tensor(matrix).flatten()
     parts = {str(i): part for i, part in enumerate(row.split(cut))}
     base = {name: torch.zeros_like(part) for name, part in parts.items()}
-    least = global_trim.least_kept(base, lambda names: {n: parts[n] for n in names}, keep)
+    least = global_trim.global_threshold(base, lambda names: {n: parts[n] for n in names}, keep)
     expected = np.sort(np.abs(matrix), axis=None)[::-1]
     assert least == expected[max(1, int(np.floor(keep * matrix.size))) - 1]
-    whole = trim.Vectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
+    whole = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
     assert least == whole.limits(keep)[0, 0], "one tensor: global is per tensor"
-    told = trim.Vectors(torch.zeros(matrix.shape), [torch.tensor(matrix)], [least])
-    kept = trim.trim_(torch.tensor(matrix)[None], told.limits(keep))[0]
+    limited = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)], [least])
+    kept = trim.trim_(torch.tensor(matrix)[None], limited.limits(keep))[0]
     np.testing.assert_array_equal(kept, oracle.trim_tensor(matrix, keep))
-    assert told.reaching(told.limits(keep)) == np.mean(np.abs(matrix) >= least)
+    assert limited.reaching(limited.limits(keep)) == np.mean(np.abs(matrix) >= least)
 
 
 @given(vectors=arrays(least=2))

@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mloss_core import ModelFamily, Tower, vit
+from mloss_core import Tower, ViTConfig, vit
 from tiny import CONFIG, open_clip_model
 
 VARIANTS = {
@@ -30,7 +30,7 @@ def build(changes):
         for parameter in visual.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     weights = {f"visual.{name}": t.detach() for name, t in visual.state_dict().items()}
-    tower = Tower(ModelFamily.from_config("tiny", config), weights)
+    tower = Tower(ViTConfig.from_config("tiny", config), weights)
     return visual, tower, torch.randn(9, 3, 16, 16)
 
 
@@ -40,10 +40,10 @@ def test_features_and_names_are_those_of_open_clip(changes):
     shapes = {name: tuple(tensor.shape) for name, tensor in tower.weights.items()}
     assert tower.family.shapes() == shapes
     with torch.no_grad():
-        theirs = visual(images)
+        reference = visual(images)
     ours = tower.features(images)
-    assert F.cosine_similarity(ours, theirs).min() > 0.99999
-    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    assert F.cosine_similarity(ours, reference).min() > 0.99999
+    torch.testing.assert_close(ours, reference, rtol=1e-4, atol=1e-5)
 
 
 def test_features_do_not_depend_on_the_chunk(monkeypatch):

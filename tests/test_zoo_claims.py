@@ -12,7 +12,7 @@ import torch
 
 from mloss_core import Family, MergeRecipe, TaskEvaluated, zoo
 from mloss_core.analysis import geometry
-from mloss_core.compatibility import Compatibility, asked_sets, losses_of_sets
+from mloss_core.compatibility import Compatibility, compatibility_sets, losses_of_sets
 from mloss_core.evaluate import Evaluator
 from mloss_core.run import measured, references
 
@@ -40,18 +40,18 @@ def models_of(family: Family, images: int | None) -> dict[str, Answers]:
     """Base, own sources, ensemble, and merges as recommended, on the source tasks."""
     evaluator, tasks = evaluator_of(family, images), family.own_tasks(family.sources)
     recipe = MergeRecipe(family=family.name, method="simple-average", sources=family.sources)
-    found = {}
+    models = {}
     for method in ("simple-average", "ties", "task-arithmetic", "dare"):
         values = family.recommended(method) | {"method": method, "variation": 0.0}
-        found[method] = answers(measured(dataclasses.replace(recipe, **values), evaluator, tasks))
+        models[method] = answers(measured(dataclasses.replace(recipe, **values), evaluator, tasks))
     for label in ("base", "own", "ensembling"):
-        found[label] = answers(references(evaluator, recipe, tasks, label, None))
+        models[label] = answers(references(evaluator, recipe, tasks, label, None))
     swapped = zip(family.sources, (*family.sources[1:], family.sources[0]), strict=True)
-    found["swapped"] = {
+    models["swapped"] = {
         task: evaluator.judged("own", task, evaluator.of_file(other, task), 0.0).hits
         for task, other in swapped
     }
-    return found
+    return models
 
 
 def mean(right: Answers) -> float:
@@ -62,25 +62,25 @@ def rates(right: Answers) -> list[float]:
     return [100 * float(hits.mean()) for hits in right.values()]
 
 
-def errors(found: dict[str, Answers], value: Callable[[dict[str, Answers]], float]) -> float:
+def errors(models: dict[str, Answers], value: Callable[[dict[str, Answers]], float]) -> float:
     """Standard error of a value over redrawn test sets, the same ones for all models."""
-    rng, tasks, drawn = np.random.default_rng(0), list(found["base"]), []
+    rng, tasks, drawn = np.random.default_rng(0), list(models["base"]), []
     for _ in range(200):
-        rows = {t: rng.integers(0, len(found["base"][t]), len(found["base"][t])) for t in tasks}
+        rows = {t: rng.integers(0, len(models["base"][t]), len(models["base"][t])) for t in tasks}
         drawn.append(
-            value({m: {t: right[t][rows[t]] for t in tasks} for m, right in found.items()})
+            value({m: {t: right[t][rows[t]] for t in tasks} for m, right in models.items()})
         )
     return float(np.std(drawn))
 
 
-def share(found: dict[str, Answers], model: str) -> float:
+def share(models: dict[str, Answers], model: str) -> float:
     """Part of the gain, own average minus base average, in percent."""
-    base = mean(found["base"])
-    return 100 * (mean(found[model]) - base) / (mean(found["own"]) - base)
+    base = mean(models["base"])
+    return 100 * (mean(models[model]) - base) / (mean(models["own"]) - base)
 
 
-def ahead(found: dict[str, Answers], model: str, other: str) -> float:
-    return share(found, model) - share(found, other)
+def ahead(models: dict[str, Answers], model: str, other: str) -> float:
+    return share(models, model) - share(models, other)
 
 
 BOUNDS: dict[str, tuple[Callable[[dict[str, Answers]], float], float, float]] = {
@@ -100,11 +100,11 @@ BOUNDS: dict[str, tuple[Callable[[dict[str, Answers]], float], float, float]] = 
 }  # fmt: skip
 
 
-def failing(found: dict[str, Answers], slack: float) -> list[str]:
+def failing(models: dict[str, Answers], slack: float) -> list[str]:
     """The lines that do not hold, each bound loosened by so many of its standard errors."""
     said = []
     for name, (value, low, high) in BOUNDS.items():
-        reached, loose = value(found), slack * errors(found, value) if slack else 0.0
+        reached, loose = value(models), slack * errors(models, value) if slack else 0.0
         if not low - loose <= reached <= high + loose:
             said.append(f"{name}: {reached:.1f}, wanted {low} to {high}, loosened by {loose:.1f}")
     return said
@@ -133,8 +133,8 @@ def test_a_family_with_swapped_sources_would_fail(quick):
 
 def test_a_family_of_bases_would_fail(quick):
     """Fine-tuning that did nothing: no gain to share."""
-    found = quick | dict.fromkeys(("simple-average", "ties", "ensembling"), quick["base"])
-    said = " ".join(failing(found, slack=2))
+    models = quick | dict.fromkeys(("simple-average", "ties", "ensembling"), quick["base"])
+    said = " ".join(failing(models, slack=2))
     assert "share of the simple average" in said and "share of the ensemble" in said
 
 
@@ -163,8 +163,8 @@ def test_the_incompatible_pair_fails_and_the_compatible_one_does_not(contrast):
 
     def merged(*pair: str) -> float:
         recipe = MergeRecipe(family="contrast", method="simple-average", sources=pair)
-        found = answers(measured(recipe, evaluator, contrast.own_tasks(pair)))
-        return mean(found) / 100
+        right = answers(measured(recipe, evaluator, contrast.own_tasks(pair)))
+        return mean(right) / 100
 
     assert own("letters_other") > 0.6 and own("letters_slow") > 0.6
     apart, alike = ("letters_other", "letters_slow"), ("letters_fast", "letters_slow")
@@ -176,7 +176,7 @@ def test_m_loss_says_beforehand_which_pairs_cannot_merge(contrast):
     recipe = MergeRecipe(
         family="contrast", method="m-ties", sources=contrast.sources, variation=0.0, samples=64
     )
-    blocks = tuple(losses_of_sets(recipe, contrast, asked_sets(recipe), device="cpu"))
+    blocks = tuple(losses_of_sets(recipe, contrast, compatibility_sets(recipe), device="cpu"))
     losses = Compatibility(sources=contrast.sources, blocks=blocks).pair_matrix("layer")
     apart, alike = [], []
     for i, j in itertools.combinations(range(len(contrast.sources)), 2):

@@ -96,9 +96,12 @@ def test_contrast_holds_its_five_sources_and_two_tasks():
 def test_contrast_has_the_demos_base_heads_and_first_pictures():
     base = (CONTRAST / "base.safetensors").read_bytes()
     assert base == (DEMO / "base.safetensors").read_bytes()
-    ours, theirs = load_file(CONTRAST / "heads.safetensors"), load_file(DEMO / "heads.safetensors")
+    ours, reference = (
+        load_file(CONTRAST / "heads.safetensors"),
+        load_file(DEMO / "heads.safetensors"),
+    )
     for name, head in ours.items():
-        assert torch.equal(head, theirs[name])
+        assert torch.equal(head, reference[name])
         with np.load(CONTRAST / "tasks" / f"{name}.npz") as data:
             for prefix, count in (("", 250), ("val_", 100)):
                 images = load_task(name)[f"{prefix}images"]

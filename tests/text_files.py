@@ -26,19 +26,19 @@ def whole_model(seed: int = 0) -> open_clip.CLIP:
 def hugging_face_text(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
     """The text tower as CLIPModel names it, written out without the library's table."""
     ours = state(model)
-    theirs = {
+    tensors = {
         "text_model.embeddings.position_ids": torch.arange(16)[None],
         "text_model.embeddings.token_embedding.weight": ours["token_embedding.weight"],
         "text_model.embeddings.position_embedding.weight": ours["positional_embedding"],
         "text_projection.weight": ours["text_projection"].T.contiguous(),
     }
     for kind in ("weight", "bias"):
-        theirs[f"text_model.final_layer_norm.{kind}"] = ours[f"ln_final.{kind}"]
+        tensors[f"text_model.final_layer_norm.{kind}"] = ours[f"ln_final.{kind}"]
         for block in range(TEXT["layers"]):
             there = f"text_model.encoder.layers.{block}"
             here = f"transformer.resblocks.{block}"
             q, k, v = ours[f"{here}.attn.in_proj_{kind}"].chunk(3)
-            theirs |= {
+            tensors |= {
                 f"{there}.self_attn.q_proj.{kind}": q.clone(),
                 f"{there}.self_attn.k_proj.{kind}": k.clone(),
                 f"{there}.self_attn.v_proj.{kind}": v.clone(),
@@ -48,7 +48,7 @@ def hugging_face_text(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
                 f"{there}.mlp.fc1.{kind}": ours[f"{here}.mlp.c_fc.{kind}"],
                 f"{there}.mlp.fc2.{kind}": ours[f"{here}.mlp.c_proj.{kind}"],
             }
-    return theirs
+    return tensors
 
 
 def write_hub(model: open_clip.CLIP, folder: Path) -> None:

@@ -45,8 +45,8 @@ def go(test: AppTest, page: str) -> AppTest:
 
 
 def sound(test: AppTest) -> AppTest:
-    found = [(e.value, e.stack_trace) for e in test.exception]
-    assert found == [], found
+    exceptions = [(e.value, e.stack_trace) for e in test.exception]
+    assert exceptions == [], exceptions
     return test
 
 

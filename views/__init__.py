@@ -1,1 +1,1 @@
-"""What the pages share: figures, jobs, the session's choice and its widgets."""
+"""Modules that the app's pages share: figures, jobs, session state and widgets."""

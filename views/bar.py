@@ -1,4 +1,4 @@
-"""The three small ways that stand on every page: tour, lecture view, reset."""
+"""The button bar of every page: tour, lecture view, reset."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def show() -> None:
         lecture = session.lecture()
         st.button(
             "Full view" if lecture else "Lecture view",
-            key="lecture", type="tertiary", on_click=_turn,
+            key="lecture", type="tertiary", on_click=_switch_view,
             help="Shows everything again."
             if lecture
             else "Hides what a class does not need: exports, seeds, cards, memory.",
@@ -25,7 +25,7 @@ def show() -> None:
         )  # fmt: skip
 
 
-def _turn() -> None:
+def _switch_view() -> None:
     session.choose_value("view", "full" if session.lecture() else "lecture")
 
 

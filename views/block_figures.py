@@ -1,4 +1,4 @@
-"""Figures of chosen blocks: their nodes' M-Loss, and what choices cost and reach. No streamlit."""
+"""Plotly figures of chosen blocks: distribution of M-Loss, accuracy over cost. No streamlit."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ def kind_of(tried: Tried, blocks: Sequence[int]) -> str:
 
 def best(rows: Sequence[Row]) -> list[tuple[float, float]]:
     """Cost and mean accuracy of each choice that beats all cheaper ones."""
-    found: list[tuple[float, float]] = []
+    pareto: list[tuple[float, float]] = []
     for price, mean in sorted((r.cost.products if r.cost else 0.0, -r.mean[0]) for r in rows):
-        if not found or -mean > found[-1][1]:
-            found.append((price, -mean))
-    return found
+        if not pareto or -mean > pareto[-1][1]:
+            pareto.append((price, -mean))
+    return pareto

@@ -1,4 +1,4 @@
-"""Widgets bound to the session's choice."""
+"""Streamlit widgets bound to session state: each starts from a field and writes it back."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def worded(
     key: str, widget: Callable[..., Any], label: str, names: dict[str, str], **options: Any
 ) -> str:
     """A widget for a field of the recipe whose values are words, shown by these names."""
-    known = CHOICES[link.WORDS[key]]
+    values = CHOICES[link.WORDS[key]]
     if widget is st.segmented_control:
         options["required"] = True
-    return bound(key, widget, label, options=known, format_func=lambda k: names[k], **options)
+    return bound(key, widget, label, options=values, format_func=lambda k: names[k], **options)

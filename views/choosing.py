@@ -1,5 +1,7 @@
-"""The choice of blocks as a visitor makes it, the same on every page: pills, presets, undo and
-redo, names. It is kept in the link's field `blocks`."""
+"""Widgets that choose blocks, the same on every page: pills, presets, undo and redo, names.
+
+The choice is kept in the link's field `blocks`.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,13 @@ from .selection import Blocks, Selection
 
 def current(family: Family) -> Selection:
     """The chosen blocks with their history; what somebody else put into the link is a step."""
-    asked = blocks_of(session.chosen("blocks"), family)
-    name, known = st.session_state.get("selection", ("", None))
-    if known is None or name != family.name:
-        known = Selection(blocks=asked)
-    known = selection.choose(known, asked)
-    st.session_state.selection = (family.name, known)
-    return known
+    blocks = blocks_of(session.chosen("blocks"), family)
+    name, chosen = st.session_state.get("selection", ("", None))
+    if chosen is None or name != family.name:
+        chosen = Selection(blocks=blocks)
+    chosen = selection.choose(chosen, blocks)
+    st.session_state.selection = (family.name, chosen)
+    return chosen
 
 
 def blocks_of(text: str, family: Family) -> Blocks:
@@ -96,13 +98,13 @@ def _names(family: Family, chosen: Selection) -> None:
     st.button("Save", on_click=_save, args=(selection.text(chosen.blocks, count),))
     if wrong := st.session_state.pop("selection-wrong", ""):
         st.error(wrong)
-    known = selection.named(session.chosen("saved"))
-    for name, blocks in known.items():
+    choices = selection.named(session.chosen("saved"))
+    for name, blocks in choices.items():
         with st.container(horizontal=True):
             taken = (family, blocks_of(blocks, family))
             st.button(f"{name}: {blocks}", key=f"take-{name}", on_click=take, args=taken)
             st.button("Forget", key=f"forget-{name}", on_click=_forget, args=(name,))
-    if not known:
+    if not choices:
         st.caption("None yet. Names are kept in the link.")
 
 
@@ -118,9 +120,9 @@ def _save(blocks: str) -> None:
 
 
 def _forget(name: str) -> None:
-    known = selection.named(session.chosen("saved"))
-    known.pop(name, None)
-    session.choose_value("saved", selection.written(known))
+    choices = selection.named(session.chosen("saved"))
+    choices.pop(name, None)
+    session.choose_value("saved", selection.written(choices))
 
 
 def by_loss(family: Family, losses: Mapping[int, float]) -> None:

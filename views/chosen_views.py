@@ -1,4 +1,4 @@
-"""What follows from the chosen blocks: the map they are pointed at on, their cost, their nodes."""
+"""Views of the chosen blocks on the heatmap page: clickable map, cost, table, and nodes."""
 
 from __future__ import annotations
 
@@ -45,14 +45,15 @@ def pointed_map(
         focus = (block, number // size)
 
     def taken() -> None:
-        found = pointing.pointed(st.session_state["heatmap"]["selection"]["points"])
-        if not (found.marks or found.cells):
+        pointed = pointing.pointed(st.session_state["heatmap"]["selection"]["points"])
+        if not (pointed.marks or pointed.cells):
             return  # the chart was drawn anew, or what was pointed at was let go
         choosing.take(
-            family, pointing.after(chosen, found, st.session_state.get("pointing-adds", False))
+            family,
+            pointing.choice_after(chosen, pointed, st.session_state.get("pointing-adds", False)),
         )
-        if len(found.cells) == 1 and not found.marks:
-            block, group = found.cells[0]
+        if len(pointed.cells) == 1 and not pointed.marks:
+            block, group = pointed.cells[0]
             highest = pointing.highest(nodes[block], group, size)
             session.choose_value("node", f"{block}:{highest}")
 
@@ -64,13 +65,13 @@ def pointed_map(
     )  # fmt: skip
 
 
-def choice(family: Family, recipe: MergeRecipe, found: Sequence[NodeScores], whole: float) -> None:
+def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], whole: float) -> None:
     """The choice, by name and by M-Loss, and what it costs and covers.
 
     Args:
         whole: seconds that measuring all blocks took.
     """
-    losses = mean_losses(found)
+    losses = mean_losses(scores)
     st.toggle(
         "Pointing adds to the choice", key="pointing-adds",
         help="Otherwise the blocks that are pointed at take the place of the chosen ones.",
@@ -98,27 +99,27 @@ def choice(family: Family, recipe: MergeRecipe, found: Sequence[NodeScores], who
         )
 
 
-def mean_losses(found: Sequence[NodeScores]) -> dict[int, float]:
+def mean_losses(scores: Sequence[NodeScores]) -> dict[int, float]:
     """Mean node M-Loss of each block."""
-    return {s.block: s.mean_interval()[0] for s in found}
+    return {s.block: s.mean_interval()[0] for s in scores}
 
 
-def nodes_of(family: Family, recipe: MergeRecipe, found: Sequence[NodeScores]) -> None:
+def nodes_of(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores]) -> None:
     """The chosen blocks' nodes: how their M-Loss is distributed, and the keep rates it leads to."""
     chosen = choosing.current(family).blocks
     if not chosen:
         st.caption("No block is chosen: every tensor is trimmed at k, which is TIES.")
         return
-    scores = {s.block: s.node for s in found if s.block in chosen}
+    losses = {s.block: s.node for s in scores if s.block in chosen}
     left, right = st.columns(2)
     with left:
         st.plotly_chart(
-            block_figures.distributions(scores), key="distributions",
+            block_figures.distributions(losses), key="distributions",
             alt="Share of each chosen block's nodes whose M-Loss is at most x",
         )  # fmt: skip
     with right:
         mine = dataclasses.replace(recipe, blocks=chosen)
-        widgets.keep_rate_figure(mine, family, scores)
+        widgets.keep_rate_figure(mine, family, losses)
 
 
 def table(family: Family, events: Sequence[BlockScored]) -> None:

@@ -1,4 +1,4 @@
-"""What a visitor can choose on the Compatibility page, as its link holds it."""
+"""Link fields of the Compatibility page: their defaults and allowed values."""
 
 from __future__ import annotations
 

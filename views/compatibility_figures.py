@@ -1,4 +1,4 @@
-"""The figures of the Compatibility page: arrays in, plotly figures out. No streamlit, no torch."""
+"""Plotly figures of the Compatibility page, drawn from arrays. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def left_out(
 
 
 def gains(
-    found: Float[np.ndarray, "3 q"], names: Sequence[str], tasks: Sequence[int], alike: float
+    estimates: Float[np.ndarray, "3 q"], names: Sequence[str], tasks: Sequence[int], alike: float
 ) -> go.Figure:
     """By how much the total falls without each source, with 95 % intervals.
 
@@ -87,7 +87,7 @@ def gains(
         tasks: place of each source's task among the family's, for its colour.
         alike: what any source would give if all were alike: a dashed line.
     """
-    mean, low, high = found
+    mean, low, high = estimates
     figure = go.Figure()
     for i, name in enumerate(names):
         error = {"array": [high[i] - mean[i]], "arrayminus": [mean[i] - low[i]]}
@@ -135,15 +135,15 @@ def correlations(
 ) -> go.Figure:
     """Rank correlations with intervals: predictor -> sets -> value and interval."""
     figure = go.Figure()
-    kinds = list(dict.fromkeys(kind for found in rows.values() for kind in found))
+    kinds = list(dict.fromkeys(kind for row in rows.values() for kind in row))
     lift = np.linspace(0.16, -0.16, len(kinds)) if len(kinds) > 1 else np.zeros(1)
     shapes = {label: shape for label, shape in SHAPES.values()}
     for colour, up, kind in zip(HUES, lift, kinds, strict=False):
-        known = [(i, found[kind]) for i, found in enumerate(rows.values()) if kind in found]
-        rho = np.array([value for _, (value, _) in known])
-        low, high = np.array([ends for _, (_, ends) in known]).T
+        points = [(i, row[kind]) for i, row in enumerate(rows.values()) if kind in row]
+        rho = np.array([value for _, (value, _) in points])
+        low, high = np.array([ends for _, (_, ends) in points]).T
         figure.add_scatter(
-            x=rho, y=[i - up for i, _ in known], name=kind, mode="markers",
+            x=rho, y=[i - up for i, _ in points], name=kind, mode="markers",
             marker={"size": 9, "color": colour, "symbol": shapes.get(kind, "circle")},
             error_x={"type": "data", "symmetric": False, "array": high - rho,
                      "arrayminus": rho - low},

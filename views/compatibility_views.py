@@ -1,4 +1,4 @@
-"""Parts of the Compatibility page: from the library's answers to what its figures take."""
+"""Sections of the Compatibility page: widgets, and results turned into figures and words."""
 
 from __future__ import annotations
 
@@ -64,16 +64,18 @@ def geometry_of(family: Family, recipe: MergeRecipe) -> Geometry:
     return session.cached_geometry(family.name, recipe.sources, hashes)
 
 
-def pair_map(family: Family, found: Compatibility, measure: str, block: int | None) -> Drawn:
+def pair_map(
+    family: Family, compatibility: Compatibility, measure: str, block: int | None
+) -> Drawn:
     """M-Loss of every pair in a block, or in all that are measured (None), clustered."""
-    known = [b.block for b in found.blocks]
-    where = f"block {block}" if block is not None else f"{len(known)} blocks"
+    blocks = [b.block for b in compatibility.blocks]
+    where = f"block {block}" if block is not None else f"{len(blocks)} blocks"
     title = f"M-Loss, {MEASURES[measure]}: {where}"
-    if block is not None and block not in known:
+    if block is not None and block not in blocks:
         return None, title, ""
-    losses = found.pair_matrix(measure, block)
+    losses = compatibility.pair_matrix(measure, block)
     tree = clusters(losses)
-    names = [family.title(found.sources[i]) for i in tree.order]
+    names = [family.title(compatibility.sources[i]) for i in tree.order]
     brackets, above = (tree.across, tree.heights), (0.0, max(float(losses.max()), 1e-12))
     alt = f"M-Loss of each pair of sources, {where}, with their clusters"
     shown = losses[np.ix_(tree.order, tree.order)]
@@ -82,20 +84,20 @@ def pair_map(family: Family, found: Compatibility, measure: str, block: int | No
 
 def matrices(
     family: Family,
-    found: Compatibility,
+    compatibility: Compatibility,
     geometry: Geometry,
     signs: Sequence[SignsCounted],
     measure: str,
     block: int | None,
 ) -> Iterator[Drawn]:
     """M-Loss, cosine and sign conflict of every pair, in the order of M-Loss' clusters."""
-    first = pair_map(family, found, measure, block)
+    first = pair_map(family, compatibility, measure, block)
     yield first
     if first[0] is None:
         return
-    tree = clusters(found.pair_matrix(measure, block))
+    tree = clusters(compatibility.pair_matrix(measure, block))
     order = np.ix_(tree.order, tree.order)
-    names = [family.title(found.sources[i]) for i in tree.order]
+    names = [family.title(compatibility.sources[i]) for i in tree.order]
     cosines = geometry.cosines
     apart = cosines[~np.eye(len(names), dtype=bool)]
     limits = (min(0.0, float(apart.min())), max(0.2, float(apart.max())))
@@ -111,26 +113,26 @@ def matrices(
     yield figures.matrix(share[order], names, "opposite", limits), title, alt
 
 
-def total(family: Family, found: Compatibility, measure: str) -> str:
+def total(family: Family, compatibility: Compatibility, measure: str) -> str:
     """M-Loss of the chosen set over the blocks measured so far, in words."""
-    mean, low, high = map(float, found.whole(measure))
+    mean, low, high = map(float, compatibility.whole(measure))
     how = "mean" if measure == "node" else "sum"
-    blocks, every = len(found.blocks), family.model.blocks
+    blocks, every = len(compatibility.blocks), family.model.blocks
     return (
-        f"{len(found.sources)} sources, {how} over {blocks} of {every} blocks: **{written(mean)}** "
-        f"(95 % interval over the calibration images {written(low)} to {written(high)}). These "
-        "are unlabeled images; all models see the base's activations there, for nothing is "
-        "merged yet. On the heatmap's page a block sees what the merged blocks before it make of "
-        "them."
+        f"{len(compatibility.sources)} sources, {how} over {blocks} of {every} blocks: "
+        f"**{written(mean)}** (95 % interval over the calibration images {written(low)} to "
+        f"{written(high)}). These are unlabeled images; all models see the base's activations "
+        "there, for nothing is merged yet. On the heatmap's page a block sees what the merged "
+        "blocks before it make of them."
     )
 
 
 def gains_by_block(
-    found: Compatibility, measure: str
+    compatibility: Compatibility, measure: str
 ) -> tuple[Float[np.ndarray, "q blocks"], list[int]]:
     """By how much each block's M-Loss falls without each source."""
-    blocks = [b.block for b in found.blocks]
-    columns = [gains[0] for b in blocks if (gains := found.gains(measure, b)) is not None]
+    blocks = [b.block for b in compatibility.blocks]
+    columns = [gains[0] for b in blocks if (gains := compatibility.gains(measure, b)) is not None]
     return np.stack(columns, 1), blocks
 
 
@@ -146,13 +148,13 @@ def study_problem(family: Family) -> str:
 def study_recipe(family: Family, rule: str) -> MergeRecipe:
     """How the study merges the chosen sources."""
     settings = {key: int(session.chosen(key)) for key in ("samples", "seed")}
-    return jobs.studied(family, session.chosen_sources(), rule, **settings)
+    return jobs.study_recipe(family, session.chosen_sources(), rule, **settings)
 
 
-def asked(kind: str, spec: Any, label: str, begin: Callable[[], Job]) -> Job | None:
+def job_or_button(kind: str, spec: Any, label: str, begin: Callable[[], Job]) -> Job | None:
     """The job of that kind and spec; a button begins it where there is none, or again if it
     failed."""
-    job = jobs.known(kind, spec)
+    job = jobs.find_job(kind, spec)
     again = job is not None and job.state == "failed"
     if (job is None or again) and st.button(label, type="primary", key=f"ask-{kind}"):
         begin()
@@ -161,9 +163,9 @@ def asked(kind: str, spec: Any, label: str, begin: Callable[[], Job]) -> Job | N
     return job
 
 
-def study(family: Family, found: Study) -> None:
+def show_study(family: Family, study: Study) -> None:
     """The words, the drops over a predictor, and every predictor's correlation."""
-    parts = {what: found.of_size(size) for what, size in said.SIZES.items()}
+    parts = {what: study.of_size(size) for what, size in said.SIZES.items()}
     for what in ("pairs", "triples"):
         if parts[what].sets:
             st.markdown("\n".join(f"- {line}" for line in said.prediction(parts[what], what)))
@@ -173,15 +175,15 @@ def study(family: Family, found: Study) -> None:
             "predictor", st.selectbox, "Known before", options=list(said.TITLES),
             format_func=lambda name: said.TITLES[name],
         )  # fmt: skip
-        sets = [[family.title(found.sources[i]) for i in members] for members in found.sets]
-        figure = figures.drops(found.predictors[shown], found.drops, sets, said.TITLES[shown])
+        sets = [[family.title(study.sources[i]) for i in members] for members in study.sets]
+        figure = figures.drops(study.predictors[shown], study.drops, sets, said.TITLES[shown])
         alt = f"Accuracy lost by every merged set over its {said.TITLES[shown]}"
         st.plotly_chart(figure, key="drops", alt=alt)
     with right:
         rows: dict[str, dict[str, tuple[float, tuple[float, float]]]] = {}
         for what in ("pairs", "triples"):
-            known = parts[what].correlations() if len(parts[what].sets) >= said.FEW else {}
-            for name, c in known.items():
+            correlations = parts[what].correlations() if len(parts[what].sets) >= said.FEW else {}
+            for name, c in correlations.items():
                 rows.setdefault(said.TITLES[name], {})[what] = (c.rho, c.by_models)
         if rows:
             alt = "Rank correlation of every predictor with the accuracy lost, with intervals"

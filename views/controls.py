@@ -1,4 +1,4 @@
-"""The form's parts that set results beside other papers: released code, controls, both lambdas."""
+"""Recipe form's options of the released code, control ranks, and both conventions of lambda."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which source causes a node's, a block's and the map's M-Loss."""
+"""Leave-one-out view below the heatmap: M-Loss of node and blocks without each source."""
 
 from __future__ import annotations
 
@@ -40,22 +40,22 @@ def show(
     strip.outcome(job, gone=False)
     blocks = tuple(job.events)
     if blocks:
-        found = Compatibility(sources=recipe.sources, blocks=blocks)
-        of_blocks(family, found, names)
-        of_block(family, found, block, names, places)
+        compatibility = Compatibility(sources=recipe.sources, blocks=blocks)
+        of_blocks(family, compatibility, names)
+        of_block(family, compatibility, block, names, places)
 
 
 def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
     """What is left of this node's M-Loss without each source."""
     where = f"node {node.node} of block {node.block}"
     st.markdown(f"#### Node {node.node} of block {node.block}")
-    found = node.without()
-    assert found is not None, "there are three sources or more"
+    gains = node.without()
+    assert gains is not None, "there are three sources or more"
     if node.losses().max() == 0:
         st.info("All sources agree at this node: its M-Loss is zero.")
         return
     left, right = st.columns([2, 1])
-    figure = figures.gains(found, names, places, words.alike(len(names)))
+    figure = figures.gains(gains, names, places, words.alike(len(names)))
     figure.update_xaxes(title="the node's M-Loss falls by")
     alt = f"By how much M-Loss of {where} falls without each source, with 95 % intervals"
     left.plotly_chart(figure, key="culprit-node", alt=alt)
@@ -63,9 +63,9 @@ def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
         "Bars: 95 % intervals over the calibration images, paired. Dashed: what any source would "
         "give if all were alike."
     )
-    best, spread = int(found[0].argmax()), node.spread()
+    best, spread = int(gains[0].argmax()), node.spread()
     farthest = int(spread.argmax())
-    mean, low, high = found[:, best]
+    mean, low, high = gains[:, best]
     right.markdown(
         f"**Without {names[best]} this node's M-Loss falls most**, by {mean:.0%} (95 % interval "
         f"{words.spread(low, high, '.0%')}). Farthest from the mean pre-activation is "
@@ -74,45 +74,45 @@ def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
     )
 
 
-def of_blocks(family: Family, found: Compatibility, names: Sequence[str]) -> None:
+def of_blocks(family: Family, compatibility: Compatibility, names: Sequence[str]) -> None:
     """By how much each block's M-Loss falls or rises without each source."""
     st.markdown("#### Every block")
-    by_block, known = compatibility_views.gains_by_block(found, MEASURE)
+    by_block, blocks = compatibility_views.gains_by_block(compatibility, MEASURE)
     source, column = (int(i) for i in np.unravel_index(by_block.argmax(), by_block.shape))
     st.markdown(
-        f"Most falls in block {known[column]} without **{names[source]}**: "
+        f"Most falls in block {blocks[column]} without **{names[source]}**: "
         f"{by_block[source, column]:.1%} of the block's mean node M-Loss. If all sources were "
         f"alike it would be {words.alike(len(names)):.1%} everywhere."
     )
     alt = "By how much each block's mean node M-Loss falls without each source"
-    st.plotly_chart(figures.left_out(by_block, names, known), key="culprit-blocks", alt=alt)
+    st.plotly_chart(figures.left_out(by_block, names, blocks), key="culprit-blocks", alt=alt)
     st.caption(
-        f"{len(known)} of {family.model.blocks} blocks. Share of the block's mean node M-Loss "
+        f"{len(blocks)} of {family.model.blocks} blocks. Share of the block's mean node M-Loss "
         "(Eq. 4). Blue: it falls without this source. Orange: it rises."
     )
 
 
 def of_block(
     family: Family,
-    found: Compatibility,
+    compatibility: Compatibility,
     block: int,
     names: Sequence[str],
     places: Sequence[int],
 ) -> None:
     """One block: what each source costs there, and its pairs."""
     st.markdown(f"#### Block {block}")
-    if block not in [b.block for b in found.blocks]:
+    if block not in [b.block for b in compatibility.blocks]:
         st.caption("This block is not measured yet.")
         return
     left, right = st.columns(2)
-    gains = found.gains(MEASURE, block)
+    gains = compatibility.gains(MEASURE, block)
     assert gains is not None, "there are three sources or more"
     figure = figures.gains(gains, names, places, words.alike(len(names)))
     figure.update_xaxes(title=f"M-Loss of block {block} falls by")
     left.markdown("**Without each source**")
     alt = f"By how much M-Loss of block {block} falls without each source, with 95 % intervals"
     left.plotly_chart(figure, key="culprit-block", alt=alt)
-    drawn, title, alt = compatibility_views.pair_map(family, found, MEASURE, block)
+    drawn, title, alt = compatibility_views.pair_map(family, compatibility, MEASURE, block)
     right.markdown("**Each pair of sources alone, in equal parts**")
     assert drawn is not None, "the block is known"
     right.plotly_chart(drawn, key="culprit-pairs", alt=alt)

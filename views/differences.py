@@ -1,4 +1,4 @@
-"""How two runs' M-Loss differ, as a figure. No streamlit, no torch."""
+"""Plotly heatmap of the difference of two runs' M-Loss. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def difference(
     for block in common:
         table[block] = first[block].astype(float) - second[block]
     groups = node_groups(table, size)
-    known = np.abs(groups[np.isfinite(groups)])
-    end = float(np.quantile(known, CLIP)) or float(known.max()) or 1.0
+    magnitudes = np.abs(groups[np.isfinite(groups)])
+    end = float(np.quantile(magnitudes, CLIP)) or float(magnitudes.max()) or 1.0
     ticks = [-end, -end / 2, 0.0, end / 2, end]
-    clipped = known.max() > end
+    clipped = magnitudes.max() > end
     labels = [written(v) for v in ticks]
     labels = [f"≤ {labels[0]}", *labels[1:-1], f"≥ {labels[-1]}"] if clipped else labels
     figure = go.Figure(

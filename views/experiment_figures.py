@@ -1,4 +1,4 @@
-"""The figures of the Experiments page: rows in, plotly figures out. No streamlit, no torch."""
+"""Plotly figures of the Experiments page, drawn from result rows. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -41,9 +41,9 @@ def means(rows: Sequence[Row]) -> go.Figure:
 
 def grid(rows: Sequence[Row]) -> go.Figure:
     """Mean accuracy over k and e; TIES stands where e is 0."""
-    known = {(r.recipe.keep, r.recipe.variation): r for r in rows if r.recipe}
-    keeps, variations = (sorted({key[i] for key in known}) for i in (0, 1))
-    z = [[known[k, e].mean[0] if (k, e) in known else None for e in variations] for k in keeps]
+    cells = {(r.recipe.keep, r.recipe.variation): r for r in rows if r.recipe}
+    keeps, variations = (sorted({key[i] for key in cells}) for i in (0, 1))
+    z = [[cells[k, e].mean[0] if (k, e) in cells else None for e in variations] for k in keeps]
     figure = go.Figure(
         go.Heatmap(
             z=z, x=[f"{e:g}" if e else "0 (TIES)" for e in variations],

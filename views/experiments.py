@@ -1,4 +1,4 @@
-"""An experiment as people see it: progress, table, figure, words, the paper's own numbers."""
+"""Views of one experiment: progress, table, figure, conclusions, exports and published numbers."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ from . import experiment_figures, session
 from .jobs import Job, elapsed
 
 
-def found_of(job: Job) -> list[CellDone]:
+def finished_cells(job: Job) -> list[CellDone]:
     """The cells that a job has so far."""
     return [event for event in list(job.events) if isinstance(event, CellDone)]
 
 
-def progress(job: Job, found: Sequence[CellDone]) -> None:
+def progress(job: Job, cells: Sequence[CellDone]) -> None:
     """Cells so far, and about how long the rest takes."""
-    if not found:
+    if not cells:
         st.progress(0.0, f"{job.title}: {job.state}, {elapsed(job.seconds)}")
         return
-    last = found[-1]
-    known = sum(done.cached for done in found)
+    last = cells[-1]
+    cached = sum(done.cached for done in cells)
     parts = [f"{last.done} of {last.total} cells", f"{elapsed(job.seconds)} so far"]
-    parts += [f"{known} found on disk"] if known else []
+    parts += [f"{cached} found on disk"] if cached else []
     if job.active and last.left is not None:
         parts.append(f"about {elapsed(last.left)} left")
     st.progress(last.done / last.total, f"{job.title}: {', '.join(parts)}")
@@ -37,27 +37,27 @@ def progress(job: Job, found: Sequence[CellDone]) -> None:
         st.caption("Choosing settings on validation images; no test image is looked at.")
 
 
-def results(name: str, family: Family, found: Sequence[CellDone]) -> None:
+def results(name: str, family: Family, cells: Sequence[CellDone]) -> None:
     """What is known so far."""
-    made = rows(found, family.model)
-    if not made:
+    table_rows = rows(cells, family.model)
+    if not table_rows:
         return
     figure, alt = experiment_figures.FIGURES[name]
-    st.plotly_chart(figure(made), key=f"figure-{name}", alt=alt)
-    st.dataframe(table(family, made), hide_index=True, width="stretch")
-    if (last := found[-1]).done == last.total:
+    st.plotly_chart(figure(table_rows), key=f"figure-{name}", alt=alt)
+    st.dataframe(table(family, table_rows), hide_index=True, width="stretch")
+    if (last := cells[-1]).done == last.total:
         st.markdown("**What follows**")
-        st.markdown("\n".join(f"- {line}" for line in claims(name, found, made)))
+        st.markdown("\n".join(f"- {line}" for line in claims(name, cells, table_rows)))
         if not session.lecture():
-            take_away(name, family, found, made)
+            take_away(name, family, cells, table_rows)
     else:
         st.caption("What follows from it is said when all cells are measured.")
 
 
-def table(family: Family, made: Sequence[Row]) -> pd.DataFrame:
+def table(family: Family, table_rows: Sequence[Row]) -> pd.DataFrame:
     """A row a model: settings, mean and tasks with 95 % intervals, cost."""
     lines = []
-    for row in made:
+    for row in table_rows:
         reads = METHODS[row.recipe.method].reads if row.recipe else ()
         line = {"model": row.label, "settings": settings(row.recipe, reads)}
         line["mean, %"] = percent(*row.mean)
@@ -71,15 +71,17 @@ def table(family: Family, made: Sequence[Row]) -> pd.DataFrame:
     return pd.DataFrame(lines).fillna("unknown")
 
 
-def take_away(name: str, family: Family, found: Sequence[CellDone], made: Sequence[Row]) -> None:
+def take_away(
+    name: str, family: Family, cells: Sequence[CellDone], table_rows: Sequence[Row]
+) -> None:
     """The table as CSV, and the whole section as Markdown."""
     left, right, _ = st.columns([1, 1, 3])
     left.download_button(
-        "Table (CSV)", table(family, made).to_csv(index=False), f"{name}.csv", "text/csv",
+        "Table (CSV)", table(family, table_rows).to_csv(index=False), f"{name}.csv", "text/csv",
         width="stretch",
     )  # fmt: skip
     right.download_button(
-        "Section (Markdown)", lambda: "\n\n".join(section(name, family, found)), f"{name}.md",
+        "Section (Markdown)", lambda: "\n\n".join(section(name, family, cells)), f"{name}.md",
         "text/markdown", width="stretch",
     )  # fmt: skip
 

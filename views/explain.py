@@ -1,4 +1,4 @@
-"""What the heatmap's page says below its map: why, which source, and beside which other map."""
+"""Tabs below the heatmap: explanation of a node, leave-one-out by source, two maps compared."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ MEASURED = {"merged": "along the merge", "pretrained": "before the merge"}
 
 def show(family: Family, job: Job) -> None:
     """Explains the map of a finished score job; shows nothing where there is no map."""
-    found = {e.scores.block: e.scores.node for e in list(job.events) if isinstance(e, BlockScored)}
-    if not found or job.state != "finished":
+    losses = {e.scores.block: e.scores.node for e in list(job.events) if isinstance(e, BlockScored)}
+    if not losses or job.state != "finished":
         return
     recipe: MergeRecipe = job.spec
     st.subheader("Explain this map", anchor="explain")
-    block, number = node_choice.choose(family, found)
+    block, number = node_choice.choose(family, losses)
     opened = _tabs()
     with opened["why"] as tab:
         if tab.open:
@@ -39,18 +39,18 @@ def _tabs() -> dict:
     """The three tabs; the open one is in the link."""
     titles, key = list(TABS.values()), session.widget("w-explain")
 
-    def turned() -> None:
+    def tab_changed() -> None:
         place = titles.index(st.session_state[key])
         session.choose_value("explain", list(TABS)[place])
 
-    tabs = st.tabs(titles, default=TABS[session.chosen("explain")], key=key, on_change=turned)
+    tabs = st.tabs(titles, default=TABS[session.chosen("explain")], key=key, on_change=tab_changed)
     return dict(zip(TABS, tabs, strict=True))
 
 
 def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
-    look = why_jobs.looked(family, recipe, place[0])
+    look = why_jobs.block_job(family, recipe, place[0])
     smooth = family.model.activation in SMOOTH
-    explain = why_jobs.explained(family, recipe) if smooth else None
+    explain = why_jobs.factors_job(family, recipe) if smooth else None
 
     def draw() -> None:
         strip.outcome(look, gone=False)
@@ -63,8 +63,8 @@ def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
 
 def _source(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
     many = len(recipe.sources) > 2
-    look = why_jobs.looked(family, recipe, place[0]) if many else None
-    job = why_jobs.culprits(family, recipe) if many else None
+    look = why_jobs.block_job(family, recipe, place[0]) if many else None
+    job = why_jobs.culprits_job(family, recipe) if many else None
 
     def draw() -> None:
         strip.outcome(look, gone=False)

@@ -1,4 +1,4 @@
-"""Few-layer M-TIES: merges with the chosen blocks, and sets every choice tried side by side."""
+"""Few-layer M-TIES below the heatmap: merges of chosen blocks, and all choices compared."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     """
     blocks = choosing.current(family).blocks
     tasks = work.own_tasks(family)
-    known = tried(recipe, family, tasks)
-    mine = next((t for t in known if t.same and t.blocks == blocks), None)
-    whole = next((t for t in known if t.same and len(t.blocks) == family.model.blocks), None)
+    trials = tried(recipe, family, tasks)
+    mine = next((t for t in trials if t.same and t.blocks == blocks), None)
+    whole = next((t for t in trials if t.same and len(t.blocks) == family.model.blocks), None)
     st.subheader("Merge with these blocks")
     _launch(family, recipe, blocks, whole is None, mine)
     for job in _jobs():
         session.while_active(job)(lambda job=job: strip.progress(job))()
     if mine is not None:
-        _beside(family, mine, whole, known)
-    if known:
-        _frontier(known, blocks)
+        _beside(family, mine, whole, trials)
+    if trials:
+        _frontier(trials, blocks)
 
 
 def _jobs() -> list[Job]:
     """The merges that this page launched and that still work."""
     ids = st.session_state.get("few-layer", [])
-    found = [session.board().get(name) for name in ids]
-    return [job for job in found if job is not None and job.active]
+    jobs = [session.board().get(name) for name in ids]
+    return [job for job in jobs if job is not None and job.active]
 
 
 def _launch(
@@ -73,14 +73,14 @@ def _launch(
         st.caption("This choice has been merged; again gives the same model.")
 
 
-def _beside(family: Family, mine: Tried, whole: Tried | None, known: Sequence[Tried]) -> None:
+def _beside(family: Family, mine: Tried, whole: Tried | None, trials: Sequence[Tried]) -> None:
     """The choice beside all blocks, TIES and the ensemble, with paired verdicts."""
     name = f"M-TIES, {mine.row.label}"
     rivals = {"M-TIES, all blocks": whole.row.answers} if whole and whole is not mine else {}
     for label, key in ((TIES, "ties"), (ENSEMBLE, "ensembling")):
         if key == "ties" and not mine.blocks:
             continue  # it is TIES
-        if hits := mine.run.hits.get(key) or reference(known, key):
+        if hits := mine.run.hits.get(key) or reference(trials, key):
             rivals[label] = hits
     said = [readouts.verdict(name, rival, mine.row.answers, hits) for rival, hits in rivals.items()]
     st.markdown("\n".join(f"- {line}" for line in said))
@@ -89,23 +89,23 @@ def _beside(family: Family, mine: Tried, whole: Tried | None, known: Sequence[Tr
     nav.next_step("merge", "The merge itself, with its file, is on the Merge page")
 
 
-def reference(known: Sequence[Tried], key: str) -> Answers:
+def reference(trials: Sequence[Tried], key: str) -> Answers:
     """Answers of TIES or the ensemble: beside the newest run that has them, or TIES' own run."""
-    beside = (t.run.hits[key] for t in known if t.same and key in t.run.hits)
-    own = (t.row.answers for t in known if t.same and key == "ties" and not t.blocks)
+    beside = (t.run.hits[key] for t in trials if t.same and key in t.run.hits)
+    own = (t.row.answers for t in trials if t.same and key == "ties" and not t.blocks)
     return next(itertools.chain(beside, own), {})
 
 
-def _frontier(known: Sequence[Tried], blocks: Sequence[int]) -> None:
+def _frontier(trials: Sequence[Tried], blocks: Sequence[int]) -> None:
     """Cost against accuracy of every choice tried."""
-    ensemble = reference(known, "ensembling")
+    ensemble = reference(trials, "ensembling")
     mean = mean_accuracy(ensemble)[0] if ensemble else None
     st.plotly_chart(
-        block_figures.frontier(known, blocks, mean), key="frontier",
+        block_figures.frontier(trials, blocks, mean), key="frontier",
         alt="Mean accuracy over the cost of each choice of blocks that was tried",
     )  # fmt: skip
-    same = sum(t.same for t in known)
-    more = f" and {len(known) - same} with other settings" if len(known) > same else ""
+    same = sum(t.same for t in trials)
+    more = f" and {len(trials) - same} with other settings" if len(trials) > same else ""
     st.caption(
         f"{same} choice{'s' * (same != 1)} tried with these settings{more}, of this session and "
         "from the Runs, experiments included. Bars are 95 % intervals. The best of many on the "

@@ -1,4 +1,4 @@
-"""Arrays in, plotly figures out: one visual language. No streamlit, no torch.
+"""Plotly figures that several pages share, drawn from arrays in one style. No streamlit, no torch.
 
 Cividis for magnitudes (monotone lightness, even steps also for the colour-blind), blue over grey to
 orange for differences, one colour a block or task, real values on every tick and in every hover
@@ -76,23 +76,23 @@ def spans(shape: tuple[int, ...], size: int, nodes: int) -> np.ndarray:
 
 def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], list[str]]:
     """Values as coloured, and colour-bar ticks that show real values."""
-    known = groups[np.isfinite(groups)]
+    finite = groups[np.isfinite(groups)]
     if colours == "rank":
-        order = np.sort(known)
+        order = np.sort(finite)
         share = np.linspace(0, 1, 5)
         z = np.where(
             np.isfinite(groups), np.searchsorted(order, groups) / max(1, len(order) - 1), np.nan
         )
         return z, list(share), [written(v) for v in np.quantile(order, share)]
     if colours == "log":
-        floor = known[known > 0].min(initial=np.inf)
+        floor = finite[finite > 0].min(initial=np.inf)
         if np.isinf(floor):  # nothing but zeros
             return groups, [0.0], ["0"]
         z = np.log10(np.maximum(groups, floor))
         ticks = np.unique(np.linspace(np.nanmin(z), np.nanmax(z), 5))
-        clipped = "≤ " if known.min() < floor else ""
+        clipped = "≤ " if finite.min() < floor else ""
         return z, list(ticks), [clipped * (i == 0) + written(v) for i, v in enumerate(10**ticks)]
-    ticks = np.unique(np.linspace(known.min(), known.max(), 5))
+    ticks = np.unique(np.linspace(finite.min(), finite.max(), 5))
     return groups, list(ticks), [written(v) for v in ticks]
 
 
@@ -152,13 +152,13 @@ def keep_rate_curves(
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
     """Cosine similarity of each pair of task vectors; the diagonal is left out."""
     z = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
-    known = cosines[np.isfinite(z)]
+    off_diagonal = cosines[np.isfinite(z)]
     figure = go.Figure(
         go.Heatmap(
             z=z,
             # Task vectors at right angles must not look far apart for a thousandth of difference.
-            zmin=min(0.0, *known),
-            zmax=max(0.2, *known),
+            zmin=min(0.0, *off_diagonal),
+            zmax=max(0.2, *off_diagonal),
             x=list(names),
             y=list(names),
             colorscale=MAGNITUDES,

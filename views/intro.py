@@ -1,4 +1,4 @@
-"""The first screen's three sentences; imports nothing heavy, so that they show at once."""
+"""Introduction on the first page; imports nothing heavy, so that it shows at once."""
 
 from __future__ import annotations
 

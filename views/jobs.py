@@ -1,4 +1,4 @@
-"""Long work beside the pages: one worker, append-only logs, a cancel flag. No streamlit here.
+"""Background jobs: one worker thread, append-only event logs, a cancel flag. No streamlit.
 
 A job is a generator of events. Between two events the worker looks whether the job was cancelled,
 and whether somebody waits while it does idle work: that is why cancelling takes no longer than
@@ -154,16 +154,16 @@ class JobBoard:
         not fail."""
         states = ("finished", *(["failed"] * failed))
         alive = (
-            j for j in self._asked(kind, spec)
+            j for j in self._matching(kind, spec)
             if j.state in states or (j.active and not j.cancelled.is_set())
         )  # fmt: skip
         return next(alive, None)
 
     def last(self, kind: str, spec: Any) -> Job | None:
         """The newest job of that kind and spec, whatever became of it."""
-        return next(iter(self._asked(kind, spec)), None)
+        return next(iter(self._matching(kind, spec)), None)
 
-    def _asked(self, kind: str, spec: Any) -> list[Job]:
+    def _matching(self, kind: str, spec: Any) -> list[Job]:
         """All jobs of that kind and spec, newest first."""
         jobs = reversed(list(self._jobs.values()))
         return [j for j in jobs if j.kind == kind and j.spec == spec]

@@ -1,4 +1,4 @@
-"""What makes up a link: its fields, their defaults, and whether one makes sense."""
+"""Query-string fields of a link: their order, defaults and validation."""
 
 from __future__ import annotations
 
@@ -90,9 +90,9 @@ def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
     elif key == "tour":
         tour.check(value)
     elif key in (words := _words(family)):
-        known = words[key]
-        if value not in known:
-            raise ValueError(f"choose from {', '.join(known)}")
+        allowed = words[key]
+        if value not in allowed:
+            raise ValueError(f"choose from {', '.join(allowed)}")
     else:
         theory_choice.check(key, value)
         why_choice.check(key, value)
@@ -108,9 +108,9 @@ def _check_node(value: str, family: Family) -> None:
 
 def _words(family: Family) -> Mapping[str, Sequence[str]]:
     """The fields that are one of a few words."""
-    known: dict[str, Sequence[str]] = {
+    allowed: dict[str, Sequence[str]] = {
         "colours": COLOURS, "scores": SCORES, "view": VIEWS, "method": tuple(METHODS),
         "experiment": tuple(EXPERIMENTS), "live": LIVE, **why_choice.choices(),
     }  # fmt: skip
     recipe = {key: CHOICES[field] for key, field in WORDS.items()}
-    return known | recipe | compatibility_choices.choices(family)
+    return allowed | recipe | compatibility_choices.choices(family)

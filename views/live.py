@@ -1,4 +1,4 @@
-"""The live merge: at every change of the recipe a new one is asked for, and shown as it comes."""
+"""Live merge of the Merge page: a new merge at every change of the recipe, shown as it runs."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ Hits = Mapping[str, np.ndarray]
 
 def switch(family: Family) -> bool:
     """The choice between merging at every change and at a click, on at first for small families."""
-    told = session.chosen("live")
-    on = told == "on" or (not told and family.model.width <= work.NARROW)
+    choice = session.chosen("live")
+    on = choice == "on" or (not choice and family.model.width <= work.NARROW)
     wanted = st.toggle(
         "Live", on, key=session.widget("w-live"),
         help="Every change of the recipe merges anew and measures on a few images, then on all. "
@@ -34,11 +34,11 @@ def switch(family: Family) -> bool:
     return wanted
 
 
-def asked(family: Family, recipe: MergeRecipe) -> Job:
+def job_for(family: Family, recipe: MergeRecipe) -> Job:
     """The live merge of this recipe, asked for once: a page that is drawn again does not take the
     place of what another window asked for since."""
-    known = st.session_state.get("live_asked")
-    job = session.board().get(known[1]) if known and known[0] == recipe else None
+    latest = st.session_state.get("live_asked")
+    job = session.board().get(latest[1]) if latest and latest[0] == recipe else None
     if job is None:
         job = work.live(family, recipe)
         st.session_state.live_asked = recipe, job.id
@@ -82,7 +82,7 @@ def _blocks(job: Job) -> int:
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
     tasks = work.own_tasks(family)
-    hits = judged(job)
+    hits = newest_hits(job)
     ready = bool(tasks) and hits.keys() >= set(tasks)
     if ready:
         st.session_state.live_former = recipe, hits
@@ -104,10 +104,10 @@ def _outcome(job: Job) -> None:
         st.rerun()
 
 
-def judged(job: Job) -> dict[str, np.ndarray]:
+def newest_hits(job: Job) -> dict[str, np.ndarray]:
     """The newest hits of each task."""
-    found = [event for event in list(job.events) if isinstance(event, TaskEvaluated)]
-    return {event.task: event.hits for event in found}
+    events = [event for event in list(job.events) if isinstance(event, TaskEvaluated)]
+    return {event.task: event.hits for event in events}
 
 
 def _words(
@@ -146,14 +146,14 @@ def merged_in(job: Job) -> str:
 
 def _rows(family: Family, hits: Hits) -> list[live_table.Row]:
     """The tasks' mean and a row a task, beside base and own source on the same images."""
-    known = work.known_references(family)
+    references = work.known_references(family)
     tasks = work.own_tasks(family)
     if not hits:
         return [live_table.Row(title=title) for title in ("Average", *map(family.title, tasks))]
     rows = []
     for task in tasks:
         images = len(hits[task])
-        base, own = (_rate(known.get((model, task)), images) for model in ("base", "own"))
+        base, own = (_rate(references.get((model, task)), images) for model in ("base", "own"))
         accuracy = Accuracy(correct=int(hits[task].sum()), total=images)
         rows.append(live_table.row(family.title(task), accuracy, base, own))
     mean = live_table.Row(
@@ -173,5 +173,5 @@ def _rate(hits: np.ndarray | None, images: int) -> float | None:
 
 def _mean(rates: Sequence[float | None]) -> float | None:
     """Unweighted mean, where all are known."""
-    known = [rate for rate in rates if rate is not None]
-    return float(np.mean(known)) if len(known) == len(rates) else None
+    measured = [rate for rate in rates if rate is not None]
+    return float(np.mean(measured)) if len(measured) == len(rates) else None

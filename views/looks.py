@@ -1,4 +1,4 @@
-"""Palette, scales, frame and the writing of numbers, of all figures.
+"""Style of all figures: palette, colour scales, layout and number format.
 
 No streamlit, no torch.
 """

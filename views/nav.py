@@ -1,4 +1,4 @@
-"""The pages, in the order people meet them."""
+"""Navigation: the app's pages in order, and links between them."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def page(name: str, hidden: bool = False) -> StreamlitPage:
         hidden: left out of the navigation; links still open it.
     """
     path = ROOT / "pages" / f"{name}.py"
-    seen = "hidden" if hidden else "visible"
+    visibility = "hidden" if hidden else "visible"
     first = name == "sources"
-    return st.Page(path, title=TITLES[name], url_path=name, default=first, visibility=seen)
+    return st.Page(path, title=TITLES[name], url_path=name, default=first, visibility=visibility)
 
 
 def pages(lecture: bool) -> list[StreamlitPage]:

@@ -1,4 +1,4 @@
-"""Which node of the map is in question: by numbers, by buttons, or by whatever else sets `node`."""
+"""Widgets that choose the heatmap's node to explain, kept in the link's field `node`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pointing at the map: marks and targets over the heatmap, and what a click or a box means.
+"""Clickable marks and targets over the heatmap, and the block choice that a click gives.
 
 Clicks on a heatmap itself tell Streamlit nothing; those on points of a scatter do. So invisible
 points lie on the cells, and a mark left of each row says, and changes, whether its block is
@@ -104,13 +104,13 @@ def _focus(figure: go.Figure, focus: tuple[int, int]) -> None:
 
 def runs(chosen: Iterable[int]) -> list[tuple[int, int]]:
     """Chosen blocks as first and last of each unbroken run."""
-    found: list[tuple[int, int]] = []
+    intervals: list[tuple[int, int]] = []
     for block in sorted(set(chosen)):
-        if found and found[-1][1] == block - 1:
-            found[-1] = (found[-1][0], block)
+        if intervals and intervals[-1][1] == block - 1:
+            intervals[-1] = (intervals[-1][0], block)
         else:
-            found.append((block, block))
-    return found
+            intervals.append((block, block))
+    return intervals
 
 
 def pointed(points: Iterable[Mapping[str, Any]]) -> Pointed:
@@ -125,15 +125,15 @@ def pointed(points: Iterable[Mapping[str, Any]]) -> Pointed:
     return Pointed(marks=tuple(sorted(marks)), cells=tuple(sorted(cells)))
 
 
-def after(chosen: Sequence[int], found: Pointed, add: bool) -> tuple[int, ...]:
+def choice_after(chosen: Sequence[int], pointed: Pointed, add: bool) -> tuple[int, ...]:
     """The choice after pointing: a mark changes its block; cells choose theirs, alone or added.
 
     A box over cells and marks chooses what it touches.
     """
-    touched = {block for block, _ in found.cells}
+    touched = {block for block, _ in pointed.cells}
     if touched:
-        return tuple(sorted(touched | set(found.marks) | (set(chosen) if add else set())))
-    return tuple(sorted(set(chosen) ^ set(found.marks)))
+        return tuple(sorted(touched | set(pointed.marks) | (set(chosen) if add else set())))
+    return tuple(sorted(set(chosen) ^ set(pointed.marks)))
 
 
 def highest(node: Float[np.ndarray, " nodes"], group: int, size: int) -> int:

@@ -1,4 +1,4 @@
-"""Live accuracies of a merge, and the table of a finished one."""
+"""Accuracy displays of a merge: live metrics while it runs, table and verdicts when finished."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
     blocks = family.model.blocks
     state = "all blocks merged" if len(merged) == blocks else f"block {len(merged)} of {blocks}"
     st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {elapsed(job.seconds)}")
-    seen = [e for e in events if isinstance(e, TaskEvaluated)]
-    latest = {(e.model, e.task): e for e in seen}
+    evaluations = [e for e in events if isinstance(e, TaskEvaluated)]
+    latest = {(e.model, e.task): e for e in evaluations}
     # Rows of four: where columns stand below each other, tasks keep their order.
     columns = [column for _ in tasks[::4] for column in st.columns(4)]
     for column, task in zip(columns, tasks, strict=False):
@@ -49,15 +49,15 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
                 title, why = family.title(task), "its source is not merged"
                 st.metric(title, UNKNOWN, why, delta_color="off", delta_arrow="off", border=True)
     st.plotly_chart(
-        figures.accuracy_by_block(_history(family, tasks, seen), blocks),
+        figures.accuracy_by_block(_history(family, tasks, evaluations), blocks),
         key="by-block",
         alt="Accuracy of the partly merged model on each task after each merged block",
     )
 
 
-def _readout(title: str, found: Mapping[str, TaskEvaluated | None]) -> None:
+def _readout(title: str, evaluations: Mapping[str, TaskEvaluated | None]) -> None:
     """Accuracy now, its change against the base on the same images, and marks to compare."""
-    now, base = found["merged"], found["base"]
+    now, base = evaluations["merged"], evaluations["base"]
     if now is None:
         st.metric(title, "…", "waiting", delta_color="off", delta_arrow="off", border=True)
         return
@@ -71,7 +71,7 @@ def _readout(title: str, found: Mapping[str, TaskEvaluated | None]) -> None:
     )  # fmt: skip
     marks = [
         f"{NAMES[m]} {_rate(e, len(now.hits)):.0%}"
-        for m, e in found.items()
+        for m, e in evaluations.items()
         if m not in ("merged", "base") and e is not None
     ]
     st.caption(f"{' · '.join(marks)} · n = {len(now.hits)}")
@@ -83,11 +83,11 @@ def _rate(event: TaskEvaluated, images: int) -> float:
 
 
 def _history(
-    family: Family, tasks: Sequence[str], seen: Sequence[TaskEvaluated]
+    family: Family, tasks: Sequence[str], evaluations: Sequence[TaskEvaluated]
 ) -> dict[str, list[tuple[int, float]]]:
-    partial = [e for e in seen if e.block is not None and e.model == "merged"]
+    partial = [e for e in evaluations if e.block is not None and e.model == "merged"]
     size = len(partial[0].hits) if partial else 0
-    base = {e.task: (-1, _rate(e, size)) for e in seen if e.model == "base"} if size else {}
+    base = {e.task: (-1, _rate(e, size)) for e in evaluations if e.model == "base"} if size else {}
     return {
         family.title(task): ([base[task]] if task in base else [])
         + [(e.block, e.accuracy.rate) for e in partial if e.task == task and e.block is not None]
@@ -132,8 +132,8 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
         rows.append(row)
     average = {"task": "average"}
     for model, hits in models.items():
-        known = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
-        bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in known.items()}
+        accuracies = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
+        bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in accuracies.items()}
         average[model] = UNKNOWN
         if len(hits) == len(tasks):
             bars[model]["average"] = mean_accuracy(hits)
@@ -199,7 +199,7 @@ def per_task(recipe: MergeRecipe | Mapping) -> str:
     return low if low == high else f"{low} to {high}"
 
 
-def so_far(job: Job, tasks: Sequence[str]) -> Hits:
+def hits_so_far(job: Job, tasks: Sequence[str]) -> Hits:
     """The models that a working job has evaluated on the very images of the whole merged model;
     nothing before that is known."""
     events = list(job.events)
@@ -209,5 +209,5 @@ def so_far(job: Job, tasks: Sequence[str]) -> Hits:
     if not tasks or sum(e.model == "merged" for e in whole) < 2 * len(tasks):
         return {}
     size = {task: len(h) for task, h in hits["merged"].items()}
-    known = {m: {t: x for t, x in h.items() if t in size} for m, h in hits.items()}
-    return {m: h for m, h in known.items() if {t: len(x) for t, x in h.items()} == size}
+    common = {m: {t: x for t, x in h.items() if t in size} for m, h in hits.items()}
+    return {m: h for m, h in common.items() if {t: len(x) for t, x in h.items()} == size}

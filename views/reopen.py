@@ -1,4 +1,4 @@
-"""Back to a run: its recipe becomes the visitor's choice."""
+"""Reopening a run: its recipe becomes the session's state."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
     if family.name == session.chosen("family"):
         state |= {key: session.chosen(key) for key in ("reference", "saved")}
     session.replace(state | {"view": session.chosen("view")})
-    made = dataclasses.asdict(session.recipe_of(state, family))
-    asked = dataclasses.asdict(recipe)
+    restored = dataclasses.asdict(session.recipe_of(state, family))
+    original = dataclasses.asdict(recipe)
     equal = recipe.weights is not None and len(set(recipe.weights)) == 1  # 1/q each, written out
-    return [k for k in asked if made[k] != asked[k] and not (k == "weights" and equal)]
+    return [k for k in original if restored[k] != original[k] and not (k == "weights" and equal)]

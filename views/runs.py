@@ -1,4 +1,4 @@
-"""Runs as people see them: a row each, what can be done with one, and several side by side."""
+"""Views of recorded runs: table, downloads, reopening, reference, side-by-side comparison."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def average(run: RunRecord) -> tuple[float, float, float]:
 def ordered(runs: Sequence[RunRecord], order: str) -> list[RunRecord]:
     """Highest first; what has no number comes last, and the newest of equals first."""
     newest = sorted(runs, key=lambda run: (run.created, run.id), reverse=True)
-    known = [run for run in newest if SORTS[order](run) == SORTS[order](run)]
-    rest = [run for run in newest if run not in known]
-    return [*sorted(known, key=SORTS[order], reverse=True), *rest]
+    ranked = [run for run in newest if SORTS[order](run) == SORTS[order](run)]
+    rest = [run for run in newest if run not in ranked]
+    return [*sorted(ranked, key=SORTS[order], reverse=True), *rest]
 
 
 def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
@@ -60,7 +60,7 @@ def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
                 "run": f"{'📌 ' * (run.id == reference)}{named(run)}",
                 "kind": run.kind,
                 "state": run.state,
-                "average": "not measured" if math.isnan(mean) else f"{mean:.1%}{_of(run)}",
+                "average": "not measured" if math.isnan(mean) else f"{mean:.1%}{_task_count(run)}",
                 "95 % interval": "" if math.isnan(mean) else f"{low:.1%} to {high:.1%}",
                 "took": "" if run.seconds is None else elapsed(run.seconds),
                 "begun (UTC)": run.created[:19].replace("T", " "),
@@ -70,10 +70,10 @@ def table(runs: Sequence[RunRecord], reference: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _of(run: RunRecord) -> str:
+def _task_count(run: RunRecord) -> str:
     """Of how many tasks an average is, where the run's model is not made for all."""
-    known, tasks = len(run.accuracies["merged"]), max(map(len, run.accuracies.values()))
-    return f", of {known} of {tasks} tasks" if known < tasks else ""
+    evaluated, tasks = len(run.accuracies["merged"]), max(map(len, run.accuracies.values()))
+    return f", of {evaluated} of {tasks} tasks" if evaluated < tasks else ""
 
 
 def key(runs: Sequence[RunRecord]) -> str:
@@ -115,20 +115,22 @@ def beside_reference(family: Family, hits: Mapping[str, Mapping] | None) -> None
     mean, low, high = average(pinned)
     words = readouts.with_interval(mean, low, high) if mean == mean else "not evaluated"
     st.markdown(f"📌 Reference: **{readouts.plain(named(pinned))}**, average {words}.")
-    ours, theirs = (hits or {}).get("merged"), pinned.hits.get("merged")
-    if not ours or not theirs:
+    merged_hits, reference_hits = (hits or {}).get("merged"), pinned.hits.get("merged")
+    if not merged_hits or not reference_hits:
         return
-    if pinned.metadata["recipe"]["family"] != family.name or not same_images(ours, theirs):
+    if pinned.metadata["recipe"]["family"] != family.name or not same_images(
+        merged_hits, reference_hits
+    ):
         st.caption("It was evaluated on other images, so the two cannot be compared.")
     else:
-        st.markdown(readouts.verdict("This merge", "the reference", ours, theirs))
+        st.markdown(readouts.verdict("This merge", "the reference", merged_hits, reference_hits))
 
 
-def same_images(ours: Mapping, theirs: Mapping) -> bool:
+def same_images(first: Mapping, second: Mapping) -> bool:
     """Whether two models were evaluated on the same images, the same number of each task that
     both know: a model may be made for some tasks only."""
-    both = ours.keys() & theirs.keys()
-    return bool(both) and all(len(ours[task]) == len(theirs[task]) for task in both)
+    both = first.keys() & second.keys()
+    return bool(both) and all(len(first[task]) == len(second[task]) for task in both)
 
 
 def owner(run: RunRecord) -> Family:
@@ -136,7 +138,7 @@ def owner(run: RunRecord) -> Family:
     return load(run.metadata["recipe"]["family"])
 
 
-def papers(run: RunRecord) -> None:
+def download_links(run: RunRecord) -> None:
     """Model, card and everything, served from disk; a class takes nothing away."""
     if session.lecture():
         return
@@ -185,15 +187,17 @@ def side_by_side(family: Family, chosen: Sequence[RunRecord]) -> None:
 
 
 def _accuracies(family: Family, chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
-    known = {names[r.id]: r.hits["merged"] for r in chosen if "merged" in r.hits}
-    if not known:
+    hits = {names[r.id]: r.hits["merged"] for r in chosen if "merged" in r.hits}
+    if not hits:
         st.caption("None of them was evaluated.")
         return
-    readouts.table(family, known)
-    (first, ours), *others = known.items()
-    for name, theirs in others:
-        if same_images(ours, theirs):
-            said = readouts.verdict(readouts.plain(first), readouts.plain(name), ours, theirs)
+    readouts.table(family, hits)
+    (first, first_hits), *others = hits.items()
+    for name, other_hits in others:
+        if same_images(first_hits, other_hits):
+            said = readouts.verdict(
+                readouts.plain(first), readouts.plain(name), first_hits, other_hits
+            )
             st.markdown(said)
         else:
             st.caption(f"{name} was evaluated on other tasks or images than {first}.")
@@ -224,13 +228,13 @@ def _fields(run: RunRecord) -> dict[str, str]:
 
 def _keep_rates(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
     kept = {names[run.id]: run.kept() for run in chosen}
-    if all(rate == 1 for known in kept.values() for rate in known.values()):  # or none
+    if all(rate == 1 for rates in kept.values() for rate in rates.values()):  # or none
         return
-    blocks = sorted({block for known in kept.values() for block in known})
+    blocks = sorted({block for rates in kept.values() for block in rates})
     st.markdown("**Average keep rate of each block's nodes**")
     rows = [
-        {"": n, **{str(b): f"{known[b]:.1%}" if b in known else "" for b in blocks}}
-        for n, known in kept.items()
+        {"": n, **{str(b): f"{rates[b]:.1%}" if b in rates else "" for b in blocks}}
+        for n, rates in kept.items()
     ]
     st.dataframe(pd.DataFrame(rows), hide_index=True)
 

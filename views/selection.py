@@ -1,4 +1,4 @@
-"""Which blocks are chosen: presets, cover, undo and redo, named choices. No streamlit here.
+"""Block selection logic: presets, choice by M-Loss, undo and redo, named choices. No streamlit.
 
 A choice of blocks is M-TIES's: the blocks whose nodes are trimmed by M-Loss. As text, in a link,
 it is "all", "none" or "0,8,9".
@@ -92,15 +92,15 @@ def named(saved: str) -> dict[str, str]:
     Raises:
         ValueError: a name or the whole is none.
     """
-    found: dict[str, str] = {}
+    choices: dict[str, str] = {}
     for part in filter(None, saved.split(";")):
         name, colon, blocks = part.partition(":")
-        if not colon or not NAME.fullmatch(name) or name in found:
+        if not colon or not NAME.fullmatch(name) or name in choices:
             raise ValueError(f"write name:0,8,9 with ; between them, not {part[:40]!r}")
-        found[name] = blocks
-    if len(found) > NAMED:
+        choices[name] = blocks
+    if len(choices) > NAMED:
         raise ValueError(f"it holds more than {NAMED} names")
-    return found
+    return choices
 
 
 def with_name(saved: str, name: str, blocks: str) -> str:
@@ -113,12 +113,12 @@ def with_name(saved: str, name: str, blocks: str) -> str:
     name = " ".join(name.split())
     if not NAME.fullmatch(name):
         raise ValueError("a name has 1 to 24 letters, digits, spaces, - or _")
-    known = named(saved) | {name: blocks}
-    if len(known) > NAMED:
+    choices = named(saved) | {name: blocks}
+    if len(choices) > NAMED:
         raise ValueError(f"{NAMED} names are kept: forget one first")
-    return written(known)
+    return written(choices)
 
 
-def written(known: Mapping[str, str]) -> str:
+def written(choices: Mapping[str, str]) -> str:
     """Choices with names as a link's field."""
-    return ";".join(f"{name}:{blocks}" for name, blocks in known.items())
+    return ";".join(f"{name}:{blocks}" for name, blocks in choices.items())

@@ -1,4 +1,4 @@
-"""What a visitor has chosen, how it gets into the URL and back, and what all visitors share.
+"""Session state: a visitor's choices, their way into the URL and back, shared resources.
 
 The state is one small dict of plain values in `st.session_state.chosen`. Widgets are drawn from it
 and write to it (`views/widgets.py`); the shell puts it into the URL after each run, so that a
@@ -27,7 +27,7 @@ from mloss_core import (
 )
 from mloss_core.analysis import Geometry
 from mloss_core.arguments import parse_blocks, parse_weights
-from mloss_core.desk import Desk
+from mloss_core.desk import TensorCache
 from mloss_core.device import choose
 from mloss_core.recipe import check
 
@@ -54,9 +54,9 @@ def evaluator(family: str) -> Evaluator:
 
 
 @st.cache_resource(show_spinner=False)
-def desk() -> Desk:
+def desk() -> TensorCache:
     """Where sources lie that are merged again and again; only the job worker may use it."""
-    return Desk(keeps=True)
+    return TensorCache(keeps=True)
 
 
 @st.cache_data(show_spinner="Measuring task vectors…", max_entries=64)
@@ -90,25 +90,25 @@ def start() -> list[str]:
     again on every run until it is dismissed: a page may run again before anybody has read it."""
     if "chosen" in st.session_state:
         return st.session_state.wrong
-    asked = st.query_params.to_dict()
+    query = st.query_params.to_dict()
     wrong = []
-    name = asked.get("family", "demo")
+    name = query.get("family", "demo")
     try:
         family = load(name)
     except InputError as error:
         wrong.append(str(error))
-        known = families()
-        family = load("demo" if "demo" in known else known[0])
+        names = families()
+        family = load("demo" if "demo" in names else names[0])
     chosen = usual(family)
     for key in ("tour", *(key for key in FIELDS if key != "tour")):
-        if key in asked and key != "family":
+        if key in query and key != "family":
             try:
-                check_field(key, chosen | {key: asked[key]}, family)
-                chosen[key] = asked[key]
+                check_field(key, chosen | {key: query[key]}, family)
+                chosen[key] = query[key]
                 if key == "tour":  # the link holds what differs from the step's own settings
-                    chosen |= tour.settings(asked[key], family.model.blocks)
+                    chosen |= tour.settings(query[key], family.model.blocks)
             except (InputError, ValueError) as error:
-                wrong.append(f"link: {key}={asked[key][:60]} was not used: {error}")
+                wrong.append(f"link: {key}={query[key][:60]} was not used: {error}")
     try:
         check(recipe_of(chosen, family), family)
     except InputError as error:
@@ -129,8 +129,8 @@ def remember() -> None:
     with what the step sets."""
     family = current_family()
     chosen = st.session_state.chosen
-    known = usual(family) | tour.settings(chosen["tour"], family.model.blocks)
-    link = {k: chosen[k] for k in FIELDS if chosen[k] != known[k] or k == "family"}
+    initial = usual(family) | tour.settings(chosen["tour"], family.model.blocks)
+    link = {k: chosen[k] for k in FIELDS if chosen[k] != initial[k] or k == "family"}
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)
 

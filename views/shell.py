@@ -1,4 +1,4 @@
-"""The script that Streamlit runs: navigation, tour, job strip, one error panel for all pages."""
+"""Streamlit's entry script: navigation, tour, job strip, and one error panel for all pages."""
 
 from __future__ import annotations
 

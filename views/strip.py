@@ -1,4 +1,4 @@
-"""The line on every page that says what the server is working on, with cancel."""
+"""Job strip of every page: progress and cancel button of each active job, and job outcomes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The few rules of looks that Streamlit's theme (.streamlit/config.toml) has no word for."""
+"""CSS rules for what Streamlit's theme (.streamlit/config.toml) cannot set."""
 
 from __future__ import annotations
 

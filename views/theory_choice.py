@@ -1,4 +1,4 @@
-"""The theory page's part of a visitor's choice: its fields in the link, what they may hold."""
+"""Link fields of the Theory page: their defaults and validation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The theory page's figures: arrays in, plotly figures out. No streamlit, no torch."""
+"""Plotly figures of the Theory page, drawn from arrays. No streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ def over_shift(
     figure.add_scatter(x=shifts, y=high, name="Monte Carlo, 95 % band", **shade, **hidden)
     dashes = iter(("dash", "dashdot"))
     for name, values in lines.items():
-        theirs = "paper" in name
+        from_paper = "paper" in name
         line = {
-            "color": PRINTED if theirs else GUIDE,
-            "dash": "dot" if theirs else next(dashes),
+            "color": PRINTED if from_paper else GUIDE,
+            "dash": "dot" if from_paper else next(dashes),
             "width": 2,
         }
         _curve(figure, shifts, values, name, line)
@@ -92,19 +92,22 @@ def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
     with the line on which both are equal."""
     some = np.linspace(0, len(measured) - 1, min(len(measured), MOST_DOTS)).astype(int)
     x, y = predicted[some], measured[some]
-    seen = (x > 0) & (y > 0)
+    positive = (x > 0) & (y > 0)
     figure = go.Figure(
         go.Scatter(
-            x=x[seen],
-            y=y[seen],
+            x=x[positive],
+            y=y[positive],
             name="nodes",
             mode="markers",
             marker={"size": 4, "color": EXACT, "opacity": 0.45},
             hovertemplate="predicted %{x:.4g}<br>measured %{y:.4g}<extra></extra>",
         )
     )
-    if seen.any():
-        ends = [min(x[seen].min(), y[seen].min()), max(x[seen].max(), y[seen].max())]
+    if positive.any():
+        ends = [
+            min(x[positive].min(), y[positive].min()),
+            max(x[positive].max(), y[positive].max()),
+        ]
         figure.add_scatter(
             x=ends, y=ends, name="equal", mode="lines", line={"color": GUIDE, "dash": "dash"},
             hoverinfo="skip",

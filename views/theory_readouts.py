@@ -1,4 +1,4 @@
-"""What the theory page shows: expected M-Loss at the sliders, and a family beside the theory."""
+"""Views of the Theory page: sliders, expected M-Loss, measured M-Loss beside predictions."""
 
 from __future__ import annotations
 
@@ -65,17 +65,17 @@ def controls() -> Setting:
 
 
 @st.cache_data(show_spinner=False, max_entries=256)
-def _at(setting: Setting) -> tuple[float, float, float]:
+def _estimates(setting: Setting) -> tuple[float, float, float]:
     """Exact value, Monte Carlo mean and its standard error."""
     return expected(setting), *simulated(setting)
 
 
 @st.cache_data(show_spinner=False, max_entries=64)
-def _along(setting: Setting) -> dict[str, np.ndarray]:
+def _estimates_by_shift(setting: Setting) -> dict[str, np.ndarray]:
     """The same over SHIFTS, whatever the setting's own shift is, in multiples of ReLU's formula."""
     settings = [dataclasses.replace(setting, s=s) for s in SHIFTS.tolist()]
     drawn = np.array([simulated(each, DRAWS) for each in settings])
-    found = {
+    estimates = {
         "exact": [expected(each, COARSE) for each in settings],
         "low": drawn[:, 0] - Z95 * drawn[:, 1],
         "high": drawn[:, 0] + Z95 * drawn[:, 1],
@@ -84,13 +84,13 @@ def _along(setting: Setting) -> dict[str, np.ndarray]:
         "printed": [printed(each) or math.nan for each in settings],
     }
     unit = np.array([relu_formula(each) for each in settings])
-    return {name: np.array(values) / unit for name, values in found.items()}
+    return {name: np.array(values) / unit for name, values in estimates.items()}
 
 
 def numbers(setting: Setting) -> None:
     """The exact value, the simulation, the paper's estimate and their ratio at the sliders."""
-    exact, mean, error = _at(setting)
-    theirs = printed(setting)
+    exact, mean, error = _estimates(setting)
+    paper_value = printed(setting)
     a, b, c, d = st.columns(4)
     a.metric("Exact", looks.written(exact), help="Numerical integration; docs/theory.md.")
     half = looks.written(Z95 * error)
@@ -100,10 +100,10 @@ def numbers(setting: Setting) -> None:
     )  # fmt: skip
     none = "The paper prints no estimate for this activation."
     c.metric(
-        "Printed in the paper", looks.written(theirs) if theirs is not None else "none",
-        help="For two sources, whatever q is (Section 4)." if theirs is not None else none,
+        "Printed in the paper", looks.written(paper_value) if paper_value is not None else "none",
+        help="For two sources, whatever q is (Section 4)." if paper_value is not None else none,
     )  # fmt: skip
-    ratio = f"{theirs / exact:.2f}" if theirs is not None and exact > 0 else "none"
+    ratio = f"{paper_value / exact:.2f}" if paper_value is not None and exact > 0 else "none"
     d.metric("Printed / exact", ratio, help="1 would be right.")
     st.caption(_limits(setting, exact))
 
@@ -125,14 +125,14 @@ def _limits(setting: Setting, exact: float) -> str:
 
 def curves(setting: Setting) -> None:
     """Expected M-Loss over s, the other sliders as they stand."""
-    along = _along(dataclasses.replace(setting, s=1.0))
+    along = _estimates_by_shift(dataclasses.replace(setting, s=1.0))
     smooth = setting.activation in SMOOTH
     lines = {"limit for s ≪ 1" if smooth else "limit for s ≪ K": along["close"]}
     if smooth:
         lines["limit for s ≫ 1"] = along["wide"]
     if np.isfinite(along["printed"]).all():
         lines["printed in the paper"] = along["printed"]
-    here = (setting.s, _at(setting)[0] / relu_formula(setting))
+    here = (setting.s, _estimates(setting)[0] / relu_formula(setting))
     name = NAMES[setting.activation]
     st.plotly_chart(
         theory_figures.over_shift(
@@ -145,11 +145,11 @@ def curves(setting: Setting) -> None:
     )
 
 
-def blocks(found: list[BlockTheory]) -> None:
+def blocks(theories: list[BlockTheory]) -> None:
     """Section 4's model fitted to each block, beside what was measured."""
-    measured = np.array([b.scores.node.mean() for b in found])
-    model = np.array([b.predicted for b in found])
-    second = np.array([b.factors.product.mean() for b in found])
+    measured = np.array([b.scores.node.mean() for b in theories])
+    model = np.array([b.predicted for b in theories])
+    second = np.array([b.factors.product.mean() for b in theories])
     st.plotly_chart(
         theory_figures.blocks_beside(
             {"Section 4, from K and s": model, "second order": second}, measured
@@ -158,12 +158,12 @@ def blocks(found: list[BlockTheory]) -> None:
         alt="Mean M-Loss of each block: measured, predicted from K and s, and to second order",
     )
     ratio = model / np.where(measured > 0, measured, math.nan)
-    st.markdown(_verdict(ratio, agreement(model, measured), len(found)))
+    st.markdown(_verdict(ratio, agreement(model, measured), len(theories)))
     rows = {
-        "block": [b.scores.block for b in found],
-        "K": [b.setting.k for b in found],
-        "s": [b.setting.s for b in found],
-        "mean pre-activation": [b.factors.centre.mean() for b in found],
+        "block": [b.scores.block for b in theories],
+        "K": [b.setting.k for b in theories],
+        "s": [b.setting.s for b in theories],
+        "mean pre-activation": [b.factors.centre.mean() for b in theories],
         "predicted": model,
         "measured": measured,
         "predicted / measured": ratio,
@@ -193,7 +193,7 @@ def _verdict(ratio: np.ndarray, fit: Agreement, count: int) -> str:
     return f"**Section 4's model {says}**: {size}{'; ' * bool(order)}{order}.{why}"
 
 
-def second_order(found: list[BlockTheory], total: int) -> None:
+def second_order(theories: list[BlockTheory], total: int) -> None:
     """Both factors as maps, and what their product explains node by node."""
     size, colours = int(session.chosen("group")), session.chosen("colours")
     left, right = st.columns(2)
@@ -202,15 +202,15 @@ def second_order(found: list[BlockTheory], total: int) -> None:
         (right, "variance", "variance", "how far the sources are apart"),
     ):
         column.markdown(f"**{what.capitalize()}**: {letter}")
-        values = {b.scores.block: getattr(b.factors, name) for b in found}
+        values = {b.scores.block: getattr(b.factors, name) for b in theories}
         column.plotly_chart(
             figures.heatmap(values, total, size, colours, what),
             key=f"theory-{name}",
             alt=f"Heatmap of the {what}, {letter}: blocks by groups of {size} nodes",
         )
-    predicted = np.concatenate([b.factors.product for b in found])
-    measured = np.concatenate([b.scores.node for b in found])
-    fit = explained(found)
+    predicted = np.concatenate([b.factors.product for b in theories])
+    measured = np.concatenate([b.scores.node for b in theories])
+    fit = explained(theories)
     st.markdown(
         f"**The product comes to {fit.share:.1%} of the measured M-Loss.** Over {len(measured)} "
         f"nodes R² is {fit.r2:.4f} and the slope of measured over predicted {fit.slope:.3f}."
@@ -221,9 +221,9 @@ def second_order(found: list[BlockTheory], total: int) -> None:
         key="theory-nodes",
         alt="Measured over predicted M-Loss, a dot a node, with the line of equality",
     )
-    each = [agreement(b.factors.product, b.scores.node) for b in found]
+    each = [agreement(b.factors.product, b.scores.node) for b in theories]
     rows = {
-        "block": [b.scores.block for b in found],
+        "block": [b.scores.block for b in theories],
         "R²": [a.r2 for a in each],
         "slope": [a.slope for a in each],
         "product / measured": [a.share for a in each],

@@ -1,4 +1,4 @@
-"""The guided tour, as records. No streamlit, no torch: links are checked against it.
+"""Guided tour's steps as data, and validation of its link field. No streamlit, no torch.
 
 A step opens a page with settings of its own. What it says holds for every family: what depends on
 measurements is read from them (tour_facts.py) or left to the eye.

@@ -1,4 +1,4 @@
-"""The guided tour on the page: one quiet panel above it, and the ways in and out."""
+"""Guided tour's panel above a page, with its navigation buttons."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two maps of M-Loss side by side in one figure: before and along the merge, or kept runs."""
+"""Comparison of two M-Loss maps: before and along the merge, or of recorded runs."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def show(family: Family, recipe: MergeRecipe) -> None:
         "Runs are what was measured or merged earlier and is kept. Maps are raw node M-Loss "
         "(Eq. 4)."
     )
-    known = kept(family)
+    records = scored_runs(family)
     left, right = st.columns(2)
     with left:
-        first = _choose("compared", "This map", known)
+        first = _choose("compared", "This map", records)
     with right:
-        second = _choose("against", "less this one", known)
+        second = _choose("against", "less this one", records)
     if first is None or second is None:
         return
     if first == second:
@@ -44,23 +44,23 @@ def show(family: Family, recipe: MergeRecipe) -> None:
         return
     jobs = {key: _job(family, recipe, key) for key in (first, second) if key in WHEN}
     running = next((job for job in jobs.values() if job is not None and job.active), None)
-    titles = tuple(_title(key, known) for key in (first, second))
-    session.while_active(running)(lambda: _drawn(family, (first, second), jobs, titles))()
+    titles = tuple(_title(key, records) for key in (first, second))
+    session.while_active(running)(lambda: _draw(family, (first, second), jobs, titles))()
 
 
-def kept(family: Family) -> dict[str, RunRecord]:
+def scored_runs(family: Family) -> dict[str, RunRecord]:
     """Finished runs of the family that have scores, newest first, by their ids."""
-    found = [run for run in list_runs() if run.metadata["recipe"]["family"] == family.name]
-    return {run.id: run for run in found if run.scored}
+    records = [run for run in list_runs() if run.metadata["recipe"]["family"] == family.name]
+    return {run.id: run for run in records if run.scored}
 
 
-def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str | None:
+def _choose(field: str, label: str, records: Mapping[str, RunRecord]) -> str | None:
     """One of the maps that there are; None, said so, where the link names a run that is not."""
-    options = [*WHEN, *known]
+    options = [*WHEN, *records]
     chosen = session.chosen(field)
     value = st.selectbox(
         label, options, index=options.index(chosen) if chosen in options else None,
-        key=session.widget(f"w-{field}"), format_func=lambda key: _title(key, known),
+        key=session.widget(f"w-{field}"), format_func=lambda key: _title(key, records),
         placeholder="Choose a map",
     )  # fmt: skip
     if value is None:
@@ -73,20 +73,20 @@ def _choose(field: str, label: str, known: Mapping[str, RunRecord]) -> str | Non
     return value
 
 
-def _title(key: str, known: Mapping[str, RunRecord]) -> str:
+def _title(key: str, records: Mapping[str, RunRecord]) -> str:
     if key in WHEN:
         return WHEN[key]
-    run = known[key]
+    run = records[key]
     return f"{runs.named(run)} · {run.created[:16].replace('T', ' ')}"
 
 
 def _job(family: Family, recipe: MergeRecipe, key: str) -> Job | None:
     """The map of these settings, before or along the merge."""
-    asked = dataclasses.replace(recipe, inputs_from=INPUTS[key])
-    return why_jobs.mapped(family, asked, WHEN[key])
+    map_recipe = dataclasses.replace(recipe, inputs_from=INPUTS[key])
+    return why_jobs.map_job(family, map_recipe, WHEN[key])
 
 
-def _drawn(
+def _draw(
     family: Family,
     keys: tuple[str, str],
     jobs: Mapping[str, Job | None],
@@ -110,7 +110,7 @@ def _drawn(
         return
     both = None if images is None or others is None else (images, others)
     pairs = paired(first, second, both)
-    st.markdown(said(pairs, titles))
+    st.markdown(summary(pairs, titles))
     _figures(family, first, second, pairs, titles)
     _table(pairs)
 
@@ -119,8 +119,8 @@ def _map(job: Job | None, key: str) -> Map:
     """Nodes of each block and, where they are told apart, images."""
     if key not in WHEN:
         return load_run(key).scores(), None
-    found = [event.scores for event in list(job.events)] if job is not None else []
-    return {s.block: s.node for s in found}, {s.block: s.per_image for s in found}
+    scores = [event.scores for event in list(job.events)] if job is not None else []
+    return {s.block: s.node for s in scores}, {s.block: s.per_image for s in scores}
 
 
 def _figures(
@@ -139,18 +139,18 @@ def _figures(
         figures.block_means(means, blocks, "difference of means"), key="two-means",
         alt=f"Difference of each block's mean node M-Loss: {' less '.join(titles)}",
     )  # fmt: skip
-    told = not math.isnan(pairs[0].difference[1])
+    has_intervals = not math.isnan(pairs[0].difference[1])
     st.caption(
         "Blue: lower in the first. Orange: higher in the first. "
         + (
             "Bars: 95 % intervals over the calibration images, which are the same in both."
-            if told
+            if has_intervals
             else "No intervals: of a kept run, nodes are known, images are not."
         )
     )
 
 
-def said(pairs: list[BlockPair], titles: tuple[str, ...]) -> str:
+def summary(pairs: list[BlockPair], titles: tuple[str, ...]) -> str:
     """How the two differ, in words."""
     a, b = (float(np.mean([getattr(p, name) for p in pairs])) for name in ("first", "second"))
     most = max(pairs, key=lambda p: abs(p.difference[0]))

@@ -1,4 +1,4 @@
-"""Why a node's M-Loss is high: its two factors, its pre-activations and the gap itself."""
+"""Explanation of a node's M-Loss: curvature and variance, its pre-activations, and the gap."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ def show(
         explain: the job that measures both factors; None for activations that have none.
     """
     rows: list[BlockTheory] = list(explain.events) if explain is not None else []
-    known = {row.scores.block: row for row in rows}
+    by_block = {row.scores.block: row for row in rows}
     st.markdown(
         "While the sources are close, M-Loss is to second order half the **curvature** of the "
         "activation times the **variance** of the sources' pre-activations: it is high where the "
         "activation bends, or where the sources are far apart, or both."
     )
     block, number = place
-    if block in known:
-        factors(reasons(known[block], number), block, number)
+    if block in by_block:
+        factors(reasons(by_block[block], number), block, number)
     if node is not None:
         close_up(family, sources, node)
     all_nodes(family, explain, rows)
@@ -56,7 +56,7 @@ def all_nodes(family: Family, explain: Job | None, rows: list[BlockTheory]) -> N
     """Both factors as maps, and what their product explains of M-Loss."""
     st.markdown("#### All nodes of this map")
     if family.model.activation not in SMOOTH:
-        straight(family)
+        no_second_order(family)
         return
     if explain is None:
         st.info("Not measured yet. Press *Measure curvature and variance* above.")
@@ -72,7 +72,7 @@ def all_nodes(family: Family, explain: Job | None, rows: list[BlockTheory]) -> N
         theory_readouts.second_order(rows, family.model.blocks)
 
 
-def straight(family: Family) -> None:
+def no_second_order(family: Family) -> None:
     """Why ReLU kinds have no second order."""
     st.info(
         f"This family's activation, {family.model.activation}, is straight but for one point, "
@@ -81,45 +81,45 @@ def straight(family: Family) -> None:
     )
 
 
-def factors(found: Reasons, block: int, node: int) -> None:
+def factors(reasons: Reasons, block: int, node: int) -> None:
     """The node's factors, in multiples of its block's mean, and what they say."""
     a, b, c, d = st.columns(4)
     a.metric(
-        f"M-Loss of node {node}, block {block}", written(found.measured),
-        f"rank {found.rank} of {found.nodes}", delta_color="off", delta_arrow="off",
+        f"M-Loss of node {node}, block {block}", written(reasons.measured),
+        f"rank {reasons.rank} of {reasons.nodes}", delta_color="off", delta_arrow="off",
         help="Eq. 4, mean over tokens and images, in the activation's units. Rank 1 is the "
         "highest of the block.",
     )  # fmt: skip
     b.metric(
         "Curvature ÷ block's mean",
-        _times(found.curvature),
+        _times(reasons.curvature),
         help="Of |σ″(mean h)|, mean over tokens.",
     )
     c.metric(
-        "Variance ÷ block's mean", _times(found.variance), help="Of the sources' pre-activations."
+        "Variance ÷ block's mean", _times(reasons.variance), help="Of the sources' pre-activations."
     )
-    share = found.predicted / found.measured if found.measured > 0 else math.nan
+    share = reasons.predicted / reasons.measured if reasons.measured > 0 else math.nan
     d.metric(
         "Predicted ÷ measured", "none" if math.isnan(share) else f"{share:.1%}",
         help="Half of curvature times variance, multiplied token by token and averaged, over the "
         "measured M-Loss. 100 % would be exact.",
     )  # fmt: skip
-    if not math.isnan(found.loss):
-        st.markdown(said(found))
+    if not math.isnan(reasons.loss):
+        st.markdown(summary(reasons))
 
 
-def said(found: Reasons) -> str:
+def summary(reasons: Reasons) -> str:
     """What makes this node's M-Loss what it is."""
     parts = (
-        f"**{_times(found.loss)} the block's mean M-Loss** = {_times(found.curvature)} curvature × "
-        f"{_times(found.variance)} variance × {found.meeting:.2f} (whether both are high at the "
-        f"same tokens) × {found.rest:.2f} (what the second order leaves out)."
+        f"**{_times(reasons.loss)} the block's mean M-Loss** = {_times(reasons.curvature)} "
+        f"curvature × {_times(reasons.variance)} variance × {reasons.meeting:.2f} (whether both "
+        f"are high at the same tokens) × {reasons.rest:.2f} (what the second order leaves out)."
     )
-    bends, apart = found.curvature >= CLEAR, found.variance >= CLEAR
-    if found.loss < 1:
+    bends, apart = reasons.curvature >= CLEAR, reasons.variance >= CLEAR
+    if reasons.loss < 1:
         why = "This node is below its block's mean: choose the highest one to see why it is high."
     elif apart and bends:
-        larger = "the variance" if found.variance >= found.curvature else "the curvature"
+        larger = "the variance" if reasons.variance >= reasons.curvature else "the curvature"
         why = f"The sources are far apart where the activation bends; {larger} says more."
     elif apart:
         why = "The sources are far apart here; the activation bends as it does elsewhere."
@@ -169,23 +169,24 @@ def _gap(node: Node, names: list[str], places: list[int]) -> None:
     )  # fmt: skip
     image, token = node.typical()
     h = node.h[:, image, token] if at == "token" else node.h.mean((1, 2))
-    found = gap(h, node.act, node.alpha)
+    local_gap = gap(h, node.act, node.alpha)
     figure = why_figures.gap(
-        found.h, found.activated, names, places, _curve(why_figures.span(h, 0.0), node.act),
-        (found.mean, found.merged, found.ensembled, found.slope),
+        local_gap.h, local_gap.activated, names, places, _curve(why_figures.span(h, 0.0), node.act),
+        (local_gap.mean, local_gap.merged, local_gap.ensembled, local_gap.slope),
     )  # fmt: skip
     where = why_choice.PLACES[at]
     alt = (
-        f"The gap at {where}: sigma of the mean is {found.merged:.4g}, the mean of sigma is "
-        f"{found.ensembled:.4g}"
+        f"The gap at {where}: sigma of the mean is {local_gap.merged:.4g}, the mean of sigma is "
+        f"{local_gap.ensembled:.4g}"
     )
     st.plotly_chart(figure, key="why-gap", alt=alt)
     which = f"image {image}, token {token}" if at == "token" else "each source's mean"
     st.caption(
-        f"At {where} ({which}): σ(mean h) = {written(found.merged)}, mean of σ(h) = "
-        f"{written(found.ensembled)}, gap **{written(found.size)}**. The node's M-Loss, the mean "
-        f"gap of all tokens, is {written(float(node.losses().mean()))}. Below, the tangent is "
-        "taken away: only the bend is left, and the gap is the mean height of the sources."
+        f"At {where} ({which}): σ(mean h) = {written(local_gap.merged)}, mean of σ(h) = "
+        f"{written(local_gap.ensembled)}, gap **{written(local_gap.size)}**. The node's M-Loss, "
+        f"the mean gap of all tokens, is {written(float(node.losses().mean()))}. Below, the "
+        "tangent is taken away: only the bend is left, and the gap is the mean height of the "
+        "sources."
     )
 
 

@@ -1,4 +1,4 @@
-"""What a visitor can choose below the heatmap, as its link holds it."""
+"""Link fields of the explanation below the heatmap: defaults, allowed values and validation."""
 
 from __future__ import annotations
 

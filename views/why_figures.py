@@ -1,4 +1,4 @@
-"""Figures that explain one node: arrays in, plotly figures out. No streamlit, no torch."""
+"""Plotly figures that explain one node, drawn from arrays. No streamlit, no torch."""
 
 from __future__ import annotations
 

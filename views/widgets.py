@@ -1,4 +1,4 @@
-"""The widgets that pages share, and the recipe form built from METHODS."""
+"""Widgets that several pages share, and the recipe form built from METHODS."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The kinds of jobs that the pages ask for."""
+"""Background jobs that pages start: references, scores, merges, experiments, theory."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def references(family: Family, again: bool = False) -> Job:
             yield from evaluate_references(evaluator, recipe, tasks, label, None)
         for source in family.sources:  # those that share a task, one by one
             if source not in tasks and (task := family.own_task(source)) in tasks:
-                found = evaluator.reference("own", task, (source,), (1.0,))
-                yield dataclasses.replace(found, model=source)
+                evaluation = evaluator.reference("own", task, (source,), (1.0,))
+                yield dataclasses.replace(evaluation, model=source)
 
     board, spec = session.board(), _files(family)
     return board.find("references", spec, failed=not again) or board.submit(
@@ -77,8 +77,8 @@ def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
         job = session.board().find("references", _files(family), failed=True)
     except InputError:
         return {}  # the job that needs the damaged file says so
-    found = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
-    return {(event.model, event.task): event.hits for event in found}
+    events = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
+    return {(event.model, event.task): event.hits for event in events}
 
 
 def _files(family: Family) -> tuple:
@@ -138,11 +138,11 @@ def live(family: Family, recipe: MergeRecipe) -> Job:
     tasks, board, desk = own_tasks(family), session.board(), session.desk()
 
     def events() -> Generator[Any, None, None]:
-        seen = 0
+        evaluated = 0
         for event in merged_live(recipe, session.evaluator(family.name), tasks, desk=desk):
             yield dataclasses.replace(event, weights=None) if _holds(event) else event
-            seen += isinstance(event, TaskEvaluated)
-            if isinstance(event, TaskEvaluated) and seen == len(tasks):
+            evaluated += isinstance(event, TaskEvaluated)
+            if isinstance(event, TaskEvaluated) and evaluated == len(tasks):
                 yield GIVES_WAY  # to all test images, when nobody waits for anything else
 
     return board.find("live", recipe) or board.replace(

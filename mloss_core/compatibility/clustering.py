@@ -1,4 +1,4 @@
-"""Which sources belong together: hierarchical clustering of a matrix of distances."""
+"""Hierarchical clustering of sources by a matrix of distances."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from scipy.spatial.distance import squareform
 
 @dataclass(frozen=True, kw_only=True)
 class Clusters:
-    """Average linkage, its leaves ordered so that neighbours are near.
+    """A dendrogram of average linkage, with leaves ordered so that neighbours are near.
 
     Args:
         order: places of the sources, as they should stand side by side.

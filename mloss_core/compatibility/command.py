@@ -1,4 +1,4 @@
-"""The command compatibility: what tells before merging, and whether it told the truth."""
+"""The command `compatibility`: measures compatibility and whether it predicts accuracy drops."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ..zoo import Family
 from . import report, words
 from .ensemble_gap import GapMeasured, ensemble_gap
 from .prediction import DropMeasured, Study, check_studied, gathered, sets_of, study
-from .sets import Compatibility, asked_sets, losses_of_sets
+from .sets import Compatibility, compatibility_sets, losses_of_sets
 from .signs import SignsCounted, conflict
 
 
@@ -53,7 +53,7 @@ def compatibility(args: argparse.Namespace) -> None:
 def judged(
     recipe: MergeRecipe, m_ties: MergeRecipe, evaluator: Evaluator, triples: int, as_json: bool
 ) -> tuple[str, tuple[Any, ...]]:
-    """The section in Markdown, and every number as the arguments of `_print_rows`.
+    """The report section in Markdown, and every number as the arguments of `_print_rows`.
 
     Args:
         recipe: how sets are merged.
@@ -68,22 +68,24 @@ def judged(
     check_studied(recipe, family, triples)
     sets = len(sets_of(len(recipe.sources), triples, recipe.seed))
     events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
-    losses = losses_of_sets(m_ties, family, asked_sets(m_ties), device=evaluator.device.type)
+    losses = losses_of_sets(
+        m_ties, family, compatibility_sets(m_ties), device=evaluator.device.type
+    )
     blocks = tuple(_shown(as_json, losses, family.model.blocks, "block"))
-    found = Compatibility(sources=recipe.sources, blocks=blocks)
+    set_losses = Compatibility(sources=recipe.sources, blocks=blocks)
     moved = geometry(family, recipe.sources)
-    told = gathered(recipe, triples, moved, events)
+    outcomes = gathered(recipe, triples, moved, events)
     tasks = family.own_tasks(recipe.sources)
     shown = _shown(as_json, ensemble_gap(m_ties, evaluator, tasks), len(tasks), "task")
     gaps = [event for event in shown if isinstance(event, GapMeasured)]
     signs = conflict(e for e in events if isinstance(e, SignsCounted))
     title = family.about.get("title", family.name)
-    text = report.markdown(title, recipe, found, told, gaps)
-    return text, (found, moved, signs, told, gaps)
+    text = report.markdown(title, recipe, set_losses, outcomes, gaps)
+    return text, (set_losses, moved, signs, outcomes, gaps)
 
 
 def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecipe:
-    """The method with its makers' recommended settings, unless others are given."""
+    """The recipe of a method: the family's recommended settings, unless others are given."""
     given = {k: v for k in ("keep", "scaling") if (v := getattr(args, k)) is not None}
     values: dict[str, Any] = {"variation": 0.0} | family.recommended(method) | given
     if method != "m-ties":
@@ -96,7 +98,7 @@ def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecip
 
 
 def _shown(as_json: bool, events: Iterator[Any], total: int, unit: str) -> Iterator[Any]:
-    """The events, with a bar that counts those of interest."""
+    """Passes the events on while a progress bar counts those of the unit."""
     counted = {"block": object, "set": DropMeasured, "task": GapMeasured}[unit]
     with tqdm(total=total, unit=unit, disable=as_json or None, leave=False) as bar:
         for event in events:
@@ -106,25 +108,25 @@ def _shown(as_json: bool, events: Iterator[Any], total: int, unit: str) -> Itera
 
 
 def _print_rows(
-    found: Compatibility,
+    set_losses: Compatibility,
     moved: Geometry,
     signs: Float[np.ndarray, "q q"] | None,
-    told: Study,
+    outcomes: Study,
     gaps: Sequence[GapMeasured],
 ) -> None:
-    """Every number as one JSON object a line."""
+    """Prints every number as JSON lines."""
     for kind, rows in (
-        ("Pair", report.pair_rows(found, moved, signs)),
-        ("Whole", report.whole_rows(found)),
-        ("LeftOut", report.left_out_rows(found)),
-        ("Set", report.set_rows(told)),
-        ("Correlation", report.correlation_rows(told)),
+        ("Pair", report.pair_rows(set_losses, moved, signs)),
+        ("Whole", report.whole_rows(set_losses)),
+        ("LeftOut", report.left_out_rows(set_losses)),
+        ("Set", report.set_rows(outcomes)),
+        ("Correlation", report.correlation_rows(outcomes)),
         ("EnsembleGap", report.gap_rows(gaps)),
     ):
         for row in rows:
             print(json.dumps({"event": kind, **row}))
     for what, size in words.SIZES.items():
-        part = told.of_size(size)
+        part = outcomes.of_size(size)
         if len(part.sets):
             print(
                 json.dumps({"event": "Said", "sets": what, "words": words.prediction(part, what)})

@@ -1,4 +1,4 @@
-"""How far a merged model's embeddings are from the ensemble's: the paper's claim of alignment."""
+"""Distance of merged models' embeddings to the ensemble's, the paper's claim of alignment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..errors import BadValue
 from ..evaluate import Evaluator, mean_difference
-from ..recipe import content_key
+from ..recipe import fingerprint
 from ..run import measured
 from ..types import Embedded, Event, Finished, MergeRecipe
 
@@ -39,8 +39,7 @@ class GapMeasured:
 def ensemble_gap(
     recipe: MergeRecipe, evaluator: Evaluator, tasks: Sequence[str]
 ) -> Iterator[GapMeasured | Event]:
-    """Merges by M-TIES and by TIES at the same k, and compares both with the ensemble on all test
-    images of the tasks.
+    """Measures the distances of M-TIES and of TIES at the same k to the ensemble on the tasks.
 
     Raises:
         BadValue: there are no tasks to compare on.
@@ -52,7 +51,7 @@ def ensemble_gap(
     for method in ("m-ties", "ties"):
         for event in measured(dataclasses.replace(recipe, method=method), evaluator, tasks):
             if isinstance(event, Finished):
-                keys[method] = content_key(event.metadata)
+                keys[method] = fingerprint(event.metadata)
             yield event
     for task in tasks:
         for source in recipe.sources:
@@ -60,8 +59,8 @@ def ensemble_gap(
                 yield Embedded(source=source, task=task, seconds=seconds)
         start = time.perf_counter()
         ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
-        found = {m: evaluator.features(key, _never, task) for m, key in keys.items()}
-        m_ties, ties = (_distance(found[m], ensemble) for m in ("m-ties", "ties"))
+        embeddings = {m: evaluator.features(key, _never, task) for m, key in keys.items()}
+        m_ties, ties = (_distance(embeddings[m], ensemble) for m in ("m-ties", "ties"))
         seconds = time.perf_counter() - start
         yield GapMeasured(task=task, m_ties=m_ties, ties=ties, seconds=seconds)
 
@@ -70,8 +69,8 @@ def _never() -> NoReturn:
     raise AssertionError("the evaluator keeps what `measured` has just embedded")
 
 
-def _distance(ours: Tensor, theirs: Tensor) -> Float[np.ndarray, " n"]:
-    return (1 - F.cosine_similarity(ours.double(), theirs.double())).cpu().numpy()
+def _distance(ours: Tensor, reference: Tensor) -> Float[np.ndarray, " n"]:
+    return (1 - F.cosine_similarity(ours.double(), reference.double())).cpu().numpy()
 
 
 def gap_difference(gaps: Iterable[GapMeasured]) -> tuple[float, float, float]:

@@ -1,4 +1,4 @@
-"""Does M-Loss predict how much a merge loses? Measured on many small merges of one family.
+"""Study of whether M-Loss predicts accuracy drops, on many small merges of one family.
 
 Every pair of sources and some random triples are merged and evaluated on their members' own tasks;
 what is lost against the own sources stands beside what was known before merging.
@@ -39,20 +39,20 @@ RIVALS = {"cosine": -1, "distance": 1, "norm": 1, "signs": 1}
 
 @dataclass(frozen=True, kw_only=True)
 class DropMeasured:
-    """What the members of a set lose by being merged.
+    """The accuracy drop of a merged set of sources.
 
     Args:
         members: places among the recipe's sources.
         drop: mean over the members' tasks of own accuracy (of members that share a task, the
             first one's) minus merged accuracy, with its 95 % interval, paired on the same test
             images; shares, not points.
-        known: whether it was found on disk.
+        cached: whether it was found on disk.
         seconds: wall time.
     """
 
     members: Members
     drop: tuple[float, float, float]
-    known: bool
+    cached: bool
     seconds: float
 
 
@@ -60,7 +60,7 @@ StudyEvent = SetLosses | SignsCounted | DropMeasured | Event
 
 
 def sets_of(sources: int, triples: int, seed: int) -> list[Members]:
-    """All pairs, and so many different triples drawn at random (all where there are fewer)."""
+    """All pairs of sources, and the given number of random triples (all where there are fewer)."""
     every = list(itertools.combinations(range(sources), 3))
     few = min(triples, len(every))
     chosen = np.random.default_rng(seed).choice(len(every), few, replace=False) if few else []
@@ -68,7 +68,7 @@ def sets_of(sources: int, triples: int, seed: int) -> list[Members]:
 
 
 def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[StudyEvent]:
-    """What is known before merging, then every set merged and evaluated, one after the other.
+    """Runs the study: measures the predictors, then merges and evaluates every set in turn.
 
     Args:
         recipe: how sets are merged, in equal parts; its sources are what sets are drawn from,
@@ -92,7 +92,7 @@ def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[S
 
 
 def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
-    """Raises BadValue where nothing could be learned."""
+    """Raises BadValue where the sources or triples allow no study."""
     shown = ",".join(recipe.sources)
     if len(recipe.sources) < LEAST:
         remedy = "give three sources or more, better eight"
@@ -105,25 +105,25 @@ def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
 
 
 def _drop(recipe: MergeRecipe, lab: Lab, members: Members) -> Iterator[StudyEvent]:
-    """One set's drop, from disk where it was measured before."""
+    """Measures one set's drop, or reads it from disk where it was measured before."""
     start = time.perf_counter()
     names = tuple(recipe.sources[i] for i in members)
     ours = dataclasses.replace(recipe, sources=names)
     tasks = lab.family.own_tasks(names)
     cell = Cell(label=", ".join(names), recipe=ours, tasks=tasks, beside=("own",))
-    record = lab.known(cell)
-    known = record is not None
+    record = lab.cached_run(cell)
+    cached = record is not None
     if record is None:
         record = yield from lab.compute(cell)
-    found = compare(record.hits["own"], record.hits["merged"])
-    drop = (found.difference / 100, found.low / 100, found.high / 100)
+    comparison = compare(record.hits["own"], record.hits["merged"])
+    drop = (comparison.difference / 100, comparison.low / 100, comparison.high / 100)
     seconds = time.perf_counter() - start
-    yield DropMeasured(members=members, drop=drop, known=known, seconds=seconds)
+    yield DropMeasured(members=members, drop=drop, cached=cached, seconds=seconds)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """Sets of sources with what they lost and what was known before.
+    """Sets of sources with their accuracy drops and the predictors measured before merging.
 
     Args:
         drops: mean, low and high of every set's drop, in points.
@@ -137,7 +137,7 @@ class Study:
     predictors: dict[str, Float[np.ndarray, " n"]]
 
     def of_size(self, size: int | None) -> Study:
-        """The sets of so many sources alone; None means all."""
+        """The study restricted to sets of the given number of sources; None means all."""
         chosen = [i for i, s in enumerate(self.sets) if size is None or len(s) == size]
         values = {name: column[chosen] for name, column in self.predictors.items()}
         sets = tuple(self.sets[i] for i in chosen)
@@ -157,17 +157,17 @@ class Study:
 
     def ahead_of(self, rival: str) -> tuple[float, float, float]:
         """M-Loss' correlation minus the rival's, with its 95 % interval over models."""
-        ours, theirs = self.expected(MAIN), self.expected(rival)
-        return difference(ours, theirs, self.drops[0], self.sets, len(self.sources))
+        ours, other = self.expected(MAIN), self.expected(rival)
+        return difference(ours, other, self.drops[0], self.sets, len(self.sources))
 
 
 def gathered(recipe: MergeRecipe, triples: int, moved: Geometry, events: Sequence[Any]) -> Study:
-    """The study as far as its events tell; sets that are not measured yet are left out."""
+    """The study assembled from its events; sets not measured yet are left out."""
     sets = sets_of(len(recipe.sources), triples, recipe.seed)
-    found = {e.members: e.drop for e in events if isinstance(e, DropMeasured)}
-    rows = [i for i, members in enumerate(sets) if members in found]
+    by_set = {e.members: e.drop for e in events if isinstance(e, DropMeasured)}
+    rows = [i for i, members in enumerate(sets) if members in by_set]
     chosen = tuple(sets[i] for i in rows)
-    drops = 100 * np.array([found[s] for s in chosen], dtype=float).reshape(-1, 3).T
+    drops = 100 * np.array([by_set[s] for s in chosen], dtype=float).reshape(-1, 3).T
     losses = [e for e in events if isinstance(e, SetLosses)]
     counted = [e for e in events if isinstance(e, SignsCounted)]
     values: dict[str, np.ndarray] = {}
@@ -182,7 +182,7 @@ def gathered(recipe: MergeRecipe, triples: int, moved: Geometry, events: Sequenc
 def _of_vectors(
     sets: Sequence[Members], moved: Geometry, signs: Float[np.ndarray, "q q"]
 ) -> dict[str, np.ndarray]:
-    """The rivals: of a set, means over its pairs, or over its members."""
+    """The rival predictors from task vectors: of a set, means over its pairs or members."""
     norms, cosines = moved.relative_norms, moved.cosines
     square = norms[:, None] ** 2 + norms**2 - 2 * cosines * np.outer(norms, norms)
     matrices = {"cosine": cosines, "distance": np.sqrt(np.maximum(square, 0)), "signs": signs}
@@ -191,6 +191,6 @@ def _of_vectors(
         values = [float(matrix[pair]) for pair in itertools.combinations(members, 2)]
         return math.fsum(values) / len(values)
 
-    found = {n: np.array([mean(m, s) for s in sets], dtype=float) for n, m in matrices.items()}
-    found["norm"] = np.array([norms[list(s)].mean() for s in sets], dtype=float)
-    return {name: found[name] for name in RIVALS}
+    predictors = {n: np.array([mean(m, s) for s in sets], dtype=float) for n, m in matrices.items()}
+    predictors["norm"] = np.array([norms[list(s)].mean() for s in sets], dtype=float)
+    return {name: predictors[name] for name in RIVALS}

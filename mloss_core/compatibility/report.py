@@ -1,4 +1,4 @@
-"""Compatibility as a section of Markdown, and as rows for JSON lines and CSV."""
+"""Reports of compatibility: a section of Markdown, and rows for JSON lines and CSV."""
 
 from __future__ import annotations
 
@@ -23,38 +23,38 @@ Row = dict[str, Any]
 
 
 def pair_rows(
-    found: Compatibility, moved: Geometry, signs: Float[np.ndarray, "q q"] | None
+    compatibility: Compatibility, moved: Geometry, signs: Float[np.ndarray, "q q"] | None
 ) -> Iterator[Row]:
-    """Each pair's M-Loss over all blocks, cosine and sign conflict."""
-    matrices = {measure: found.pair_matrix(measure) for measure in MEASURES}
-    for i, j in pairs(len(found.sources)):
-        row: Row = {"first": found.sources[i], "second": found.sources[j]}
+    """Rows of each pair: M-Loss over all blocks, cosine and sign conflict."""
+    matrices = {measure: compatibility.pair_matrix(measure) for measure in MEASURES}
+    for i, j in pairs(len(compatibility.sources)):
+        row: Row = {"first": compatibility.sources[i], "second": compatibility.sources[j]}
         row |= {f"mloss_{measure}": float(matrix[i, j]) for measure, matrix in matrices.items()}
         row["cosine"] = float(moved.cosines[i, j])
         yield row | {"sign_conflict": None if signs is None else float(signs[i, j])}
 
 
-def left_out_rows(found: Compatibility) -> Iterator[Row]:
-    """What leaving out each source gains, by measure: of every block, and of all (block null)."""
+def left_out_rows(compatibility: Compatibility) -> Iterator[Row]:
+    """Rows of the gain from leaving out each source, by measure and block (null: all blocks)."""
     for measure in MEASURES:
-        for block in (None, *(b.block for b in found.blocks)):
-            gains = found.gains(measure, block)
-            for i, name in enumerate(found.sources if gains is not None else ()):
+        for block in (None, *(b.block for b in compatibility.blocks)):
+            gains = compatibility.gains(measure, block)
+            for i, name in enumerate(compatibility.sources if gains is not None else ()):
                 assert gains is not None
                 row: Row = {"source": name, "block": block, "measure": measure}
                 yield row | _interval(gains[:, i])
 
 
-def whole_rows(found: Compatibility) -> Iterator[Row]:
-    """M-Loss of the whole set, by measure: of every block, and of all (block null)."""
+def whole_rows(compatibility: Compatibility) -> Iterator[Row]:
+    """Rows of the whole set's M-Loss, by measure and block (null: all blocks)."""
     for measure in MEASURES:
-        for block in (None, *(b.block for b in found.blocks)):
+        for block in (None, *(b.block for b in compatibility.blocks)):
             row: Row = {"block": block, "measure": measure}
-            yield row | _interval(found.whole(measure, block))
+            yield row | _interval(compatibility.whole(measure, block))
 
 
 def set_rows(study: Study) -> Iterator[Row]:
-    """Every merged set: its drop in points, and what was known before."""
+    """Rows of every merged set: its drop in points, and its predictors."""
     for i, members in enumerate(study.sets):
         row: Row = {"sources": "+".join(study.sources[m] for m in members)}
         mean, low, high = map(float, study.drops[:, i])
@@ -63,19 +63,22 @@ def set_rows(study: Study) -> Iterator[Row]:
 
 
 def correlation_rows(study: Study) -> Iterator[Row]:
-    """Every predictor's rank correlation, over pairs, triples, and both."""
+    """Rows of every predictor's rank correlation with the drop, over pairs, triples, and both."""
     for what, size in SIZES.items():
         part = study.of_size(size)
         for name, c in part.correlations().items() if len(part.sets) > 2 else ():
             row: Row = {"sets": what, "count": len(part.sets), "predictor": name}
-            row |= {"rho": _known(c.rho)}
+            row |= {"rho": _finite_or_none(c.rho)}
             for label, (low, high) in (("models", c.by_models), ("sets", c.by_sets)):
-                row |= {f"low_{label}": _known(low), f"high_{label}": _known(high)}
+                row |= {
+                    f"low_{label}": _finite_or_none(low),
+                    f"high_{label}": _finite_or_none(high),
+                }
             yield row
 
 
 def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
-    """Mean distance to the ensemble on each task, and the paired difference."""
+    """Rows of each task: mean distances to the ensemble, and their paired difference."""
     for g in gaps:
         row: Row = {"task": g.task, "m_ties": float(g.m_ties.mean()), "ties": float(g.ties.mean())}
         mean, low, high = mean_difference([g.ties - g.m_ties])
@@ -83,9 +86,13 @@ def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
 
 
 def markdown(
-    title: str, recipe: MergeRecipe, found: Compatibility, study: Study, gaps: Sequence[GapMeasured]
+    title: str,
+    recipe: MergeRecipe,
+    compatibility: Compatibility,
+    study: Study,
+    gaps: Sequence[GapMeasured],
 ) -> str:
-    """The section of the findings: does M-Loss predict mergeability on this family?"""
+    """The Markdown section on whether M-Loss predicts mergeability on this family."""
     lines = [f"## Does M-Loss predict mergeability? {title}", "", *_setting(recipe, study), ""]
     for what, size in SIZES.items():
         if len(study.of_size(size).sets):
@@ -101,10 +108,16 @@ def markdown(
             for r in correlation_rows(study)
         ],
     )  # fmt: skip
-    gains = found.gains("layer")
+    gains = compatibility.gains("layer")
     if gains is not None:
-        lines += ["", "### Leaving one source out", "", words.gains(found.sources, gains), ""]
-        rows = zip(found.sources, gains.T, strict=True)
+        lines += [
+            "",
+            "### Leaving one source out",
+            "",
+            words.gains(compatibility.sources, gains),
+            "",
+        ]
+        rows = zip(compatibility.sources, gains.T, strict=True)
         lines += _table(
             ("without", "M-Loss falls by", "95 % interval"),
             [(n, f"{m:+.1%}", spread(lo, hi, "+.1%")) for n, (m, lo, hi) in rows],
@@ -146,12 +159,12 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _interval(values: Float[np.ndarray, "3"]) -> Row:
-    mean, low, high = (_known(float(v)) for v in values)
+    mean, low, high = (_finite_or_none(float(v)) for v in values)
     return {"mean": mean, "low": low, "high": high}
 
 
-def _known(value: float) -> float | None:
-    """A number, or None: JSON has no NaN."""
+def _finite_or_none(value: float) -> float | None:
+    """The number, or None where it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None
 
 

@@ -65,14 +65,14 @@ def losses_of_sets(
             stream = torch.cat([tower.attend(block, x) for x in chunks(stream, stream.shape[1])])
             inputs = tower.mlp_input(block, stream)
             names = (c_fc(block) + ".weight", c_fc(block) + ".bias")
-            theirs = read(files, names, place)
-            layers = list(zip(*(theirs[name] for name in names), strict=True))
-            seen = inputs
+            stored = read(files, names, place)
+            layers = list(zip(*(stored[name] for name in names), strict=True))
+            measured = inputs
             if recipe.tokens is not None:
-                seen = some_tokens(inputs, recipe.tokens, recipe.seed)
-            found = score_sets(seen, layers, family.model.activation, alphas)
+                measured = some_tokens(inputs, recipe.tokens, recipe.seed)
+            per_image = score_sets(measured, layers, family.model.activation, alphas)
             seconds = time.perf_counter() - start
-            yield SetLosses(block=block, per_image=found, seconds=seconds)
+            yield SetLosses(block=block, per_image=per_image, seconds=seconds)
             stream = _after(tower, block, stream, inputs)
 
 
@@ -99,7 +99,7 @@ def alphas_of(sets: Sequence[Members], alpha: Sequence[float]) -> Float[np.ndarr
     return rows
 
 
-def asked_sets(recipe: MergeRecipe) -> Float[np.ndarray, "sets q"]:
+def compatibility_sets(recipe: MergeRecipe) -> Float[np.ndarray, "sets q"]:
     """What `Compatibility` reads: all sources, all but each one, and all pairs in equal parts.
 
     Of two sources nothing is left out: one alone has no M-Loss.
@@ -113,7 +113,7 @@ def asked_sets(recipe: MergeRecipe) -> Float[np.ndarray, "sets q"]:
 
 @dataclass(frozen=True, kw_only=True)
 class Compatibility:
-    """The blocks that `losses_of_sets` has measured of `asked_sets`, as matrices and gains.
+    """The blocks that `losses_of_sets` has measured of `compatibility_sets`, as matrices and gains.
 
     A total is over the blocks measured: the mean of Eq. 4's, the sum of Eq. 3's or Eq. 6's.
     """
@@ -125,8 +125,8 @@ class Compatibility:
         """Every set's M-Loss of a block, or the total of all (None), image by image."""
         if block is not None:
             return next(b for b in self.blocks if b.block == block).of(measure)
-        found = np.stack([b.of(measure) for b in self.blocks])
-        return found.mean(0) if measure == "node" else found.sum(0)
+        losses = np.stack([b.of(measure) for b in self.blocks])
+        return losses.mean(0) if measure == "node" else losses.sum(0)
 
     def whole(self, measure: str, block: int | None = None) -> Float[np.ndarray, "3"]:
         """M-Loss of all sources: mean, and its 95 % interval over the calibration images."""
@@ -141,10 +141,10 @@ class Compatibility:
             bound: 0 for the means, 1 and 2 for the ends of their 95 % intervals over images.
         """
         q = len(self.sources)
-        found = pairs(q)
-        values = with_interval(self.per_image(measure, block)[-len(found) :])[bound]
+        members = pairs(q)
+        values = with_interval(self.per_image(measure, block)[-len(members) :])[bound]
         matrix = np.zeros((q, q))
-        for (i, j), value in zip(found, values, strict=True):
+        for (i, j), value in zip(members, values, strict=True):
             matrix[i, j] = matrix[j, i] = value
         return matrix
 

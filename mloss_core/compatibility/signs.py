@@ -14,7 +14,7 @@ from torch import Tensor
 from .. import device as devices
 from ..recipe import check
 from ..resident import read
-from ..trim import Vectors, trim_
+from ..trim import TaskVectors, trim_
 from ..types import MergeRecipe
 from ..zoo import Family
 
@@ -59,21 +59,21 @@ def count_signs(
             start = time.perf_counter()
             outer = family.model.outer_names()
             names = outer if block is None else family.model.block_names(block)
-            theirs, sums = read(files, names, place), torch.zeros(4, len(files), len(files))
+            stored, sums = read(files, names, place), torch.zeros(4, len(files), len(files))
             sums = sums.double()
             for name in names:
                 origin = base.read([name])[name].to(place).float()
-                sums += _counted(Vectors(origin, theirs[name]), recipe.keep).cpu()
+                sums += _counted(TaskVectors(origin, stored[name]), recipe.keep).cpu()
             seconds = time.perf_counter() - start
             fields = ("both", "opposed", "product", "product_opposed")
             values = dict(zip(fields, sums.numpy(), strict=True))
             yield SignsCounted(block=block, **values, seconds=seconds)
 
 
-def _counted(vectors: Vectors, keep: float) -> Float[Tensor, "4 q q"]:
+def _counted(vectors: TaskVectors, keep: float) -> Float[Tensor, "4 q q"]:
     """The four tables of one tensor, a piece of rows at a time."""
     limits = vectors.limits(keep)
-    found = torch.zeros(4, len(limits), len(limits), dtype=torch.float64)
+    counts = torch.zeros(4, len(limits), len(limits), dtype=torch.float64)
     for rows in vectors.pieces():
         t = trim_(vectors.part(slice(None), rows).clone(), limits[:, rows]).flatten(1)
         size = t.abs()
@@ -84,8 +84,8 @@ def _counted(vectors: Vectors, keep: float) -> Float[Tensor, "4 q q"]:
         both, agreeing = kept @ kept.T, sign @ sign.T
         product, signed = size @ size.T, scale @ scale.T
         tables = [both, (both - agreeing) / 2, product, (product - signed).clamp_min(0) / 2]
-        found += torch.stack(tables).double().cpu()
-    return found
+        counts += torch.stack(tables).double().cpu()
+    return counts
 
 
 def conflict(
@@ -96,12 +96,12 @@ def conflict(
     Args:
         weighted: each entry counts as much as the product of its two magnitudes.
     """
-    found = list(counted)
-    if not found:
+    blocks = list(counted)
+    if not blocks:
         return None
     if weighted:
-        of, out_of = sum(c.product_opposed for c in found), sum(c.product for c in found)
+        of, out_of = sum(c.product_opposed for c in blocks), sum(c.product for c in blocks)
     else:
-        of, out_of = sum(c.opposed for c in found), sum(c.both for c in found)
+        of, out_of = sum(c.opposed for c in blocks), sum(c.both for c in blocks)
     of, out_of = np.asarray(of), np.asarray(out_of)
     return np.divide(of, out_of, out=np.zeros_like(of), where=out_of > 0)

@@ -1,4 +1,4 @@
-"""Checkpoints of CLIP image towers as the field writes them, by our names (docs/dialects.md).
+"""Readers of CLIP checkpoints in every common format, by open_clip's names (docs/dialects.md).
 
 A file is recognised by its content, never by its ending. Nothing in it is executed, and nothing but
 its table of contents is read until tensors are asked for.
@@ -22,9 +22,9 @@ from .architecture import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture,
 from .archives import ZIP_MAGIC, Archive, read_legacy, read_zip
 from .folders import ADAPTER, OPEN_CLIP_CONFIG, WEIGHTS, read_config, weight_files
 from .modules import is_module, state_dict, told_activation
-from .names import PLAIN, house, text_tower
+from .names import PLAIN, text_tower, to_open_clip_names
 from .preprocessing import Normalisation, normalisation, read_normalisation
-from .stored import Stamp, Stored, Unreadable, from_safetensors, safetensors, stamp
+from .stored import FileId, FormatError, Stored, file_id, from_safetensors, safetensors
 
 __all__ = [
     "ADAPTER",
@@ -35,30 +35,30 @@ __all__ = [
     "WEIGHTS",
     "Architecture",
     "Contents",
+    "FileId",
+    "FormatError",
     "Normalisation",
-    "Stamp",
     "Stored",
-    "Unreadable",
     "architecture",
+    "as_bad_file",
     "contents",
+    "file_ids",
     "normalisation",
     "read_config",
     "read_head",
     "read_normalisation",
-    "refused",
-    "stamps",
     "tower_shapes",
 ]
 
 KEY = "mloss"  # the one metadata key of our files: safetensors shuffles several
 PICKLE = b"\x80"  # every pickle that torch writes begins with this
 # What goes wrong in a damaged file.
-DAMAGE = (OSError, SafetensorError, ValueError, RuntimeError, RecursionError, Unreadable)
+DAMAGE = (OSError, SafetensorError, ValueError, RuntimeError, RecursionError, FormatError)
 
 
 @dataclass(frozen=True, eq=False)
 class Contents:
-    """What a file or folder holds.
+    """The contents of a checkpoint file or folder.
 
     Args:
         dialect: open_clip, hugging_face, openai_jit, pickled_module, or plain: no names of CLIP.
@@ -76,42 +76,42 @@ class Contents:
 
 
 @contextlib.contextmanager
-def refused(name: str, path: Path) -> Iterator[None]:
-    """Says BadFile for everything that reading the file or folder may run into."""
+def as_bad_file(name: str, path: Path) -> Iterator[None]:
+    """Translates every error of reading a checkpoint file or folder into BadFile."""
     try:
         yield
     except FileNotFoundError as error:
         raise BadFile(name, path, "does not exist", "check the path") from error
-    except Unreadable as error:
+    except FormatError as error:
         raise BadFile(name, path, error.problem, error.remedy) from error
     except DAMAGE as error:
         problem = f"cannot be read as a checkpoint ({error})"
         raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
-def stamps(path: Path) -> tuple[Stamp, ...]:
-    """The weight files of a path as they are now; raises Unreadable, OSError."""
-    return tuple(map(stamp, weight_files(path)))
+def file_ids(path: Path) -> tuple[FileId, ...]:
+    """Identities of a path's weight files as they are now; raises FormatError, OSError."""
+    return tuple(map(file_id, weight_files(path)))
 
 
 @functools.lru_cache(maxsize=64)
-def contents(files: tuple[Stamp, ...]) -> Contents:
-    """Reads the tables of contents of a checkpoint's files; raises one of DAMAGE."""
+def contents(files: tuple[FileId, ...]) -> Contents:
+    """The tables of contents of a checkpoint's files; raises one of DAMAGE."""
     parts = [_file(at) for at in files]
     tensors: dict[str, Stored] = {}
     for part in parts:
         if part.tensors.keys() & tensors.keys():
-            raise Unreadable("holds a tensor in two of its files")
+            raise FormatError("holds a tensor in two of its files")
         tensors |= part.tensors
-    dialect, named = house(tensors)
+    dialect, named = to_open_clip_names(tensors)
     if dialect != PLAIN and parts[0].dialect:
         dialect = parts[0].dialect
     text = text_tower(tensors)
     return Contents(dialect, named, parts[0].metadata, parts[0].activation, text)
 
 
-def _file(at: Stamp) -> Contents:
-    """One file by its own names; its dialect is empty where only names tell it."""
+def _file(at: FileId) -> Contents:
+    """The contents of one file by its own names; the dialect is empty where only names tell it."""
     with at[0].open("rb") as file:
         magic = file.read(4)
     if magic == ZIP_MAGIC:
@@ -123,8 +123,8 @@ def _file(at: Stamp) -> Contents:
     return Contents("", {key: from_safetensors(at, key) for key in file.keys()}, metadata)
 
 
-def _is_safetensors(at: Stamp) -> bool:
-    """Whether the file begins with a header of a length that fits: 0x80 may be that length's."""
+def _is_safetensors(at: FileId) -> bool:
+    """Whether a file is safetensors: it begins with a header of a length that fits."""
     with at[0].open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         return length + 8 <= at[1] and file.read(1) == b"{"
@@ -146,10 +146,10 @@ def read_head(path: Path) -> Tensor:
         BadFile: the path is missing or cannot be read.
         BadTensor: it holds no matrix `weight`, a bias, or NaN.
     """
-    with refused("head", path):
-        tensors = contents(stamps(path)).tensors
-        found = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
-        weight, bias = found.get("weight"), found.get("bias")
+    with as_bad_file("head", path):
+        tensors = contents(file_ids(path)).tensors
+        by_name = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+        weight, bias = by_name.get("weight"), by_name.get("bias")
         if weight is None or len(tensors) > 2 or len(weight.shape) != 2:
             problem = f"holds no head but {len(tensors)} tensors"
             raise BadTensor("head", path.name, problem, "give one matrix, weight")

@@ -1,4 +1,4 @@
-"""What the shapes of an image tower, and a config where there is one, tell of its architecture."""
+"""Inference of an image tower's architecture from its shapes and an optional config."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import BadTensor, BadValue
-from ..family import ModelFamily
+from ..family import ViTConfig
 
 NO_PROJECTION = "save CLIPVisionModelWithProjection or CLIPModel, not CLIPVisionModel"
 EPSILON = 1e-5  # of the layer norms
@@ -22,7 +22,7 @@ HUGGING_FACE_TYPES = {"clip", "clip_vision_model"}
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """ModelFamily's numbers; the activation is None where nothing tells it."""
+    """An image tower's architecture; the activation is None where unknown."""
 
     embed_dim: int
     image_size: int
@@ -37,7 +37,7 @@ class Architecture:
 def architecture(
     shapes: Mapping[str, tuple[int, ...]], config: Mapping[str, Any] | None = None
 ) -> Architecture:
-    """Reads the architecture off the shapes of an image tower by our names.
+    """The architecture inferred from the shapes of an image tower by open_clip's names.
 
     Args:
         config: a config.json of Hugging Face, or open_clip_config.json; {} is none.
@@ -59,9 +59,9 @@ def architecture(
 
 
 def tower_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
-    """Every tensor of a tower of these sizes; raises BadTensor where a size cannot be told."""
+    """Names and shapes of all tensors of such a tower; raises BadTensor where a size is unknown."""
     # Neither heads nor activation nor preprocessing has a tensor.
-    return ModelFamily(name="", heads=1, activation="", mean=(), std=(), **_sizes(shapes)).shapes()
+    return ViTConfig(name="", heads=1, activation="", mean=(), std=(), **_sizes(shapes)).shapes()
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
@@ -97,23 +97,23 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, dimensions: int) ->
 
 
 def _vision(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The image tower's settings, in Hugging Face's words."""
+    """The image tower's settings of a config, under Hugging Face's keys."""
     if isinstance(config.get("model_cfg"), Mapping):  # open_clip_config.json
         cfg = config["model_cfg"]
         vision = cfg.get("vision_cfg")
         vision = dict(vision) if isinstance(vision, Mapping) else {}
-        told = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu"}
+        settings = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu"}
         if isinstance(vision.get("head_width"), int) and isinstance(vision.get("width"), int):
-            told["num_attention_heads"] = vision["width"] // max(vision["head_width"], 1)
-        return {k: vision[k] for k in ("image_size", "patch_size") if k in vision} | told
+            settings["num_attention_heads"] = vision["width"] // max(vision["head_width"], 1)
+        return {k: vision[k] for k in ("image_size", "patch_size") if k in vision} | settings
     inner = config.get("vision_config")
     vision = dict(inner) if isinstance(inner, Mapping) else dict(config)
     types = {str(config.get("model_type")), str(vision.get("model_type"))}
     return (DEFAULTS if types & HUGGING_FACE_TYPES else {}) | vision
 
 
-def _heads(width: int, told: Any) -> int:
-    heads = width // HEAD_WIDTH if told is None else told
+def _heads(width: int, declared: Any) -> int:
+    heads = width // HEAD_WIDTH if declared is None else declared
     if type(heads) is not int or heads < 1 or width % heads:
         problem = f"is no number of heads for width {width}"
         raise BadValue("config's num_attention_heads", heads, problem, "give it in a config.json")
@@ -121,8 +121,8 @@ def _heads(width: int, told: Any) -> int:
 
 
 def _activation(vision: Mapping[str, Any]) -> str | None:
-    told = vision.get("hidden_act")
-    if told not in ("quick_gelu", "gelu", None):
+    activation = vision.get("hidden_act")
+    if activation not in ("quick_gelu", "gelu", None):
         remedy = "use a model with quick_gelu or gelu"
-        raise BadValue("config's hidden_act", told, "is not CLIP's", remedy)
-    return told
+        raise BadValue("config's hidden_act", activation, "is not CLIP's", remedy)
+    return activation

@@ -1,4 +1,4 @@
-"""torch's own files: zip archives, TorchScript among them, and the older format that is no zip."""
+"""Readers of torch.save's files: zip archives, with TorchScript's, and the older legacy format."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import IO, Any
 
 from .pickled import plain
 from .recorded import Storage, Strided
-from .stored import DTYPES, Stamp, Stored, Unreadable, from_bytes
+from .stored import DTYPES, FileId, FormatError, Stored, from_bytes
 
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE = re.compile("[^/]+/data[.]pkl")
@@ -26,7 +26,7 @@ ZIP_DAMAGE = (
 
 @dataclass(frozen=True)
 class Archive:
-    """What a file holds.
+    """The contents of a torch archive.
 
     Args:
         value: its pickle as data (see pickled).
@@ -34,13 +34,13 @@ class Archive:
         scripted: whether it is a TorchScript archive.
     """
 
-    at: Stamp
+    at: FileId
     value: Any
     starts: dict[str, tuple[int, int]]
     scripted: bool
 
     def stored(self, tensor: Strided) -> Stored:
-        """A tensor of the pickle; raises Unreadable if its storage is missing or too short."""
+        """A tensor of the pickle; raises FormatError if its storage is missing or too short."""
         start = self._start(tensor.storage) if 0 not in tensor.size else 0
         return from_bytes(self.at, start, tensor.word, tensor.offset, tensor.size, tensor.stride)
 
@@ -51,15 +51,15 @@ class Archive:
         start, held = self.starts.get(storage.key, (0, -1))
         start, held = start + storage.first * itemsize, held - storage.first * itemsize
         if storage.numel * itemsize > held:
-            raise Unreadable("holds a tensor whose values are missing or cut off")
+            raise FormatError("holds a tensor whose values are missing or cut off")
         return start
 
 
-def read_zip(at: Stamp) -> Archive:
-    """A zip archive as torch.save and torch.jit.save write it; only its pickle is read.
+def read_zip(at: FileId) -> Archive:
+    """Reads the pickle of a zip archive that torch.save or torch.jit.save wrote.
 
     Raises:
-        Unreadable: it is damaged, compressed, a zip bomb, or no archive of torch.
+        FormatError: it is damaged, compressed, a zip bomb, or no archive of torch.
     """
     path, size, _ = at
     try:
@@ -67,16 +67,16 @@ def read_zip(at: Stamp) -> Archive:
             members = {info.filename: info for info in archive.infolist()}
             unpacked = sum(info.file_size for info in members.values())
             if unpacked > BOMB * size:
-                raise Unreadable(f"unpacks to {unpacked} bytes, {unpacked // size} times its size")
+                raise FormatError(f"unpacks to {unpacked} bytes, {unpacked // size} times its size")
             pickles = [name for name in members if PICKLE.fullmatch(name)]
             if len(pickles) != 1:
                 remedy = "give a checkpoint that torch.save wrote"
-                raise Unreadable("is a zip archive, but not one of torch", remedy)
+                raise FormatError("is a zip archive, but not one of torch", remedy)
             root = pickles[0].partition("/")[0] + "/"
             _refuse_big_endian(file, size, members.get(root + "byteorder"))
             start, length = _place(file, size, members[pickles[0]])
             if length > LARGEST_PICKLE:
-                raise Unreadable(f"holds a pickle of {length} bytes")
+                raise FormatError(f"holds a pickle of {length} bytes")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
                 content.seek(start)
                 value = plain(content)
@@ -88,7 +88,7 @@ def read_zip(at: Stamp) -> Archive:
             }
             return Archive(at, value, starts, root + "constants.pkl" in members)
     except ZIP_DAMAGE as error:
-        raise Unreadable(f"cannot be read as a zip archive ({error})") from error
+        raise FormatError(f"cannot be read as a zip archive ({error})") from error
 
 
 def _refuse_big_endian(file: IO[bytes], size: int, info: zipfile.ZipInfo | None) -> None:
@@ -96,51 +96,51 @@ def _refuse_big_endian(file: IO[bytes], size: int, info: zipfile.ZipInfo | None)
         start, _ = _place(file, size, info)
         file.seek(start)
         if file.read(3) == b"big":
-            raise Unreadable("was written in big-endian order", "save it on a common machine")
+            raise FormatError("was written in big-endian order", "save it on a common machine")
 
 
 def _place(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> tuple[int, int]:
-    """Where a member's bytes start, and how many there are: torch stores them as they are."""
+    """Offset and length of a member's bytes, which torch stores uncompressed."""
     if info.compress_type != zipfile.ZIP_STORED:
         remedy = "save it again with torch.save"
-        raise Unreadable(f"holds {info.filename[:60]!r} compressed", remedy)
+        raise FormatError(f"holds {info.filename[:60]!r} compressed", remedy)
     file.seek(info.header_offset)
     header = file.read(30)
     if header[:4] != ZIP_MAGIC:
-        raise Unreadable("holds a member in no place")
+        raise FormatError("holds a member in no place")
     start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
     if start + info.file_size > size:
-        raise Unreadable("is cut off")
+        raise FormatError("is cut off")
     return start, info.file_size
 
 
-def read_legacy(at: Stamp) -> Archive:
-    """The format before torch 1.6: five pickles, then the storages' values, packed.
+def read_legacy(at: FileId) -> Archive:
+    """Reads the format before torch 1.6: five pickles, then the storages' values, packed.
 
     Raises:
-        Unreadable: it is damaged, or another kind of pickle.
+        FormatError: it is damaged, or another kind of pickle.
     """
     path, size, _ = at
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         if plain(content) != LEGACY_MAGIC:
-            raise Unreadable("is a pickle, but not one of torch", "save it with torch.save")
+            raise FormatError("is a pickle, but not one of torch", "save it with torch.save")
         words: dict[str, str] = {}
         _, system, value, keys = (plain(content, words) for _ in range(4))
         if not isinstance(system, dict) or not system.get("little_endian", True):
-            raise Unreadable("was written in big-endian order", "save it on a common machine")
+            raise FormatError("was written in big-endian order", "save it on a common machine")
         if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
-            raise Unreadable("lists no storages")
+            raise FormatError("lists no storages")
         starts, position = {}, content.tell()
         for key in keys:
             word = words.get(key, "")
             if word not in DTYPES:
-                raise Unreadable(f"holds values of dtype {word or 'unknown'}")
+                raise FormatError(f"holds values of dtype {word or 'unknown'}")
             if position + 8 > size:
-                raise Unreadable("is cut off")
+                raise FormatError("is cut off")
             length = int.from_bytes(content[position : position + 8], "little")
             length *= DTYPES[word].itemsize
             if position + 8 + length > size:
-                raise Unreadable("is cut off")
+                raise FormatError("is cut off")
             starts[key] = (position + 8, length)
             position += 8 + length
     return Archive(at, value, starts, scripted=False)

@@ -1,4 +1,4 @@
-"""Folders as Hugging Face, open_clip and mergekit write them: weights in one file or in shards."""
+"""Checkpoint folders of Hugging Face, open_clip and mergekit: weights in one file or in shards."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .stored import Unreadable
+from .stored import FormatError
 
 WEIGHTS = (
     "model.safetensors",
@@ -26,7 +26,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     """The files that hold a checkpoint's weights: the path itself, or those of the folder.
 
     Raises:
-        Unreadable: the folder has none, or an index that is no index.
+        FormatError: the folder has none, or an index that is no index.
         FileNotFoundError: the path does not exist.
     """
     if not path.is_dir():
@@ -35,15 +35,15 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         if (path / name).is_file():
             return _shards(path, path / name) if name.endswith(".json") else (path / name,)
     if (path / ADAPTER).is_file():
-        raise Unreadable("is a LoRA adapter", "merge it into its base first")
-    raise Unreadable("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
+        raise FormatError("is a LoRA adapter", "merge it into its base first")
+    raise FormatError("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
     table = _json(index)
     names = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(names, dict) or not names:
-        raise Unreadable(f"has an {index.name} without weight_map")
+        raise FormatError(f"has an {index.name} without weight_map")
     for name in names.values():
         if (
             not isinstance(name, str)
@@ -52,11 +52,11 @@ def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
             or "\0" in name
             or name == ".."
         ):
-            raise Unreadable(f"has an {index.name} that names files elsewhere", "list plain names")
+            raise FormatError(f"has an {index.name} that names files elsewhere", "list plain names")
     shards = sorted(set(names.values()))
     for name in shards:
         if not (folder / name).is_file():
-            raise Unreadable(
+            raise FormatError(
                 f"lacks {name[:80]}, which its {index.name} names", "fetch that file too"
             )
     return tuple(folder / name for name in shards)
@@ -66,15 +66,17 @@ def read_config(path: Path) -> dict[str, Any] | None:
     """The config.json of a folder, or beside a file named as in such folders; None if none.
 
     Raises:
-        Unreadable: it is no JSON object.
+        FormatError: it is no JSON object.
     """
     configs = (json_beside(path, name) for name in CONFIGS)
     return next((config for config in configs if config is not None), None)
 
 
 def json_beside(path: Path, name: str) -> dict[str, Any] | None:
-    """The JSON object of that name in a folder, or beside a file named as in such folders; None
-    where there is none; raises Unreadable."""
+    """The JSON object of that file name beside the weights, or None; raises FormatError.
+
+    Beside a single file only where it is named as in such folders.
+    """
     if not path.is_dir() and path.name not in WEIGHTS:
         return None
     path = (path if path.is_dir() else path.parent) / name
@@ -82,16 +84,16 @@ def json_beside(path: Path, name: str) -> dict[str, Any] | None:
         return None
     value = _json(path)
     if not isinstance(value, dict):
-        raise Unreadable(f"has a {path.name} that is no JSON object")
+        raise FormatError(f"has a {path.name} that is no JSON object")
     return value
 
 
 def _json(path: Path) -> Any:
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise Unreadable(f"has a {path.name} of more than {LARGEST_JSON} bytes")
+            raise FormatError(f"has a {path.name} of more than {LARGEST_JSON} bytes")
         return json.loads(path.read_bytes())
     except (ValueError, RecursionError, OSError) as error:
-        raise Unreadable(
+        raise FormatError(
             f"has a {path.name} that cannot be read ({type(error).__name__})"
         ) from error

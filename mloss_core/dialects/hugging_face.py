@@ -1,4 +1,4 @@
-"""Hugging Face's names of CLIP's two towers, and ours of the same tensors."""
+"""Translation between Hugging Face's and open_clip's tensor names of CLIP's two towers."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from .stored import Stored, fused, transposed
 
 @dataclass(frozen=True)
 class Tower:
-    """How Hugging Face names a tower, and what we call the same.
+    """The name table of one tower: Hugging Face's names and open_clip's.
 
     Args:
-        theirs, ours: what every name of the tower begins with.
+        hf_prefix, our_prefix: what every name of the tower begins with, on either side.
         outer: names outside the blocks, without .weight and .bias where a pair has both.
-        projection: the matrix into the joint embedding; ours is theirs transposed.
+        projection: the matrix into the joint embedding; one is the other transposed.
     """
 
-    theirs: str
-    ours: str
+    hf_prefix: str
+    our_prefix: str
     outer: Mapping[str, str]
     projection: tuple[str, str]
 
 
 # The one table of Hugging Face's names.
 IMAGE = Tower(
-    theirs="vision_model.",
-    ours="visual.",
+    hf_prefix="vision_model.",
+    our_prefix="visual.",
     outer={
         "embeddings.class_embedding": "class_embedding",
         "embeddings.position_embedding.weight": "positional_embedding",
@@ -41,8 +41,8 @@ IMAGE = Tower(
     projection=("visual_projection.weight", "visual.proj"),
 )
 TEXT = Tower(
-    theirs="text_model.",
-    ours="",
+    hf_prefix="text_model.",
+    our_prefix="",
     outer={
         "embeddings.token_embedding.weight": "token_embedding.weight",
         "embeddings.position_embedding.weight": "positional_embedding",
@@ -63,72 +63,72 @@ BLOCK_NAME = re.compile(r"encoder\.layers\.(\d+)\.(.+)\.(weight|bias)")
 
 
 def renamed(tensors: dict[str, Stored], tower: Tower) -> dict[str, Stored]:
-    """Renames, fuses q, k and v, and transposes the projection."""
-    found = {}
+    """A tower's tensors under open_clip's names, q, k and v fused, the projection transposed."""
+    translated = {}
     for name, tensor in tensors.items():
         if name == tower.projection[0] and len(tensor.shape) == 2:
-            found[tower.projection[1]] = transposed(tensor)
+            translated[tower.projection[1]] = transposed(tensor)
             continue
         fused_name, parts = _attention(name, tensors, tower)
         if not parts:
-            found[_name(name, tower)] = tensor
+            translated[_name(name, tower)] = tensor
         elif name == parts[0]:
-            found[fused_name] = fused([tensors[part] for part in parts])
-    return found
+            translated[fused_name] = fused([tensors[part] for part in parts])
+    return translated
 
 
 def their_tensors(ours: Mapping[str, Tensor], tower: Tower) -> dict[str, Tensor]:
-    """The other way round: a tower's tensors by Hugging Face's names, q, k and v apart.
+    """A tower's tensors under Hugging Face's names, q, k and v split: the inverse of `renamed`.
 
     Args:
         ours: exactly the tower's tensors, by our names.
     """
-    found = {}
+    translated = {}
     for name, tensor in ours.items():
         if name == tower.projection[1]:
-            found[tower.projection[0]] = tensor.T.contiguous()
+            translated[tower.projection[0]] = tensor.T.contiguous()
             continue
-        inner = name.removeprefix(tower.ours)
+        inner = name.removeprefix(tower.our_prefix)
         block = OUR_BLOCK.fullmatch(inner)
         split, whole = FUSED
         if block and block[2].startswith(whole):
             kind = block[2].removeprefix(whole)
-            start = f"{tower.theirs}encoder.layers.{block[1]}."
+            start = f"{tower.hf_prefix}encoder.layers.{block[1]}."
             for part, piece in zip("qkv", tensor.chunk(3), strict=True):
-                found[f"{start}{split.format(part=part)}.{kind}"] = piece.contiguous()
+                translated[f"{start}{split.format(part=part)}.{kind}"] = piece.contiguous()
         else:
-            found[_their_name(inner, block, tower)] = tensor
-    return found
+            translated[_their_name(inner, block, tower)] = tensor
+    return translated
 
 
 def _their_name(inner: str, block: re.Match[str] | None, tower: Tower) -> str:
     """Hugging Face's name of a tensor outside the projection and the fused attention."""
     if block:
         stem, _, kind = block[2].rpartition(".")
-        back = {ours: theirs for theirs, ours in BLOCK.items()}
-        return f"{tower.theirs}encoder.layers.{block[1]}.{back[stem]}.{kind}"
-    back = {ours: theirs for theirs, ours in tower.outer.items()}
+        back = {our_name: hf_name for hf_name, our_name in BLOCK.items()}
+        return f"{tower.hf_prefix}encoder.layers.{block[1]}.{back[stem]}.{kind}"
+    back = {our_name: hf_name for hf_name, our_name in tower.outer.items()}
     if inner in back:
-        return f"{tower.theirs}{back[inner]}"
+        return f"{tower.hf_prefix}{back[inner]}"
     stem, _, kind = inner.rpartition(".")
-    return f"{tower.theirs}{back[stem]}.{kind}"
+    return f"{tower.hf_prefix}{back[stem]}.{kind}"
 
 
 def _name(name: str, tower: Tower) -> str:
     """Our name of a tensor; its own where the table has none."""
-    inner, block = name.removeprefix(tower.theirs), _block(name, tower)
+    inner, block = name.removeprefix(tower.hf_prefix), _block(name, tower)
     if block and block[2] in BLOCK:
-        return f"{tower.ours}transformer.resblocks.{block[1]}.{BLOCK[block[2]]}.{block[3]}"
+        return f"{tower.our_prefix}transformer.resblocks.{block[1]}.{BLOCK[block[2]]}.{block[3]}"
     stem, _, kind = inner.rpartition(".")
     if inner in tower.outer:
-        return f"{tower.ours}{tower.outer[inner]}"
+        return f"{tower.our_prefix}{tower.outer[inner]}"
     if stem in tower.outer and kind in ("weight", "bias"):
-        return f"{tower.ours}{tower.outer[stem]}.{kind}"
+        return f"{tower.our_prefix}{tower.outer[stem]}.{kind}"
     return name
 
 
 def _block(name: str, tower: Tower) -> re.Match[str] | None:
-    inner = name.removeprefix(tower.theirs)
+    inner = name.removeprefix(tower.hf_prefix)
     return BLOCK_NAME.fullmatch(inner) if inner != name else None
 
 
@@ -138,11 +138,11 @@ def _attention(name: str, tensors: Mapping[str, Stored], tower: Tower) -> tuple[
     split, whole = FUSED
     if not block or block[2] not in {split.format(part=part) for part in "qkv"}:
         return "", []
-    start = f"{tower.theirs}encoder.layers.{block[1]}."
+    start = f"{tower.hf_prefix}encoder.layers.{block[1]}."
     parts = [f"{start}{split.format(part=part)}.{block[3]}" for part in "qkv"]
     if not _alike(tensors.get(part) for part in parts):
         return "", []
-    return f"{tower.ours}transformer.resblocks.{block[1]}.{whole}{block[3]}", parts
+    return f"{tower.our_prefix}transformer.resblocks.{block[1]}.{whole}{block[3]}", parts
 
 
 def _alike(parts: Iterable[Stored | None]) -> bool:

@@ -1,12 +1,12 @@
-"""State dicts from what a pickle holds: mappings, whole modules and TorchScript objects."""
+"""State dicts from unpickled data: mappings, whole modules and TorchScript objects."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from .recorded import StandIn, Strided
-from .stored import Unreadable
+from .recorded import OpaqueObject, Strided
+from .stored import FormatError
 
 # Training scripts keep the weights under one of these, beside optimizer, epoch and so on.
 HOLDERS = ("state_dict", "model_state_dict", "model", "module")
@@ -17,36 +17,36 @@ MOST_VISITS = 1_000_000  # an object may refer to another many times: the walk m
 
 
 def state_dict(value: Any) -> dict[str, Strided]:
-    """Every tensor by its name, as torch's state_dict() calls it; raises Unreadable."""
+    """Every tensor by its name in torch's state_dict(); raises FormatError."""
     return {name: leaf for name, leaf in _walk(_held(value)) if isinstance(leaf, Strided)}
 
 
 def told_activation(value: Any) -> str | None:
-    """The activation, where all modules of that kind are of one class; None if it is not told."""
-    objects = [leaf for _, leaf in _walk(_held(value)) if isinstance(leaf, StandIn)]
-    told = {ACTIVATIONS.get(leaf.kind.rpartition(".")[2]) for leaf in objects} - {None}
+    """The activation of a pickled module; None where its classes name none or several."""
+    objects = [leaf for _, leaf in _walk(_held(value)) if isinstance(leaf, OpaqueObject)]
+    activations = {ACTIVATIONS.get(leaf.kind.rpartition(".")[2]) for leaf in objects} - {None}
     states = [leaf.state for leaf in objects if isinstance(leaf.state, dict)]
     if any(state.get("approximate", "none") != "none" for state in states):
         return None  # a GELU by tanh
-    return told.pop() if len(told) == 1 else None
+    return activations.pop() if len(activations) == 1 else None
 
 
 def is_module(value: Any) -> bool:
     """Whether the pickle holds a whole module."""
-    return isinstance(_held(value), StandIn)
+    return isinstance(_held(value), OpaqueObject)
 
 
 def _held(value: Any) -> Any:
-    """What lies under a training script's wrappers."""
+    """The state dict or module inside a training script's wrapper dicts."""
     for _ in range(3):
         inner = [value[k] for k in HOLDERS if k in value] if isinstance(value, dict) else []
-        if not inner or not isinstance(inner[0], dict | StandIn):
+        if not inner or not isinstance(inner[0], dict | OpaqueObject):
             break
         value = inner[0]
     return value
 
 
-def _walk(root: Any) -> Iterator[tuple[str, Strided | StandIn]]:
+def _walk(root: Any) -> Iterator[tuple[str, Strided | OpaqueObject]]:
     """Tensors and objects below a value, with their dotted names."""
     open_ = [("", root, 0)]
     for _ in range(MOST_VISITS):
@@ -55,19 +55,19 @@ def _walk(root: Any) -> Iterator[tuple[str, Strided | StandIn]]:
         name, value, depth = open_.pop()
         if depth > DEEPEST:
             break
-        if isinstance(value, Strided | StandIn):
+        if isinstance(value, Strided | OpaqueObject):
             yield name, value
         dot = name + "." if name else ""
         children = [(dot + str(key), child, depth + 1) for key, child in _children(value)]
         open_.extend(reversed(children))
-    raise Unreadable("nests its objects too deep")
+    raise FormatError("nests its objects too deep")
 
 
 def _children(value: Any) -> Iterator[tuple[str | int, Any]]:
     """A mapping's entries, a module's parameters, kept buffers and modules."""
     if isinstance(value, dict):
         yield from value.items()
-    if not isinstance(value, StandIn) or not isinstance(value.state, dict):
+    if not isinstance(value, OpaqueObject) or not isinstance(value.state, dict):
         return
     if value.kind.startswith("__torch__"):
         yield from value.state.items()

@@ -1,11 +1,11 @@
-"""Names of both towers' tensors: every dialect's, and ours, which are open_clip's."""
+"""Detection of a file's naming dialect, and translation to open_clip's names for both towers."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from .hugging_face import IMAGE, TEXT, renamed
-from .stored import Stored, Unreadable, transposed
+from .stored import FormatError, Stored, transposed
 
 # What wrappers put before names: DataParallel, torch.compile, Ilharco's ImageEncoder.
 WRAPPERS = {"module", "model", "clip", "clip_model", "_orig_mod"}
@@ -26,17 +26,17 @@ BARE_HUGGING_FACE = "embeddings.patch_embedding.weight"
 PLAIN = "plain"
 
 
-def house(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, Stored]]:
-    """The dialect of a file's names, and its image tower's tensors by our names.
+def to_open_clip_names(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, Stored]]:
+    """The dialect of a file's names, and its image tower's tensors by open_clip's names.
 
     What belongs to an image tower but is not in the table keeps a name of its own, so that the
     audit finds it. Files without any name of CLIP ("plain") keep all names.
 
     Raises:
-        Unreadable: a LoRA adapter, or two tensors of one name.
+        FormatError: a LoRA adapter, or two tensors of one name.
     """
     if any(".lora_" in name for name in tensors):
-        raise Unreadable("is a LoRA adapter", "merge it into its base first")
+        raise FormatError("is a LoRA adapter", "merge it into its base first")
     bare = _unwrapped(tensors)
     if BARE_HUGGING_FACE in bare:
         bare = {_in_vision_model(name): tensor for name, tensor in bare.items()}
@@ -52,25 +52,25 @@ def house(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, Stored]]:
 def text_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """The tensors of a file's text tower by our names, without `text.`; empty where it has none."""
     bare = _unwrapped(tensors)
-    if any(name.startswith(TEXT.theirs) for name in bare):
-        kept = (TEXT.theirs, TEXT.projection[0])
-        theirs = {name: tensor for name, tensor in bare.items() if name.startswith(kept)}
-        return renamed(theirs, TEXT)
+    if any(name.startswith(TEXT.hf_prefix) for name in bare):
+        kept = (TEXT.hf_prefix, TEXT.projection[0])
+        hf_tensors = {name: tensor for name, tensor in bare.items() if name.startswith(kept)}
+        return renamed(hf_tensors, TEXT)
     if BARE_TOWER & bare.keys():
         return {}  # an image tower alone has names that a text tower has, too
-    found = {
+    tower = {
         name.removeprefix("text."): tensor
         for name, tensor in bare.items()
         if name.startswith((*TEXT_PARTS, "text."))
     }
-    linear = found.get("text_projection.weight")  # how open_clip keeps it beside a bias
+    linear = tower.get("text_projection.weight")  # how open_clip keeps it beside a bias
     if linear is not None and len(linear.shape) == 2:
-        found["text_projection"] = transposed(found.pop("text_projection.weight"))
-    return found
+        tower["text_projection"] = transposed(tower.pop("text_projection.weight"))
+    return tower
 
 
 def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
-    """Tensors by their names without what wrappers put before them."""
+    """Tensors by their names without the prefixes of wrapper modules."""
     bare: dict[str, Stored] = {}
     for whole, tensor in tensors.items():
         name = whole
@@ -78,13 +78,13 @@ def _unwrapped(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
             name = name.partition(".")[2]
         if name in bare:
             remedy = "keep one model in the file"
-            raise Unreadable(f"holds two tensors of the name {name[:80]}", remedy)
+            raise FormatError(f"holds two tensors of the name {name[:80]}", remedy)
         bare[name] = tensor
     return bare
 
 
 def _in_vision_model(name: str) -> str:
-    return name if name == IMAGE.projection[0] else f"{IMAGE.theirs}{name}"
+    return name if name == IMAGE.projection[0] else f"{IMAGE.hf_prefix}{name}"
 
 
 def _image_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:

@@ -1,8 +1,8 @@
-"""Pickles as plain data: a stack machine that knows no classes, so that no code of a file can run.
+"""A pickle reader that yields plain data: a stack machine without classes, which runs no code.
 
 Python's own unpickler imports what a file names and calls it. Here names stay text. What torch's
 files build their tensors with is known by name and becomes a description of a tensor; everything
-else becomes a StandIn, which holds what the file says of an object and can do nothing.
+else becomes a OpaqueObject, which holds what the file says of an object and can do nothing.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import struct
 from collections.abc import Callable
 from typing import IO, Any, cast
 
-from .recorded import Name, StandIn, Storage, dict_of, made, persistent
-from .stored import Unreadable
+from .recorded import Name, OpaqueObject, Storage, dict_of, emulate_call, persistent
+from .stored import FormatError
 
 MOST_STEPS = 5_000_000  # a whole ViT-L/14 takes fewer than a hundred thousand
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, struct.error)
 
 
 def plain(file: mmap.mmap, words: dict[str, str] | None = None) -> Any:
-    """The next pickle of a file as dicts, lists, numbers, texts, Strided and StandIn.
+    """Reads a file's next pickle as dicts, lists, numbers, texts, Strided and OpaqueObject.
 
     Args:
         words: gets the dtype of each storage, by its key.
 
     Raises:
-        Unreadable: it is damaged, or asks for something that checkpoints have no use for.
+        FormatError: it is damaged, or asks for something that checkpoints have no use for.
     """
     machine = _Machine({} if words is None else words)
     try:
         for step, (opcode, argument, _) in enumerate(pickletools.genops(cast(IO[bytes], file))):
             if step > MOST_STEPS:
-                raise Unreadable("holds a pickle of too many steps")
+                raise FormatError("holds a pickle of too many steps")
             machine.step(opcode.name, argument)
         return machine.stack.pop()
     except (*DAMAGE, RecursionError, MemoryError) as error:
-        raise Unreadable(f"holds a damaged pickle ({type(error).__name__})") from error
+        raise FormatError(f"holds a damaged pickle ({type(error).__name__})") from error
 
 
 class _Machine:
@@ -50,7 +50,7 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def step(self, opcode: str, argument: Any) -> None:
-        """Carries out one opcode; raises Unreadable for one that is not on the list."""
+        """Executes one opcode; raises FormatError for one that is not on the list."""
         if opcode in PUSHED:
             self.stack.append(argument)
         elif opcode in FRESH:
@@ -58,17 +58,17 @@ class _Machine:
         elif opcode in STEPS:
             STEPS[opcode](self, argument)
         elif opcode not in IGNORED:
-            raise Unreadable(f"holds a pickle with {opcode}, which checkpoints have no use for")
+            raise FormatError(f"holds a pickle with {opcode}, which checkpoints have no use for")
 
     def above_mark(self) -> list[Any]:
-        """Takes what lies above the last mark."""
+        """Pops the values above the last mark."""
         start = self.marks.pop()
         taken = self.stack[start:]
         del self.stack[start:]
         return taken
 
     def take(self, n: int) -> tuple:
-        """Takes the last n values."""
+        """Pops the last n values."""
         if len(self.stack) < n:
             raise IndexError("an empty stack")
         taken = tuple(self.stack[-n:])
@@ -76,36 +76,38 @@ class _Machine:
         return taken
 
     def make(self, name: object, arguments: object) -> None:
-        """Puts what the name's call would give."""
-        self.stack.append(made(name, tuple(arguments) if isinstance(arguments, tuple) else ()))
+        """Pushes the data that calling the name would give."""
+        self.stack.append(
+            emulate_call(name, tuple(arguments) if isinstance(arguments, tuple) else ())
+        )
 
     def global_(self, module: object, name: object) -> None:
-        """Puts a name; of anything but texts no text is made, which could take for ever."""
+        """Pushes a class or function name; raises TypeError for anything but texts."""
         if not isinstance(module, str) or not isinstance(name, str):
             raise TypeError("a name that is no text")
         self.stack.append(Name(f"{module}.{name}"))
 
     def build(self, state: Any) -> None:
-        """Records an object's state; that of dicts and tensors (hooks, metadata) is left."""
-        if isinstance(self.stack[-1], StandIn):
+        """Records an object's state; ignores that of dicts and tensors (hooks, metadata)."""
+        if isinstance(self.stack[-1], OpaqueObject):
             slotted = isinstance(state, tuple) and len(state) == 2
             self.stack[-1].state = state[0] if slotted else state
 
     def outside(self, saved: tuple) -> None:
-        """Puts a value kept outside the pickle, and notes a storage's dtype."""
+        """Pushes a persistent value, and records a storage's dtype."""
         value = persistent(saved)
         if isinstance(value, Storage):
             self.words[value.key] = value.word
         self.stack.append(value)
 
     def set_items(self, items: list[Any]) -> None:
-        """Fills a dict; on anything else the items are left."""
+        """Adds items to a dict; ignores them on anything else."""
         target = self.stack[-1]
         if isinstance(target, dict):
             target.update(dict_of(zip(items[::2], items[1::2], strict=True)))
 
     def extend(self, items: list[Any]) -> None:
-        """Fills a list; on anything else the items are left."""
+        """Adds items to a list; ignores them on anything else."""
         if isinstance(self.stack[-1], list):
             self.stack[-1].extend(items)
 

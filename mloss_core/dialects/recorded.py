@@ -1,4 +1,4 @@
-"""What pickles say of tensors and objects, recorded: nothing they name is imported or called."""
+"""Descriptions of pickled tensors and objects; nothing they name is imported or called."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ LISTS = {f"{module}.{kind}" for module in ("builtins", "__builtin__") for kind i
 
 @dataclass(frozen=True)
 class Name:
-    """A class or function that a file names: never imported."""
+    """The name of a class or function in a pickle, never imported."""
 
     text: str
 
 
 @dataclass
-class StandIn:
-    """An object that is not built: the name of its class and its recorded state."""
+class OpaqueObject:
+    """A pickled object that is not built: its class's name and its state."""
 
     kind: str
     state: object = None
@@ -31,7 +31,7 @@ class StandIn:
 
 @dataclass(frozen=True)
 class Storage:
-    """Elements in a file, known by their key; `first` of them belong to another view."""
+    """A storage of a file by its key; its elements start at `first`, for a view."""
 
     key: str
     word: str
@@ -51,34 +51,34 @@ class Strided:
 
 
 def count(value: object) -> int:
-    """A number of elements; raises ValueError for anything else, and for the absurd."""
+    """The value as a count of elements; raises ValueError for anything else or above LARGEST."""
     if type(value) is not int or not 0 <= value < LARGEST:
         raise ValueError("not a number of elements")
     return value
 
 
-def made(name: object, arguments: tuple) -> object:
-    """What calling the named class or function would give, as data; nothing is called."""
+def emulate_call(name: object, arguments: tuple) -> object:
+    """The data that calling the named class or function would give; nothing is called."""
     if not isinstance(name, Name):
-        return StandIn("?")
+        return OpaqueObject("?")
     if name.text in TENSORS:
         return _strided(*arguments)
     if name.text in PARAMETERS:
         return arguments[0]
     if name.text == "torch._tensor._rebuild_from_type_v2":
         function, _, inner, _ = arguments
-        return made(function, tuple(inner))
+        return emulate_call(function, tuple(inner))
     if name.text == "collections.OrderedDict":
         return dict_of(arguments[0] if arguments else ())
     if name.text in LISTS:
         return list(arguments[0]) if arguments else []
     if name.text == "torch.Size":
         return tuple(arguments[0])
-    return StandIn(name.text)
+    return OpaqueObject(name.text)
 
 
 def _strided(storage: Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> Strided:
-    """A tensor, once it is sure to lie within its storage and to be no larger than it."""
+    """A tensor's description, checked to lie within its storage."""
     if not isinstance(storage, Storage):
         raise TypeError("a tensor without storage")
     if len(size) > 8:
@@ -96,7 +96,7 @@ def _strided(storage: Storage, offset: int, size: tuple, stride: tuple, *rest: A
 
 
 def dict_of(pairs: Iterable[tuple[object, object]]) -> dict[str | int, object]:
-    """The entries that could lead to a tensor with a name: those under texts and numbers.
+    """A dict of the pairs whose keys are texts or numbers: only those can name a tensor.
 
     Other keys are not even hashed: one of tuples in tuples could exhaust the interpreter's stack.
     """
@@ -104,7 +104,7 @@ def dict_of(pairs: Iterable[tuple[object, object]]) -> dict[str | int, object]:
 
 
 def persistent(saved: tuple) -> object:
-    """What torch keeps outside the pickle: storages, and the classes of legacy modules."""
+    """The value of a persistent id of torch: a storage, or a legacy module's class."""
     if saved[0] == "module":
         return saved[1]
     if saved[0] != "storage" or not isinstance(saved[1], Name):

@@ -1,4 +1,4 @@
-"""Tensors where they lie in a file: shape and dtype at once, values mapped when asked for."""
+"""Lazily read tensors of a file: shape and dtype at once, values mapped on demand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-Stamp = tuple[Path, int, int]  # a file as it was: path, size, time of its last change
+FileId = tuple[Path, int, int]  # a file as it was: path, size, time of its last change
 # Storage types of pickled tensors: safetensors' word for the dtype, and the dtype.
 STORAGES = {
     "HalfStorage": ("F16", torch.float16),
@@ -29,8 +29,8 @@ STORAGES = {
 DTYPES = dict(STORAGES.values())
 
 
-class Unreadable(Exception):
-    """Why a file cannot be used, without its name: the caller knows what the user calls it."""
+class FormatError(Exception):
+    """A file's format problem and its remedy, without the file's name, which the caller adds."""
 
     def __init__(self, problem: str, remedy: str = "fetch or write it again"):
         super().__init__(problem)
@@ -39,7 +39,7 @@ class Unreadable(Exception):
 
 @dataclass(frozen=True)
 class Stored:
-    """A tensor in a file.
+    """A tensor of a file, read on demand.
 
     Args:
         dtype: in safetensors' words, e.g. "F16".
@@ -51,41 +51,41 @@ class Stored:
     fetch: Callable[[], Tensor]
 
 
-def stamp(path: Path) -> Stamp:
-    """The file as it is now; raises OSError."""
+def file_id(path: Path) -> FileId:
+    """The identity of a file as it is now; raises OSError."""
     stat = path.stat()
     return path, stat.st_size, stat.st_mtime_ns
 
 
 @functools.lru_cache(maxsize=64)
-def safetensors(at: Stamp) -> safe_open:
-    """The mapped file; kept, because a merge reads every file once a block."""
+def safetensors(at: FileId) -> safe_open:
+    """The mapped safetensors file, cached: a merge reads every file once a block."""
     return safe_open(at[0], framework="pt")
 
 
 @functools.lru_cache(maxsize=64)
-def _mapped(at: Stamp) -> Tensor:
-    """All bytes of a file. Mapped privately: nothing that is done to them reaches the file."""
+def _mapped(at: FileId) -> Tensor:
+    """All bytes of a file, mapped privately: writes to them never reach the file."""
     path, size, _ = at
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
 
 
-def from_safetensors(at: Stamp, key: str) -> Stored:
-    """A tensor of a safetensors file."""
+def from_safetensors(at: FileId, key: str) -> Stored:
+    """A tensor of a safetensors file, read on demand."""
     part = safetensors(at).get_slice(key)
     return Stored(tuple(part.get_shape()), part.get_dtype(), partial(_from_safetensors, at, key))
 
 
 def from_bytes(
-    at: Stamp, start: int, word: str, offset: int, size: Sequence[int], stride: Sequence[int]
+    at: FileId, start: int, word: str, offset: int, size: Sequence[int], stride: Sequence[int]
 ) -> Stored:
-    """A tensor whose storage's elements start at this byte of the file."""
+    """A tensor, read on demand, whose storage's elements start at this byte of the file."""
     fetch = partial(_from_bytes, at, start, word, offset, tuple(size), tuple(stride))
     return Stored(tuple(size), word, fetch)
 
 
 def fused(parts: Sequence[Stored]) -> Stored:
-    """Tensors on top of each other, as one."""
+    """One tensor of several concatenated along the first dimension."""
     first = parts[0]
     rows = sum(part.shape[0] for part in parts)
     return Stored((rows, *first.shape[1:]), first.dtype, partial(_fused, tuple(parts)))
@@ -96,15 +96,15 @@ def transposed(matrix: Stored) -> Stored:
     return Stored(matrix.shape[::-1], matrix.dtype, partial(_transposed, matrix))
 
 
-def _from_safetensors(at: Stamp, key: str) -> Tensor:
+def _from_safetensors(at: FileId, key: str) -> Tensor:
     return safetensors(at).get_tensor(key)
 
 
 def _from_bytes(
-    at: Stamp, start: int, word: str, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
+    at: FileId, start: int, word: str, offset: int, size: tuple[int, ...], stride: tuple[int, ...]
 ) -> Tensor:
     if word not in DTYPES:
-        raise Unreadable(f"holds tensors of dtype {word}", "save it as F16, BF16 or F32")
+        raise FormatError(f"holds tensors of dtype {word}", "save it as F16, BF16 or F32")
     dtype = DTYPES[word]
     if 0 in size:
         return torch.empty(size, dtype=dtype)

@@ -1,4 +1,4 @@
-"""A cell: one recipe measured on some images, kept on disk under what decides its outcome."""
+"""Cells of experiments: one recipe evaluated on some images, cached on disk by content hash."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..errors import BadFile
 from ..evaluate import Evaluator
 from ..images import Pictures, Resized
 from ..methods.schedule import measured_blocks
-from ..recipe import calibration_of, deciding
+from ..recipe import calibration_of, recipe_fields
 from ..run import measured
 from ..store import RunRecord
 from ..tasks import Task
@@ -46,8 +46,10 @@ class Cell:
 
 
 class Lab:
-    """Measures cells of one family on one device. Features and hashes are kept, so that sources
-    are embedded once, and a cell that is known takes milliseconds."""
+    """Measures cells of one family on one device, with features and hashes cached between them.
+
+    Sources are embedded once, and a cached cell takes milliseconds.
+    """
 
     def __init__(self, family: Family, device: torch.device, test: Evaluator | None = None):
         self.family, self.device = family, device
@@ -59,18 +61,20 @@ class Lab:
         self._model = functools.cache(self._hash_of_model)
 
     def id(self, cell: Cell) -> str:
-        """Names everything that decides a cell's outcome: recipe, hashes of models, calibration
-        and images, heads and version; not its label."""
+        """A cell's run id: a hash of everything that decides its outcome.
+
+        That is recipe, models, calibration and images, heads and version; not its label.
+        """
         recipe, drawn = cell.recipe, None
         if measured_blocks(recipe, self.family.model):
             drawn = self._calibration(recipe.sources, recipe.samples, recipe.seed)
         models = [self._model(name) for name in (None, *recipe.sources)]
         images = [self._images(task, cell.split) for task in cell.tasks]
-        parts = [deciding(recipe), models, drawn, images, cell.split, cell.beside, __version__]
+        parts = [recipe_fields(recipe), models, drawn, images, cell.split, cell.beside, __version__]
         return f"cell-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
-    def known(self, cell: Cell) -> RunRecord | None:
-        """The cell's record, if somebody has measured it to the end."""
+    def cached_run(self, cell: Cell) -> RunRecord | None:
+        """The cell's finished run on disk; None where there is none."""
         try:
             record = store.load_run(self.id(cell))
         except BadFile:
@@ -105,8 +109,7 @@ class Lab:
 
 
 def fingerprint(task: Task) -> bytes:
-    """Hash of a task's images and labels; pictures in files stand for themselves by name, size and
-    time of change."""
+    """Hash of a task's images and labels; picture files count by name, size and time of change."""
     digest, images = hashlib.sha256(task.labels.tobytes()), task.images
     if isinstance(images, Pictures):
         about = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in images.paths]

@@ -1,4 +1,4 @@
-"""What an experiment's outcomes say about the paper's claim, in words."""
+"""Sentences on whether an experiment's outcomes support the paper's claim."""
 
 from __future__ import annotations
 
@@ -14,49 +14,52 @@ from .perform import CellDone
 from .tables import Row
 
 
-def _tested(found: Sequence[CellDone]) -> list[CellDone]:
-    return [done for done in found if done.cell.split == "test"]
+def _tested(cells: Sequence[CellDone]) -> list[CellDone]:
+    return [done for done in cells if done.cell.split == "test"]
 
 
-def _paper(claim: str, found: Comparison) -> str:
-    """What a difference, ours minus theirs, says of a claim that ours is ahead."""
+def _paper(claim: str, comparison: Comparison) -> str:
+    """A sentence on whether a paired difference supports the paper's claim."""
     outcome = "cannot be told here"
-    if found.distinguishable:
-        outcome = "holds here" if found.low > 0 else "is the other way round here"
+    if comparison.distinguishable:
+        outcome = "holds here" if comparison.low > 0 else "is the other way round here"
     return (
-        f"**The paper claims that {claim}. That {outcome}** (difference {found.difference:+.2f} "
-        f"points, 95 % interval {found.low:+.2f} to {found.high:+.2f})."
+        f"**The paper claims that {claim}. That {outcome}** "
+        f"(difference {comparison.difference:+.2f} points, "
+        f"95 % interval {comparison.low:+.2f} to {comparison.high:+.2f})."
     )
 
 
-def _methods(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    known = {row.label: row for row in rows}
-    if {"M-TIES", "TIES"} <= known.keys():
-        ahead = compare(known["M-TIES"].answers, known["TIES"].answers)
+def _methods(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    by_label = {row.label: row for row in rows}
+    if {"M-TIES", "TIES"} <= by_label.keys():
+        ahead = compare(by_label["M-TIES"].answers, by_label["TIES"].answers)
         yield _paper("M-TIES is ahead of TIES", ahead)
     best = max((r for r in rows if r.recipe and r.towers == 1), key=lambda row: row.mean[0])
     yield f"The highest mean of a merged model is that of {best.label}: {100 * best.mean[0]:.2f} %."
-    yield from _against("M-TIES", known, [n for n in known if n not in ("Base", "Own sources")])
-    base, own = known.get("Base"), known.get("Own sources")
+    yield from _against(
+        "M-TIES", by_label, [n for n in by_label if n not in ("Base", "Own sources")]
+    )
+    base, own = by_label.get("Base"), by_label.get("Own sources")
     if base and own and own.mean[0] > base.mean[0]:
         gain = own.mean[0] - base.mean[0]
         shares = {
             row.label: 100 * (row.mean[0] - base.mean[0]) / gain for row in rows if row.recipe
         }
-        told = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
-        yield f"Share of the gain from base to own sources that is recovered: {told}."
+        listing = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
+        yield f"Share of the gain from base to own sources that is recovered: {listing}."
 
 
-def _against(name: str, known: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:
-    if name not in known:
+def _against(name: str, by_label: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:
+    if name not in by_label:
         return
     for rival in rivals:
-        ours, theirs = known[name].answers, known[rival].answers
-        if rival != name and ours.keys() == theirs.keys():
-            yield verdict(name, rival, ours, theirs)
+        ours, other = by_label[name].answers, by_label[rival].answers
+        if rival != name and ours.keys() == other.keys():
+            yield verdict(name, rival, ours, other)
 
 
-def _grid(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+def _grid(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     ties = {r.recipe.keep: r for r in rows if r.recipe and r.recipe.method == "ties"}
     ours = [r for r in rows if r.recipe and r.recipe.method == "m-ties" and r.recipe.keep in ties]
     if not ours:
@@ -75,8 +78,8 @@ def _grid(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     yield f"The highest mean, {100 * best.mean[0]:.2f} %, is that of {best.label}."
 
 
-def _samples(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    tested = _tested(found)
+def _samples(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    tested = _tested(cells)
     means = [100 * row.mean[0] for row in rows]
     half = 50 * max(row.mean[2] - row.mean[1] for row in rows)
     sizes = sorted({done.cell.recipe.samples for done in tested})
@@ -95,15 +98,15 @@ def _samples(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
             continue
         lowest = [min(rank_correlations(d.record, largest.record)) for d in same]
         spread = np.std([100 * _mean(d, rows) for d in same], ddof=1) if len(same) > 1 else None
-        told = f"; standard deviation of the means over seeds {spread:.3f}" if spread else ""
+        deviation = f"; standard deviation of the means over seeds {spread:.3f}" if spread else ""
         yield (
             f"{size} images: rank correlation of node scores with those of {largest.cell.label} at "
-            f"least {min(lowest):.3f} in every block{told}."
+            f"least {min(lowest):.3f} in every block{deviation}."
         )
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:
-    """The smallest and the largest, or the only one."""
+    """The smallest and the largest size, or the only one."""
     return [sizes[0], sizes[-1]][: len(sizes)]
 
 
@@ -111,22 +114,22 @@ def _mean(done: CellDone, rows: Sequence[Row]) -> float:
     return next(row.mean[0] for row in rows if row.recipe is done.cell.recipe)
 
 
-def rank_correlations(ours: RunRecord, theirs: RunRecord) -> Float[np.ndarray, " blocks"]:
+def rank_correlations(ours: RunRecord, other: RunRecord) -> Float[np.ndarray, " blocks"]:
     """Spearman's rank correlation of two runs' node scores, block by block."""
-    known, other = ours.scores(), theirs.scores()
-    pairs = [(rankdata(known[block]), rankdata(other[block])) for block in sorted(known)]
-    return np.array([np.corrcoef(ours, theirs)[0, 1] for ours, theirs in pairs])
+    first, second = ours.scores(), other.scores()
+    pairs = [(rankdata(first[block]), rankdata(second[block])) for block in sorted(first)]
+    return np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs])
 
 
-def _out_of_domain(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    known = {row.label: row for row in rows}
-    if {"M-TIES", "TIES"} <= known.keys():
-        ahead = compare(known["M-TIES"].answers, known["TIES"].answers)
+def _out_of_domain(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    by_label = {row.label: row for row in rows}
+    if {"M-TIES", "TIES"} <= by_label.keys():
+        ahead = compare(by_label["M-TIES"].answers, by_label["TIES"].answers)
         yield _paper("M-TIES is ahead of TIES on tasks that no source was trained on", ahead)
-    yield from _against("M-TIES", known, [row.label for row in rows])
+    yield from _against("M-TIES", by_label, [row.label for row in rows])
 
 
-def _few_blocks(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+def _few_blocks(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     whole, others = rows[0], rows[1:]
     for row in (row for row in others if row.label.startswith("as the paper")):
         lost = compare(row.answers, whole.answers)
@@ -150,15 +153,15 @@ def _few_blocks(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]
     )
 
 
-def _controls(found: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    known = {row.label: row for row in rows}
+def _controls(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    by_label = {row.label: row for row in rows}
     random = [row for row in rows if row.recipe and row.recipe.ranks == "random"]
     others = [row.label for row in rows if row not in random and row.label != "M-TIES"]
     yield "The paper has no such control; its authors' released logs do (below)."
-    yield from _against("M-TIES", known, others)
-    if not random or "M-TIES" not in known:
+    yield from _against("M-TIES", by_label, others)
+    if not random or "M-TIES" not in by_label:
         return
-    ours, drawn = 100 * known["M-TIES"].mean[0], [100 * row.mean[0] for row in random]
+    ours, drawn = 100 * by_label["M-TIES"].mean[0], [100 * row.mean[0] for row in random]
     below = sum(mean < ours for mean in drawn)
     yield (
         f"M-TIES reaches {ours:.2f} %; {len(drawn)} draws of random ranks reach "
@@ -178,6 +181,6 @@ CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] 
 }
 
 
-def claims(name: str, found: Sequence[CellDone], rows: Sequence[Row]) -> list[str]:
-    """Sentences that follow from what was measured so far, each with its interval."""
-    return list(CLAIMS[name](found, rows)) if rows else []
+def claims(name: str, cells: Sequence[CellDone], rows: Sequence[Row]) -> list[str]:
+    """Sentences on an experiment's claim from the cells measured so far, with intervals."""
+    return list(CLAIMS[name](cells, rows)) if rows else []

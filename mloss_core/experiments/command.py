@@ -1,4 +1,4 @@
-"""The command `experiment`: measures, says how far it is, prints or writes the tables."""
+"""The command `experiment`: measures cells with progress, and prints or writes the tables."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .tables import rows
 
 
 def experiment(args: argparse.Namespace) -> None:
-    """Measures one experiment, or all, and prints its Markdown; writes it if asked to."""
+    """Measures one experiment, or all, and prints its Markdown or writes it to --out."""
     if args.name not in (*EXPERIMENTS, "all"):
         raise UnknownName("experiment", args.name, (*EXPERIMENTS, "all"))
     if args.out is not None:
@@ -34,12 +34,12 @@ def experiment(args: argparse.Namespace) -> None:
     start = _start(args, family)
     lab = Lab(family, device.choose(args.device))
     names = list(EXPERIMENTS) if args.name == "all" else [args.name]
-    found = {name: list(_measured(name, family, start, lab, args.json)) for name in names}
+    outcomes = {name: list(_measured(name, family, start, lab, args.json)) for name in names}
     place = lab.device.type
     if args.name == "all":
-        text = report(family, start, found, place) + _mergeability(start, lab, args.json)
+        text = report(family, start, outcomes, place) + _mergeability(start, lab, args.json)
     else:
-        text = "\n\n".join(section(args.name, family, found[args.name])) + "\n"
+        text = "\n\n".join(section(args.name, family, outcomes[args.name])) + "\n"
     if args.out is not None:
         with written(args.out) as aside:
             aside.write_text(text, encoding="utf-8")
@@ -48,7 +48,7 @@ def experiment(args: argparse.Namespace) -> None:
 
 
 def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
-    """The section on whether M-Loss predicts what merges lose; empty for too few sources."""
+    """The report's section on predicting accuracy drops; empty for too few sources."""
     family = lab.family
     tested = tuple(s for s in start.sources if family.own_task(s) in family.tasks)
     if len(tested) < LEAST:
@@ -60,15 +60,15 @@ def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
 
 
 def _start(args: argparse.Namespace, family: Family) -> MergeRecipe:
-    """The recipe that experiments vary: the family's recommended one, with what was asked for."""
-    asked: dict[str, Any] = {
+    """The recipe that experiments vary: the family's recommended one, changed by the arguments."""
+    changes: dict[str, Any] = {
         name: getattr(args, name)
         for name in ("keep", "variation", "scaling", "samples", "seed")
         if getattr(args, name) is not None
     }
     if args.sources != "all":
-        asked["sources"] = tuple(args.sources.split(","))
-    return start_recipe(family, **asked)
+        changes["sources"] = tuple(args.sources.split(","))
+    return start_recipe(family, **changes)
 
 
 def _measured(

@@ -1,12 +1,11 @@
-"""What a method costs: blocks passed, multiply-adds, and how many towers the result runs
-(Section 6.3)."""
+"""Cost of a method: blocks passed, multiply-adds, and towers run per image (Section 6.3)."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 
-from ..family import ModelFamily
+from ..family import ViTConfig
 from ..methods import METHODS
 from ..methods.schedule import measured_blocks
 from ..types import MergeRecipe
@@ -30,8 +29,8 @@ class Cost:
     products: float
 
 
-def cost(recipe: MergeRecipe, family: ModelFamily) -> Cost:
-    """Blocks passed and multiply-adds of measuring M-Loss; nothing for methods without it."""
+def cost(recipe: MergeRecipe, family: ViTConfig) -> Cost:
+    """The cost of measuring M-Loss for a recipe; zero for methods without it."""
     blocks, q = measured_blocks(recipe, family), len(recipe.sources)
     if not blocks:
         return Cost(passed=0, apart=0, multiply_adds=0, products=0.0)
@@ -50,8 +49,8 @@ def cost(recipe: MergeRecipe, family: ModelFamily) -> Cost:
     )
 
 
-def seconds(recipe: MergeRecipe, family: ModelFamily, whole: float) -> float:
-    """About how long measuring M-Loss takes for a merge: in proportion to its multiply-adds.
+def seconds(recipe: MergeRecipe, family: ViTConfig, whole: float) -> float:
+    """Estimated seconds of measuring M-Loss for a merge, in proportion to its multiply-adds.
 
     Args:
         whole: seconds that it took for all blocks.
@@ -61,7 +60,9 @@ def seconds(recipe: MergeRecipe, family: ModelFamily, whole: float) -> float:
 
 
 def towers(recipe: MergeRecipe) -> int:
-    """Image towers that run for one image: one for a merged model, all of an ensemble; EMR-Merging
-    runs the one of the image's task."""
+    """The number of image towers that run for one image: all of an ensemble, else one.
+
+    EMR-Merging runs the one of the image's task.
+    """
     method = METHODS[recipe.method]
     return len(recipe.sources) if method.rule is None and not method.per_task else 1

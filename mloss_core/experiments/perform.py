@@ -1,4 +1,4 @@
-"""perform(experiment): cell by cell, each measured once in its life; resumes by itself."""
+"""Execution of an experiment cell by cell, resuming from cells measured before."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from .plans import EXPERIMENTS
 
 @dataclass(frozen=True, kw_only=True)
 class CellDone:
-    """A cell's outcome is known.
+    """The event that a cell's outcome is available.
 
     Args:
         cached: whether it was found on disk.
@@ -49,7 +49,7 @@ def start_recipe(family: Family, **changes: Any) -> MergeRecipe:
 def perform(
     name: str, family: Family, start: MergeRecipe, device: str = "auto", lab: Lab | None = None
 ) -> Generator[Event | CellDone, None, None]:
-    """Measures an experiment's cells in order, passing on what happens within them.
+    """Measures an experiment's cells in order, passing on their events.
 
     What was measured before, by anybody, is found on disk and not measured again; that is how an
     experiment that was stopped or killed goes on.
@@ -72,7 +72,7 @@ def perform(
     cell, done, measured = next(plan, None), 0, []
     while cell is not None:
         begun = time.perf_counter()
-        record = lab.known(cell)
+        record = lab.cached_run(cell)
         cached = record is not None
         if record is None:
             record = yield from lab.compute(cell)
@@ -90,7 +90,7 @@ def perform(
 
 
 def count(name: str, family: Family, start: MergeRecipe) -> int:
-    """How many cells an experiment has: the plan walked through with outcomes that say nothing."""
+    """The number of an experiment's cells, counted by running its plan on blank outcomes."""
     plan, cells = EXPERIMENTS[name].plan(family, start), 0
     scores = {block: np.zeros(1) for block in range(family.model.blocks)}
     try:

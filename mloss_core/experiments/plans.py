@@ -1,4 +1,4 @@
-"""The six experiments: which cells each measures. A plan yields cells and is sent their records."""
+"""Plans of the six experiments: generators that yield cells and are sent their records."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ VARIANTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One row of EXPERIMENTS.
+    """An experiment: its title, question and plan.
 
     Args:
         question: what it answers, in a line.
@@ -59,13 +59,13 @@ def _cell(recipe: MergeRecipe, tasks: tuple[str, ...], label: str = "", **change
 
 
 def _references(recipe: MergeRecipe, tasks: tuple[str, ...]) -> Cell:
-    """The ensemble, with the base and the sources beside it."""
+    """The reference cell: the ensemble, with the base and the sources beside it."""
     ensemble = _cell(recipe, tasks, method="ensembling")
     return dataclasses.replace(ensemble, beside=REFERENCES)
 
 
 def methods(family: Family, start: MergeRecipe) -> Plan:
-    """Every method at the settings that are best on validation images (Table 1)."""
+    """Plan of every method at the settings that are best on validation images (Table 1)."""
     tasks = own_tasks(family, start)
     yield _references(start, tasks)
     for method, row in METHODS.items():
@@ -77,7 +77,7 @@ def methods(family: Family, start: MergeRecipe) -> Plan:
 
 
 def keep_and_variation(family: Family, start: MergeRecipe) -> Plan:
-    """M-TIES on a grid of k and e, with TIES at the same k where e is 0."""
+    """Plan of M-TIES on a grid of k and e, with TIES at the same k where e is 0."""
     tasks = own_tasks(family, start)
     for keep in GRID_KEEP:
         for variation in GRID_VARIATION:
@@ -88,7 +88,7 @@ def keep_and_variation(family: Family, start: MergeRecipe) -> Plan:
 
 
 def sample_size(family: Family, start: MergeRecipe) -> Plan:
-    """M-TIES on calibration draws of several sizes and seeds (Tables 2 and 3)."""
+    """Plan of M-TIES on calibration draws of several sizes and seeds (Tables 2 and 3)."""
     tasks = own_tasks(family, start)
     most = pool_size(family.calibration_pool, family.pool_tasks(start.sources))
     for seed in SEEDS:
@@ -98,7 +98,7 @@ def sample_size(family: Family, start: MergeRecipe) -> Plan:
 
 
 def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
-    """Tasks that no source was fine-tuned on, at the settings of `methods` (Table 4)."""
+    """Plan of tasks that no source was fine-tuned on, at the settings of `methods` (Table 4)."""
     own = family.own_tasks(family.sources)
     tasks = tuple(task for task in family.tasks if task not in own)
     if not tasks:
@@ -110,7 +110,7 @@ def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
 
 
 def few_blocks(family: Family, start: MergeRecipe) -> Plan:
-    """Node-wise treatment of some blocks only: accuracy against cost (Tables 5 and 6)."""
+    """Plan of node-wise treatment of some blocks only, accuracy against cost (Tables 5 and 6)."""
     tasks, count = own_tasks(family, start), family.model.blocks
     whole = yield _cell(start, tasks, "all blocks", method="m-ties", blocks=None)
     means = {block: float(nodes.mean()) for block, nodes in whole.scores().items()}
@@ -126,14 +126,16 @@ def few_blocks(family: Family, start: MergeRecipe) -> Plan:
 
 
 def papers_blocks(count: int) -> tuple[tuple[int, ...], ...]:
-    """The paper's choices, "0,8,9,10" and "8,9,10" of 12, for that many blocks: the first, and
-    the three before the last."""
+    """The paper's choices of blocks, "0,8,9,10" and "8,9,10" of 12, for that many blocks.
+
+    They are the first and the three before the last, and those three alone.
+    """
     last = tuple(b for b in range(count - 4, count - 1) if b > 0)
     return ((0, *last), last) if last else ()
 
 
 def controls(family: Family, start: MergeRecipe) -> Plan:
-    """M-TIES against the same keep rates with other ranks, and against rows of equal rates."""
+    """Plan of controls: M-TIES with random or reversed ranks, and with equal rates of all rows."""
     tasks, k, e = own_tasks(family, start), start.keep, start.variation
     yield _cell(start, tasks, method="m-ties", blocks=None)
     yield _cell(start, tasks, method="ties")

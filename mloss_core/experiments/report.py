@@ -1,4 +1,4 @@
-"""docs/findings.md: every experiment as a dated Markdown section, headed with the paper's table."""
+"""The Markdown report docs/findings.md: a dated section for every experiment."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
 
 
 def report(
-    family: Family, start: MergeRecipe, found: Mapping[str, Sequence[CellDone]], device: str
+    family: Family, start: MergeRecipe, outcomes: Mapping[str, Sequence[CellDone]], device: str
 ) -> str:
-    """The whole document.
+    """The whole report in Markdown.
 
     Args:
-        found: by experiment; those that are missing are left out.
+        outcomes: by experiment; those that are missing are left out.
     """
     today = datetime.datetime.now(datetime.UTC).date().isoformat()
     parts = [
@@ -49,9 +49,9 @@ def report(
         "*Published*, and was not measured here.",
     ]
     for heading, title, name, wanted in SECTIONS:
-        if name in found:
+        if name in outcomes:
             parts += [f"## {heading}: {title}"]
-            cells = [done for done in found[name] if wanted(done.cell.recipe)]
+            cells = [done for done in outcomes[name] if wanted(done.cell.recipe)]
             parts += list(section(name, family, cells))
     parts += [
         "## Table 6: few blocks of ViT-L/14",
@@ -63,7 +63,7 @@ def report(
 
 
 def settings_of(start: MergeRecipe) -> str:
-    """The recipe that experiments vary, in a sentence."""
+    """A sentence on the recipe that experiments vary."""
     return (
         f"Unless a row says otherwise: {len(start.sources)} sources, "
         f"{settings(start, METHODS[start.method].reads)}, {start.samples} calibration images, "
@@ -71,22 +71,22 @@ def settings_of(start: MergeRecipe) -> str:
     )
 
 
-def section(name: str, family: Family, found: Sequence[CellDone]) -> Iterator[str]:
-    """An experiment's question, table, words and published numbers."""
-    experiment, made = EXPERIMENTS[name], rows(found, family.model)
+def section(name: str, family: Family, cells: Sequence[CellDone]) -> Iterator[str]:
+    """An experiment's section: its question, table, claims and published numbers."""
+    experiment, model_rows = EXPERIMENTS[name], rows(cells, family.model)
     yield f"*{experiment.question}*"
-    if not made:
+    if not model_rows:
         yield f"Nothing to measure: {family.name} has no such tasks."
         return
-    yield table(family, made)
-    yield "\n".join(f"- {line}" for line in claims(name, found, made))
+    yield table(family, model_rows)
+    yield "\n".join(f"- {line}" for line in claims(name, cells, model_rows))
     for file in experiment.published:
         if "vitl14" not in file:
             yield _published_table(file)
 
 
 def table(family: Family, shown: Sequence[Row]) -> str:
-    """Rows as Markdown: settings, tasks with 95 % intervals, mean, seconds, memory and cost."""
+    """A Markdown table of settings, accuracies with 95 % intervals, seconds, memory and cost."""
     tasks = list(shown[0].answers)
     images = {task: len(hits) for task, hits in shown[0].answers.items()}
     heads = ["model", "settings", *(f"{family.title(t)} (n = {images[t]})" for t in tasks), "mean"]
@@ -117,7 +117,7 @@ def passed(row: Row) -> str:
 
 
 def _published_table(name: str) -> str:
-    """One of the paper's tables as it is, named as what it is."""
+    """A Markdown table of the paper's own numbers, labelled as published."""
     lines = published(name)
     origin = "the authors' released logs" if name.startswith("released") else "the paper"
     heads = list(lines[0])

@@ -1,4 +1,4 @@
-"""Settings of a method, chosen on validation images; no test image is ever opened here."""
+"""Search of a method's settings on validation images alone."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Search = Generator[Cell, RunRecord, MergeRecipe]
 
 
 def candidates(method: str, start: MergeRecipe) -> Iterator[MergeRecipe]:
-    """The recipes that are tried for a method: every combination of what it reads.
+    """Recipes to try for a method: every combination of the settings that it reads.
 
     Args:
         start: gives sources, weights, samples and seed.

@@ -1,4 +1,4 @@
-"""An experiment's outcomes as rows: accuracies with intervals, seconds, memory and cost."""
+"""Table rows of an experiment: accuracies with intervals, seconds, memory and cost."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..comparison import Answers
 from ..evaluate import mean_accuracy
-from ..family import ModelFamily
+from ..family import ViTConfig
 from ..store import RunRecord
 from ..types import Accuracy, MergeRecipe
 from .cost import Cost, cost, towers
@@ -38,7 +38,7 @@ class Row:
     peak: int | None
 
     def accuracy(self, task: str) -> Accuracy:
-        """Correct and total of a task."""
+        """The accuracy on a task: correct and total."""
         return Accuracy(correct=int(self.answers[task].sum()), total=len(self.answers[task]))
 
     @property
@@ -47,22 +47,22 @@ class Row:
         return mean_accuracy(self.answers)
 
 
-def rows(found: Sequence[CellDone], model: ModelFamily) -> list[Row]:
-    """One row a model measured on test images, in the order of the plan; searches left out."""
-    made = []
-    for done in found:
+def rows(cells: Sequence[CellDone], model: ViTConfig) -> list[Row]:
+    """Rows of the models measured on test images, in the order of the plan, without searches."""
+    table = []
+    for done in cells:
         cell, record = done.cell, done.record
         if cell.split != "test":
             continue
         for name in cell.beside:
             if name in record.hits:
-                made.append(_row(NAMES[name], None, record.hits[name], None, None, None))
+                table.append(_row(NAMES[name], None, record.hits[name], None, None, None))
         if "merged" in record.hits:
-            made.append(row_of(cell.label, cell.recipe, record, model))
-    return made
+            table.append(row_of(cell.label, cell.recipe, record, model))
+    return table
 
 
-def row_of(label: str, recipe: MergeRecipe, record: RunRecord, model: ModelFamily) -> Row:
+def row_of(label: str, recipe: MergeRecipe, record: RunRecord, model: ViTConfig) -> Row:
     """The row of a finished run's own model, which was evaluated."""
     merged, price = record.hits["merged"], cost(recipe, model)
     return _row(label, recipe, merged, price, record.seconds, record.peak)
@@ -84,14 +84,14 @@ def _row(
 
 
 def settings(recipe: MergeRecipe | None, reads: Sequence[str]) -> str:
-    """k, e and lambda, as far as the method reads them."""
+    """Text of k, e and lambda, as far as the method reads them."""
     names = {"keep": "k", "variation": "e", "scaling": "λ"}
-    known = {n: getattr(recipe, f) for f, n in names.items() if recipe and f in reads}
-    return ", ".join(f"{name} = {value:g}" for name, value in known.items())
+    values = {n: getattr(recipe, f) for f, n in names.items() if recipe and f in reads}
+    return ", ".join(f"{name} = {value:g}" for name, value in values.items())
 
 
 def percent(rate: float, low: float, high: float) -> str:
-    """A rate with its 95 % interval, in percent."""
+    """Text of a rate with its 95 % interval, in percent."""
     return f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
 
 

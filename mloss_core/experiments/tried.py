@@ -1,4 +1,4 @@
-"""Choices of blocks that were tried: the finished runs of M-TIES and TIES with the same sources."""
+"""Choices of blocks tried before: finished runs of M-TIES and TIES with the same sources."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import MlossError
 from ..methods.schedule import node_wise_blocks
-from ..recipe import MEASURED, deciding
+from ..recipe import MEASURED, recipe_fields
 from ..store import RunRecord, list_runs
 from ..types import MergeRecipe
 from ..zoo import Family
@@ -37,26 +37,27 @@ def tried(
     tasks: Sequence[str],
     runs: Iterable[RunRecord] | None = None,
 ) -> list[Tried]:
-    """Every choice of blocks that was tried with the recipe's sources, files and weights, newest
-    first; of equal recipes the newest.
+    """Every choice of blocks tried with the recipe's sources, files and weights, newest first.
+
+    Of equal recipes the newest alone.
 
     Args:
         tasks: that a run must have been evaluated on, with all their test images.
         runs: to look through; None means all that are kept.
     """
-    found: dict[str, Tried] = {}
-    known = list_runs(("merge", "cell")) if runs is None else runs
-    for run in known:
-        made = _tried(run, recipe, family, tasks)
-        if made is None or any(_images(made) != _images(other) for other in found.values()):
+    choices: dict[str, Tried] = {}
+    records = list_runs(("merge", "cell")) if runs is None else runs
+    for run in records:
+        choice = _tried(run, recipe, family, tasks)
+        if choice is None or any(_images(choice) != _images(other) for other in choices.values()):
             continue  # evaluated on other images than the newest: not comparable
-        settled = "" if made.same else repr(deciding(made.row.recipe or recipe))
-        found.setdefault(made.row.label + settled, made)
-    return list(found.values())
+        settled = "" if choice.same else repr(recipe_fields(choice.row.recipe or recipe))
+        choices.setdefault(choice.row.label + settled, choice)
+    return list(choices.values())
 
 
-def _images(made: Tried) -> dict[str, int]:
-    return {task: len(hits) for task, hits in made.row.answers.items()}
+def _images(choice: Tried) -> dict[str, int]:
+    return {task: len(hits) for task, hits in choice.row.answers.items()}
 
 
 def _tried(
@@ -68,43 +69,45 @@ def _tried(
     if run.state != "finished" or names != (family.name, sorted(recipe.sources), True):
         return None
     try:
-        theirs = run.recipe()
-        if not _comparable(theirs, recipe, family, run) or not _whole(run, tasks):
+        other = run.recipe()
+        if not _comparable(other, recipe, family, run) or not _whole(run, tasks):
             return None
-        blocks, same = node_wise_blocks(theirs, family.model), same_but_blocks(theirs, recipe)
+        blocks, same = node_wise_blocks(other, family.model), same_but_blocks(other, recipe)
         return Tried(
-            row=row_of(_label(theirs, blocks, family, same), theirs, run, family.model),
+            row=row_of(_label(other, blocks, family, same), other, run, family.model),
             run=run, blocks=blocks, same=same,
         )  # fmt: skip
     except MlossError:  # its files are damaged: the Runs page says so
         return None
 
 
-def _comparable(theirs: MergeRecipe, recipe: MergeRecipe, family: Family, run: RunRecord) -> bool:
-    """Whether it merged the same files with the same weights, by M-Loss or as plain TIES."""
-    shares = [dict(zip(r.sources, r.alpha, strict=True)) for r in (theirs, recipe)]
+def _comparable(other: MergeRecipe, recipe: MergeRecipe, family: Family, run: RunRecord) -> bool:
+    """Whether a run merged the same files with the same weights, by M-Loss or as plain TIES."""
+    shares = [dict(zip(r.sources, r.alpha, strict=True)) for r in (other, recipe)]
     files = {name: family.source(name).sha256 for name in recipe.sources}
     return (
         shares[0] == shares[1]
-        and (theirs.ranks, theirs.scope) == ("m-loss", "tensor")
+        and (other.ranks, other.scope) == ("m-loss", "tensor")
         and run.metadata.get("base") == family.base().sha256
         and run.metadata.get("sources") == files
     )
 
 
 def _whole(run: RunRecord, tasks: Sequence[str]) -> bool:
-    """Whether its own model was evaluated on test images of exactly these tasks."""
+    """Whether a run's own model was evaluated on test images of exactly these tasks."""
     split = run.facts.get("split", "test")
     return split == "test" and run.accuracies.get("merged", {}).keys() == set(tasks)
 
 
-def same_but_blocks(ours: MergeRecipe, theirs: MergeRecipe) -> bool:
-    """Whether two recipes of M-TIES or TIES differ in their blocks alone; without any block,
-    e and how M-Loss is measured do not matter."""
+def same_but_blocks(ours: MergeRecipe, other: MergeRecipe) -> bool:
+    """Whether two recipes of M-TIES or TIES differ in their blocks alone.
+
+    Without any block, e and how M-Loss is measured do not matter.
+    """
     fields = ["keep", "scaling"]
-    if not any(r.method == "ties" or r.blocks == () for r in (ours, theirs)):
+    if not any(r.method == "ties" or r.blocks == () for r in (ours, other)):
         fields += ["variation", "seed", *MEASURED]
-    return all(getattr(ours, field) == getattr(theirs, field) for field in fields)
+    return all(getattr(ours, field) == getattr(other, field) for field in fields)
 
 
 def _label(recipe: MergeRecipe, blocks: tuple[int, ...], family: Family, same: bool) -> str:

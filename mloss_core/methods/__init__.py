@@ -13,17 +13,17 @@ import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
-from ..trim import Vectors
+from ..trim import TaskVectors
 from ..types import MergeRecipe
 from . import data_free
 
 Rates = Float[np.ndarray, " rows"]
-Rule = Callable[[Vectors, Tensor, MergeRecipe, str, Rates | None], Tensor]
+Rule = Callable[[TaskVectors, Tensor, MergeRecipe, str, Rates | None], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Method:
-    """A row of METHODS.
+    """A merging method: its paper, settings and rule.
 
     Args:
         paper: who published it, and where.

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import trim
-from ..trim import Vectors
+from ..trim import TaskVectors
 from ..types import MergeRecipe
 
 Alpha = Float[Tensor, " sources"]
@@ -15,21 +15,21 @@ Merged = Float[Tensor, "*shape"]
 
 
 def simple_average(
-    vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
+    vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
 ) -> Merged:
     """sum alpha_i t_i (Section 2.1)."""
     return vectors.merged(lambda t, rows: (alpha @ t.flatten(1)).view(t.shape[1:]))
 
 
 def task_arithmetic(
-    vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
+    vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
 ) -> Merged:
     """lambda sum alpha_i t_i, the M-Loss paper's convention (Section 2.1): alpha_i is 1/q."""
     return recipe.scaling * simple_average(vectors, alpha, recipe, name)
 
 
 def ties(
-    vectors: Vectors,
+    vectors: TaskVectors,
     alpha: Alpha,
     recipe: MergeRecipe,
     name: str,
@@ -46,13 +46,13 @@ def ties(
     )
 
 
-def elect(vectors: Vectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
+def elect(vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
     """Elect and merge with nothing trimmed: TIES at k = 1 (Yadav et al. 2023, steps 2 and 3)."""
     return recipe.scaling * vectors.merged(lambda t, rows: trim.elect_and_merge_(t, alpha))
 
 
 def dare(
-    vectors: Vectors,
+    vectors: TaskVectors,
     alpha: Alpha,
     recipe: MergeRecipe,
     name: str,
@@ -64,7 +64,7 @@ def dare(
         rates: keep rates of the tensor's rows (M-DARE), by which they are drawn and rescaled too; a
             row of rate zero is dropped whole. None means k for all.
     """
-    q, keep = len(vectors.theirs), recipe.keep
+    q, keep = len(vectors.stored), recipe.keep
     drawn = keep if rates is None else rates
     masks = trim.random_masks(tuple(vectors.base.shape), q, drawn, recipe.seed, name)
     masks = masks.view(q, *trim.rows_of(vectors.base).shape)

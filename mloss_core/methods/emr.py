@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..checkpoint import Checkpoint
 from ..errors import BadValue
-from ..family import ModelFamily
+from ..family import ViTConfig
 from ..resident import read
-from ..trim import Vectors, elected_sign
+from ..trim import TaskVectors, elected_sign
 from ..types import BlockMerged, MergeRecipe
 from ..vit import Tower
 
@@ -21,7 +21,7 @@ Weights = dict[str, Tensor]
 
 
 class TaskModels:
-    """A model a task: the base plus scale_i * (mask_i * unified); only the last one is kept.
+    """EMR-Merging's model of each task, base + scale_i * (mask_i * unified); the last is cached.
 
     A task's mask, where t_i * unified > 0, and its scale, sum |t_i| / sum |mask_i * unified| over
     the whole model, come from its source's file when the task's model is built: memory does not
@@ -32,13 +32,13 @@ class TaskModels:
         sources: by name, each the name of its task.
     """
 
-    def __init__(self, family: ModelFamily, base: Weights, sources: Mapping[str, Checkpoint]):
+    def __init__(self, family: ViTConfig, base: Weights, sources: Mapping[str, Checkpoint]):
         self.family, self.base, self.sources = family, base, sources
         self.unified: Weights = {}
         self._built: tuple[str, Tower] | None = None
 
     def unify(self, recipe: MergeRecipe) -> Iterator[BlockMerged]:
-        """Makes the unified task vector, a block an event; to be done before a model is built."""
+        """Computes the unified task vector, one event a block; required before `features`."""
         alpha = torch.tensor(recipe.alpha, device=self._device)
         start = time.perf_counter()
         self._unify(self.family.outer_names(), alpha)
@@ -64,13 +64,13 @@ class TaskModels:
         return self._built[1].features(images)
 
     def _unify(self, names: Collection[str], alpha: Tensor) -> None:
-        theirs = read(list(self.sources.values()), names, self._device)
+        stored = read(list(self.sources.values()), names, self._device)
         for name in names:
-            vectors = Vectors(self.base[name], theirs[name])
+            vectors = TaskVectors(self.base[name], stored[name])
             self.unified[name] = vectors.merged(lambda t, rows: unified_(t, alpha))
 
     def weights(self, task: str) -> Weights:
-        """The task's model, made anew."""
+        """The weights of the task's model, computed anew."""
         wide = torch.float32 if self._device.type == "mps" else torch.float64
         own = ours = 0.0
         weights = {}
@@ -93,8 +93,10 @@ class TaskModels:
 def unified_(
     vectors: Float[Tensor, "sources *shape"], alpha: Float[Tensor, " sources"]
 ) -> Float[Tensor, "*shape"]:
-    """The elected sign of sum(alpha_i t_i), zero counting as positive, with the largest magnitude
-    among the sources of a weight that agree with it; zero where none does.
+    """EMR's unified task vector: the elected sign with the largest agreeing magnitude.
+
+    The sign is that of sum(alpha_i t_i), zero counting as positive; only sources of a weight count,
+    and entries are zero where none agrees.
 
     The vectors are overwritten.
     """

@@ -1,4 +1,4 @@
-"""TIES' global trim: one threshold for the whole task vector of a source."""
+"""Threshold of TIES' global trim, over the whole task vector of a source."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from ..trim import kept_counts, thresholds_
 Read = Callable[[Collection[str]], Mapping[str, Tensor]]
 
 
-def least_kept(base: Mapping[str, Tensor], read: Read, keep: float) -> float:
-    """The least magnitude that is kept of a source's task vector, all tensors as one long row.
+def global_threshold(base: Mapping[str, Tensor], read: Read, keep: float) -> float:
+    """The least magnitude kept by a global trim, over all tensors of a source's task vector.
 
     Takes one task vector's memory, so that sources are done one after the other; found on the CPU,
     so that it is the same for every device.

@@ -12,14 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..checkpoint import Checkpoint
-from ..desk import Desk
-from ..family import ModelFamily, c_fc
+from ..desk import TensorCache
+from ..family import ViTConfig, c_fc
 from ..scoring import Layer, score_block, some_tokens
-from ..trim import Vectors
+from ..trim import TaskVectors
 from ..types import PRECISIONS, BlockMerged, BlockScored, MergeRecipe, NodeScores
 from ..vit import Tower, chunks
 from . import METHODS
-from .global_trim import least_kept
+from .global_trim import global_threshold
 from .schedule import measured_blocks, node_rates, node_wise_blocks
 
 Weights = dict[str, Tensor]
@@ -28,13 +28,13 @@ Look = Callable[[Float[Tensor, "images tokens width"], Sequence[Layer]], None]
 
 
 def sweep(
-    family: ModelFamily,
+    family: ViTConfig,
     base: Weights,
     sources: Sequence[Checkpoint],
     recipe: MergeRecipe,
     images: Float[Tensor, "n 3 h w"] | None,
     merged: Weights,
-    desk: Desk | None = None,
+    desk: TensorCache | None = None,
     look: Look | None = None,
 ) -> Iterator[BlockScored | BlockMerged]:
     """Merges block by block, yielding what is done; without node-wise blocks this is plain TIES
@@ -52,24 +52,24 @@ def sweep(
         desk: what an earlier merge of these sources has left for this one.
         look: is shown what M-Loss of each block is about to be measured on.
     """
-    desk = desk or Desk()
+    desk = desk or TensorCache()
     # The model that feeds the blocks whose M-Loss is measured.
     tower = Tower(family, base if recipe.inputs_from == "pretrained" else ChainMap(merged, base))
     chosen, measured = node_wise_blocks(recipe, family), measured_blocks(recipe, family)
     start = time.perf_counter()
-    device, least = _device(base), None
+    device, thresholds = _device(base), None
     if _is_global(recipe):
-        least = [least_kept(base, source.read, recipe.keep) for source in sources]
+        thresholds = [global_threshold(base, source.read, recipe.keep) for source in sources]
     merged |= _merge(
-        desk, base, desk.read(sources, family.outer_names(), device), recipe, None, least
+        desk, base, desk.read(sources, family.outer_names(), device), recipe, None, thresholds
     )
     stream = tower.embed(images) if measured and images is not None else None
     for block in range(family.blocks):
-        theirs = desk.read(sources, family.block_names(block), device)
+        stored = desk.read(sources, family.block_names(block), device)
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
-        layers = list(zip(theirs[weight], theirs[bias], strict=True))
-        nodes = {weight: theirs.pop(weight)}
-        merged |= _merge(desk, base, theirs, recipe, None, least)
+        layers = list(zip(stored[weight], stored[bias], strict=True))
+        nodes = {weight: stored.pop(weight)}
+        merged |= _merge(desk, base, stored, recipe, None, thresholds)
         rates = inputs = scores = None
         if stream is not None and block in measured:
             stream = _over(stream, lambda x, b=block: tower.attend(b, x))
@@ -83,10 +83,10 @@ def sweep(
         if scores is not None and rates is not None:
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
-        merged |= _merge(desk, base, nodes, recipe, rates, least)
+        merged |= _merge(desk, base, nodes, recipe, rates, thresholds)
         if stream is not None:
             stream = _carry(tower, block, stream, inputs) if block < max(measured) else None
-        kept = _kept(recipe, Vectors(base[weight], nodes[weight], least), rates)
+        kept = _kept(recipe, TaskVectors(base[weight], nodes[weight], thresholds), rates)
         yield BlockMerged(block=block, kept=kept, seconds=time.perf_counter() - start)
         start = time.perf_counter()
 
@@ -96,11 +96,13 @@ def _is_global(recipe: MergeRecipe) -> bool:
     return recipe.scope == "global" and "scope" in METHODS[recipe.method].reads
 
 
-def _kept(recipe: MergeRecipe, vectors: Vectors, rates: Float[np.ndarray, " rows"] | None) -> float:
+def _kept(
+    recipe: MergeRecipe, vectors: TaskVectors, rates: Float[np.ndarray, " rows"] | None
+) -> float:
     """Share of c_fc.weight that is kept: its mean keep rate, or counted after a global trim."""
     if rates is not None:
         return float(np.mean(rates))
-    if vectors.least is not None:
+    if vectors.thresholds is not None:
         return vectors.reaching(vectors.limits(recipe.keep))
     return recipe.keep if "keep" in METHODS[recipe.method].reads else 1.0
 
@@ -119,20 +121,22 @@ def _scored(
 
 
 def _merge(
-    desk: Desk,
+    desk: TensorCache,
     base: Weights,
-    theirs: Mapping[str, Sequence[Tensor]],
+    stored: Mapping[str, Sequence[Tensor]],
     recipe: MergeRecipe,
     rates: Float[np.ndarray, " rows"] | None,
-    least: Sequence[float] | None,
+    thresholds: Sequence[float] | None,
 ) -> Weights:
     """Base plus the method's rule of task vectors, a tensor at a time."""
     rule = METHODS[recipe.method].rule
     assert rule is not None, "several models are left, nothing to merge"
     alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=_device(base))
     merged = {}
-    for name, stored in theirs.items():
-        change = rule(desk.vectors(name, base[name], stored, least), alpha, recipe, name, rates)
+    for name, tensors in stored.items():
+        change = rule(
+            desk.vectors(name, base[name], tensors, thresholds), alpha, recipe, name, rates
+        )
         merged[name] = change.add_(base[name])
     return merged
 

@@ -6,20 +6,20 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import BadValue
-from ..family import ModelFamily
+from ..family import ViTConfig
 from ..mloss import keep_rates
 from ..types import MergeRecipe, NodeScores
 from . import METHODS
 
 
-def node_wise_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...]:
+def node_wise_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
     """The blocks that the recipe trims row by row; none unless its method does that."""
     if not METHODS[recipe.method].node_wise:
         return ()
     return tuple(range(family.blocks)) if recipe.blocks is None else recipe.blocks
 
 
-def measured_blocks(recipe: MergeRecipe, family: ModelFamily) -> tuple[int, ...]:
+def measured_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
     """Those of them whose M-Loss is measured: none where ranks are drawn at random."""
     return () if recipe.ranks == "random" else node_wise_blocks(recipe, family)
 

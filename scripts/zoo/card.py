@@ -23,7 +23,7 @@ LIMITS = """
 
 TRIED = Path(__file__).with_name("tried.md")
 
-MADE = """
+DESIGN = """
 A family this small does not merge like CLIP by itself: the first one's simple average recovered 76 % of the gain, which
 left nothing to see for better methods. This one was **made** to merge like CLIP, and these are the means:
 
@@ -61,9 +61,9 @@ def _measured_table(names: list[str], measured: dict) -> list[str]:
         "| | " + " | ".join(names) + " | average | share of the gain |",
         "|---" * (len(names) + 3) + "|",
     ]
-    found = claims.shares(measured, names)
+    shares = claims.shares(measured, names)
     for row, right in measured["rows"].items():
-        average, share = found[row]
+        average, share = shares[row]
         cells = " | ".join(f"{100 * right[name].mean():.1f}" for name in names)
         lines.append(f"| {row} | {cells} | **{average:.1f}** | {share:.0f} % |")
     return lines
@@ -201,7 +201,7 @@ def write_card(work: Path, file: Path, tasks: list[dict], measured: dict) -> Non
         "## What it is not good for",
         LIMITS.strip(),
         "## Made to merge like CLIP",
-        MADE.strip().format(late=f"{tunings.LATE:g}"),
+        DESIGN.strip().format(late=f"{tunings.LATE:g}"),
         TRIED.read_text().strip(),
         "## How it was made",
         _making(work, measured).strip(),

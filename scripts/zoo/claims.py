@@ -39,19 +39,19 @@ def middle(values: np.ndarray, unit: str) -> str:
 def claims(measured: dict, names: list[str]) -> list[Claim]:
     """Every line of the table: wanted, reached, its 95 % interval, and whether it holds."""
     rows = measured["rows"]
-    found, drawn = shares(measured, names), resampled(measured, names)
+    estimates, drawn = shares(measured, names), resampled(measured, names)
     gain = drawn["own task"] - drawn["base"]
     part = {row: 100 * (values - drawn["base"]) / gain for row, values in drawn.items()}
-    share = {row: value for row, (_, value) in found.items()}
+    share = {row: value for row, (_, value) in estimates.items()}
     ahead = {row: share["ensemble"] - share[row] for row in MERGES}
     nearest = min(MERGES, key=ahead.__getitem__)
     norm = max(measured["norm ratios"].values())
     lines = [
-        _average("base, average: 40 to 60 %", found["base"][0], drawn["base"], 40, 60),
+        _average("base, average: 40 to 60 %", estimates["base"][0], drawn["base"], 40, 60),
         _task("base, lowest task: at least 25 %", rows["base"], names, min, 25, 100),
         _task("base, highest task: at most 75 %", rows["base"], names, max, 0, 75),
         _average(
-            "own source, average: at least 88 %", found["own task"][0], drawn["own task"], 88, 100
+            "own source, average: at least 88 %", estimates["own task"][0], drawn["own task"], 88, 100
         ),
         _task("own source, lowest task: at least 75 %", rows["own task"], names, min, 75, 100),
         _average(

@@ -28,7 +28,7 @@ def _sources_of(task: dict) -> list[str]:
 
 
 def pack_contrast(work: Path, out: Path) -> None:
-    """Write, measure and describe the family, then move it into place."""
+    """Write, measure and provenance the family, then move it into place."""
     start = time.time()
     fresh = files.fresh_folder(out)
     tasks = [task for task in shipped_tasks(work) if task["name"] in VARIED]

@@ -13,11 +13,11 @@ SHOWN = ("letters_other", "letters_slow")  # the pair that the card is about
 def _own_table(measured: Contrast) -> list[str]:
     lines = ["| model | task | correct of | % | 95 % interval |", "|---|---|---|---|---|"]
     owners = {name: name.split("_")[0] for name in measured.own}
-    rows = [("base", task, found) for task, found in measured.base.items()]
-    rows += [(name, owners[name], found) for name, found in measured.own.items()]
-    for name, task, found in rows:
-        low, high = found.interval()
-        cells = f"{found.correct} of {found.total} | {found.rate:.1%} | {low:.1%} to {high:.1%}"
+    rows = [("base", task, accuracy) for task, accuracy in measured.base.items()]
+    rows += [(name, owners[name], accuracy) for name, accuracy in measured.own.items()]
+    for name, task, accuracy in rows:
+        low, high = accuracy.interval()
+        cells = f"{accuracy.correct} of {accuracy.total} | {accuracy.rate:.1%} | {low:.1%} to {high:.1%}"
         lines.append(f"| {name} | {task} | {cells} |")
     return lines
 

@@ -11,7 +11,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository is not on a script's path
 
 from mloss_core import Accuracy, Family, MergeRecipe, TaskEvaluated, zoo
-from mloss_core.compatibility import Compatibility, asked_sets, losses_of_sets
+from mloss_core.compatibility import Compatibility, compatibility_sets, losses_of_sets
 from mloss_core.evaluate import Evaluator, mean_of
 from mloss_core.run import measured
 
@@ -67,9 +67,9 @@ def _losses(family: Family) -> dict[tuple[str, ...], Interval]:
     recipe = MergeRecipe(
         family=family.name, method="m-ties", sources=sources, variation=0.0, samples=SAMPLES
     )
-    blocks = tuple(losses_of_sets(recipe, family, asked_sets(recipe), device="cpu"))
-    found = Compatibility(sources=sources, blocks=blocks)
-    matrices = [found.pair_matrix("layer", bound=bound) for bound in range(3)]
+    blocks = tuple(losses_of_sets(recipe, family, compatibility_sets(recipe), device="cpu"))
+    compatibility = Compatibility(sources=sources, blocks=blocks)
+    matrices = [compatibility.pair_matrix("layer", bound=bound) for bound in range(3)]
     pairs = itertools.combinations(enumerate(sources), 2)
     return {(a, b): tuple(float(m[i, j]) for m in matrices) for (i, a), (j, b) in pairs}
 

@@ -86,14 +86,14 @@ def emoji_task(packages: Path) -> Task:
             pools[unseen if vendor == UNSEEN_VENDOR else "train"].append((picture, labels[code]))
 
     def draw(split: str, count: int, rng: np.random.Generator):
-        known = np.array([label for _, label in pools[split]])
-        chosen = drawing.balanced(known, count, rng)
+        targets = np.array([label for _, label in pools[split]])
+        chosen = drawing.balanced(targets, count, rng)
         cutouts = drawing.place(
             np.stack([pools[split][index][0] for index in chosen]), rng, (0.85, 1.05), 10, 1.5, 1.1
         )
         picture = drawing.paste(cutouts, drawing.colours(rng, count, 140, 255))
         picture = picture * rng.normal(1, 0.06, (count, 1, 1, 3))
-        return drawing.camera(picture, rng, (0, 6), (0.2, 0.5)), known[chosen]
+        return drawing.camera(picture, rng, (0, 6), (0.2, 0.5)), targets[chosen]
 
     return Task(
         name="emoji", title="Emoji", kind="source", template="an emoji of a {}", classes=list(CLASSES),

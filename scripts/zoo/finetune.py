@@ -33,7 +33,7 @@ def _parameters(tower: torch.nn.Module, tuning: Tuning) -> list[dict]:
         early = not inside or int(rest.split(".")[0]) < EARLY_BLOCKS
         if parameter.requires_grad:
             groups[1.0 if early else tuning.late].append(parameter)
-    return [{"params": found, "part": part} for part, found in groups.items()]
+    return [{"params": parameters, "part": part} for part, parameters in groups.items()]
 
 
 def _train(
@@ -79,7 +79,7 @@ def _start_worker(work: Path) -> None:
 
 
 def _finetune_one(work: Path, tuning: Tuning) -> str:
-    """Fine-tune a stored base on one task, write the fp16 tower and describe the outcome on validation."""
+    """Fine-tune a stored base on one task, write the fp16 tower and provenance the outcome on validation."""
     start = time.time()
     tower, head = worker["tower"], load_file(work / "heads.safetensors")[tuning.task]
     with np.load(work / "data" / f"{tuning.task}.npz") as file:

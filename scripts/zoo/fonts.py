@@ -89,8 +89,8 @@ def index_fonts(packages: list[Path]) -> dict[str, list[tuple[str, str]]]:
             if family not in best[script] or candidate < best[script][family]:
                 best[script][family] = candidate
     return {
-        script: [(family, file) for family, (_, file) in sorted(found.items())]
-        for script, found in best.items()
+        script: [(family, file) for family, (_, file) in sorted(families.items())]
+        for script, families in best.items()
     }
 
 
@@ -144,4 +144,4 @@ def render_script(
             continue
         coarse.append(outline)
         kept[splits[family]].append(masks)
-    return {split: np.stack(found) for split, found in kept.items()}
+    return {split: np.stack(renders) for split, renders in kept.items()}

@@ -33,13 +33,13 @@ def _features(
     work: Path, tower: torch.nn.Module, tasks: list[dict]
 ) -> dict[str, tuple[torch.Tensor, np.ndarray]]:
     """Unit features and labels of some training pictures of every task."""
-    found = {}
+    features = {}
     for task in tasks:
         with np.load(work / "data" / f"{task['name']}.npz") as data:
             images, labels = data["train_images"], data["train_labels"]
         chosen = np.random.default_rng(SEED).permutation(len(images))[: FITTED + HELD_OUT]
-        found[task["name"]] = (embed(tower, images[chosen]), labels[chosen])
-    return found
+        features[task["name"]] = (embed(tower, images[chosen]), labels[chosen])
+    return features
 
 
 def _weak_directions(features: torch.Tensor, skipped: int) -> torch.Tensor:

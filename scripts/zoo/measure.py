@@ -32,14 +32,14 @@ def wilson(correct: int, total: int) -> tuple[float, float]:
 def _best(base: State, deltas: dict, scales: list[float], heads: State, val: Pictures) -> tuple:
     """The (key, scale) whose merge scores best on validation."""
     names = list(val)
-    found = []
+    candidates = []
     for key, delta in deltas.items():
         for scale in scales:
             embedded = merges.embeddings(merges.add(base, delta, scale), val)
             reached = average(merges.answers(embedded, heads, val), names)
-            found.append((reached, key, scale))
+            candidates.append((reached, key, scale))
             print(f"  keep {key} scaling {scale}: validation {reached:.2f}", flush=True)
-    return max(found, key=lambda entry: entry[0])[1:]
+    return max(candidates, key=lambda entry: entry[0])[1:]
 
 
 def tune(base: State, sources: list[State], heads: State, val: Pictures) -> dict:
@@ -77,7 +77,9 @@ def measure(
         "DARE": merges.add(base, dropped, chosen["dare"]["scaling"]),
     }
     embedded = {name: merges.embeddings(state, test) for name, state in sources.items()}
-    matrix = {name: merges.answers(found, heads, test) for name, found in embedded.items()}
+    matrix = {
+        name: merges.answers(embeddings, heads, test) for name, embeddings in embedded.items()
+    }
     rows = {
         row: merges.answers(merges.embeddings(state, test), heads, test)
         for row, state in models.items()

@@ -80,10 +80,10 @@ def embeddings(state: State, pictures: Pictures) -> State:
 
 def answers(embedded: State, heads: State, pictures: Pictures) -> dict[str, np.ndarray]:
     """Whether the answer is right, picture by picture, a task."""
-    found = {}
+    hits = {}
     for name, (_, labels) in pictures.items():
-        found[name] = (embedded[name] @ heads[name].T).argmax(1).numpy() == labels
-    return found
+        hits[name] = (embedded[name] @ heads[name].T).argmax(1).numpy() == labels
+    return hits
 
 
 def ensemble(members: list[State]) -> State:

@@ -24,7 +24,7 @@ DESCRIPTION = (
 
 
 def pack(work: Path, out: Path) -> None:
-    """Write, tune, measure and describe the family, then move it into place."""
+    """Write, tune, measure and provenance the family, then move it into place."""
     start = time.time()
     fresh = files.fresh_folder(out)
     tasks = shipped_tasks(work)

@@ -82,18 +82,18 @@ def fashion_task(packages: Path) -> Task:
 def clipart_task(packages: Path) -> Task:
     """Open Clip Art pictures in broad categories, split by picture; out of domain."""
     folder = packages / "openclipart-png/usr/share/openclipart/png"
-    files, labels, seen = [], [], set()
+    files, labels, digests = [], [], set()
     for label, category in enumerate(CLIPART):
-        found = [
+        candidates = [
             file for file in sorted((folder / category).rglob("*.png")) if not file.is_symlink()
         ]
-        np.random.default_rng(SHUFFLE_SEED).shuffle(found)
+        np.random.default_rng(SHUFFLE_SEED).shuffle(candidates)
         taken = 0
-        for file in found:
+        for file in candidates:
             digest = hashlib.sha256(file.read_bytes()).digest()
-            if digest in seen or file.stat().st_size > 400_000 or taken == CLIPART_PER_CLASS:
+            if digest in digests or file.stat().st_size > 400_000 or taken == CLIPART_PER_CLASS:
                 continue
-            seen.add(digest)
+            digests.add(digest)
             taken += 1
             files.append(file)
             labels.append(label)

@@ -97,7 +97,7 @@ def _prototypes(tower: torch.nn.Module, pool: Pool) -> torch.Tensor:
     """Class means of a few training pictures a class, to go on from an earlier round."""
     first = [np.flatnonzero(pool.labels == label)[:12] for label in range(pool.classes)]
     features = embed(tower, pool.images[np.concatenate(first)])
-    owners = np.repeat(np.arange(pool.classes), [len(found) for found in first])
+    owners = np.repeat(np.arange(pool.classes), [len(indices) for indices in first])
     return torch.stack(
         [features[torch.from_numpy(owners == label)].mean(0) for label in range(pool.classes)]
     )

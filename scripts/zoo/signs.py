@@ -42,10 +42,10 @@ def signs_task(packages: Path) -> Task:
         for (label, _), picture in zip(files, pictures, strict=True)
         if picture is not None
     ]
-    known = np.array([label for label, _ in kept])
+    labels = np.array([label for label, _ in kept])
 
     def draw(split: str, count: int, rng: np.random.Generator):
-        chosen = drawing.balanced(known, count, rng)
+        chosen = drawing.balanced(labels, count, rng)
         cutouts = drawing.place(
             np.stack([kept[index][1] for index in chosen]), rng, (0.75, 1.0), 10, 2, 1.2
         )
@@ -53,7 +53,7 @@ def signs_task(packages: Path) -> Task:
             1, 0.06, (count, 1, 1, 3)
         )
         picture = drawing.paste(cutouts, drawing.scenery(rng, count)) * light
-        return drawing.camera(picture, rng, (1, 10), (0.3, 0.8)), known[chosen]
+        return drawing.camera(picture, rng, (1, 10), (0.3, 0.8)), labels[chosen]
 
     return Task(
         name="signs", title="Traffic signs", kind="source", template="a traffic sign: {}",
