@@ -1,8 +1,8 @@
 """The app: `streamlit run app.py`.
 
-The script that Streamlit runs is views/shell.py; this file starts torch early, so that the first
-page needn't wait for it, and serves merged models, cards and zips of runs, without reading models
-into memory.
+The script that Streamlit runs is views/app/shell.py. This file starts torch early, so that the
+first page needn't wait for it, and serves merged models, cards and zips of runs, without reading
+models into memory.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def download(request: Request) -> Response:
 
 async def card(request: Request) -> Response:
     """The model card of a run."""
-    from mloss_core.cards import model_card
+    from mloss_core.runs.card import model_card
 
     run = run_of(request)
     if run is None:
@@ -66,7 +66,7 @@ async def card(request: Request) -> Response:
 
 async def bundle(request: Request) -> Response:
     """All files of a run and its card as a zip, written while it is sent."""
-    from mloss_core.bundle import zipped
+    from mloss_core.runs.bundle import zipped
 
     run = run_of(request)
     if run is None:
@@ -93,7 +93,7 @@ def missing(request: Request, what: str) -> Response:
 
 ROUTES = {"/download/{run}": download, "/card/{run}": card, "/export/{run}": bundle}
 app = st.App(
-    "views/shell.py",
+    "views/app/shell.py",
     lifespan=warm_up,
     routes=[Route(path, answer) for path, answer in ROUTES.items()],
 )

@@ -1,6 +1,6 @@
 """M-Loss: where fine-tuned models disagree, and merging that looks there first.
 
-The five-minute path: types -> mloss -> trim -> methods/mloss_guided -> run.
+The five-minute path: types -> mloss -> trim -> methods -> sweep -> run.
 """
 
 import os
@@ -10,21 +10,22 @@ import os
 # A short spin is best in both cases (docs/architecture.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from .analysis import Geometry, geometry
-from .calibration import draw_batch, load_batch
-from .checkpoint import Checkpoint, save
-from .comparison import Comparison, compare, verdict
+from .activations import ACTIVATIONS
+from .analysis.expectation import Setting, expected, simulated
+from .analysis.second_order import SecondOrder, second_order
+from .analysis.task_vectors import Geometry, geometry
+from .analysis.theory import BlockTheory, theory
+from .architecture import ViTConfig
+from .checkpoints.image_tower import Checkpoint, save
+from .data.calibration import draw_batch, load_batch
 from .errors import InputError, MlossError
-from .evaluate import Evaluator, mean_accuracy
-from .expectation import Setting, expected, simulated
-from .family import ViTConfig
+from .evaluation.evaluator import Evaluator, mean_accuracy
+from .evaluation.paired_test import Comparison, compare, verdict
+from .families.family import Family, families, load
 from .methods import METHODS, Method
-from .mloss import ACTIVATIONS, keep_rates, layer_mloss, node_mloss
+from .mloss import keep_rates, layer_mloss, node_mloss, score_block
 from .run import run
-from .scoring import score_block
-from .second_order import SecondOrder, second_order
-from .store import RunRecord, list_runs, load_run, recorded
-from .theory import BlockTheory, theory
+from .runs.store import RunRecord, list_runs, load_run, recorded
 from .types import (
     Accuracy,
     BlockMerged,
@@ -39,7 +40,6 @@ from .types import (
 )
 from .version import __version__
 from .vit import Tower
-from .zoo import Family, families, load
 
 __all__ = [
     "ACTIVATIONS",

@@ -11,12 +11,16 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 
-from . import arguments, commands, device, papers, preparing, zoo
-from .compatibility.command import compatibility
+from .cli import arguments, preparing
+from .cli import merging as commands
+from .cli import runs as papers
+from .cli.compatibility import compatibility
+from .cli.experiment import experiment
 from .errors import MlossError
-from .experiments.command import experiment
-from .layouts import TOML
-from .scaffold import scaffold
+from .families import family as zoo
+from .families.layouts import TOML
+from .families.scaffold import scaffold
+from .hardware import device
 
 
 def main(argv: Sequence[str] | None = None) -> int:

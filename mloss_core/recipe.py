@@ -5,13 +5,13 @@ from __future__ import annotations
 import dataclasses
 import json
 
-from .calibration import check_size, draw_batch, draw_pictures
+from .data.calibration import check_size, draw_batch, draw_pictures
 from .errors import BadValue, UnknownName
+from .families.family import Family
 from .methods import METHODS
-from .methods.schedule import measured_blocks
+from .methods.keep_rates import measured_blocks
 from .types import CHOICES, CalibrationBatch, MergeRecipe
 from .version import __version__
-from .zoo import Family
 
 # Fields that only say how M-Loss is measured.
 MEASURED = ("samples", "tokens", "precision", "inputs_from", "scores")

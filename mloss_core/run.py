@@ -8,19 +8,27 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
+from torch import Tensor
 
-from . import device as devices
-from .evaluate import Evaluator
-from .merging import begin, tower_of
+from .data.calibration import preprocess
+from .errors import BadValue
+from .evaluation.evaluator import STEP, Evaluator
+from .families.family import Family
+from .hardware import device as devices
+from .hardware.peak import watched
 from .methods import METHODS
-from .methods.mloss_guided import Weights
-from .methods.schedule import measured_blocks
-from .peak import watched
+from .methods.emr import TaskModels
+from .methods.keep_rates import measured_blocks
 from .recipe import calibration_of, check, fingerprint, provenance
+from .sweep import Weights, sweep
+from .tensor_cache import TensorCache
 from .types import (
+    BlockMerged,
+    BlockScored,
     CalibrationBatch,
     Embedded,
     Event,
@@ -29,8 +37,7 @@ from .types import (
     MergeRecipe,
     TaskEvaluated,
 )
-from .vit import Tower
-from .zoo import Family
+from .vit import Tower, chunks
 
 REFERENCES = ("base", "own", "ties", "ensembling")
 
@@ -203,3 +210,141 @@ def references(
 def _twin(recipe: MergeRecipe) -> MergeRecipe:
     """TIES as it is, at the same k: what a merge is compared with."""
     return dataclasses.replace(recipe, method="ties", scope="tensor")
+
+
+Watch = tuple[Evaluator, Sequence[str], int]  # who evaluates a partial model, where, on how many
+
+
+def begin(
+    recipe: MergeRecipe,
+    family: Family,
+    device: torch.device,
+    calibration: CalibrationBatch | None,
+    merged: Weights,
+    watch: Watch | None = None,
+    desk: TensorCache | None = None,
+) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
+    """The model that a recipe makes, and the steps that make it.
+
+    Args:
+        merged: filled on the way, where one model comes out.
+        desk: what an earlier merge of these sources has left for this one.
+    """
+    if METHODS[recipe.method].per_task:
+        sources = {name: family.source(name) for name in recipe.sources}
+        model = TaskModels(family.model, family.base().load(device), sources)
+        return model, model.unify(recipe)
+    steps = _merge(recipe, family, device, calibration, merged, watch, desk)
+    return Tower(family.model, merged), steps
+
+
+def _merge(
+    recipe: MergeRecipe,
+    family: Family,
+    device: torch.device,
+    calibration: CalibrationBatch | None,
+    merged: Weights,
+    watch: Watch | None = None,
+    desk: TensorCache | None = None,
+) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
+    """The sweep, with the partial model evaluated after each block if that is watched."""
+    if METHODS[recipe.method].rule is None:
+        return
+    base = family.base().load(device)
+    sources = [family.source(name) for name in recipe.sources]
+    images = preprocess(calibration.images, family.model, device) if calibration else None
+    tower = Tower(family.model, ChainMap(merged, base))
+    stream = None
+    for event in sweep(family.model, base, sources, recipe, images, merged, desk):
+        yield event
+        if watch and watch[1] and isinstance(event, BlockMerged):
+            evaluator, tasks, live = watch
+            if stream is None:
+                pixels = [evaluator.pixels(task, 0, live) for task in tasks]
+                stream = tower.embed(torch.cat(pixels))
+            stream = tower.block(event.block, stream)
+            yield from _partial(evaluator, tower, stream, event.block, tasks, live)
+
+
+def _partial(
+    evaluator: Evaluator, tower: Tower, stream: Tensor, block: int, tasks: Sequence[str], live: int
+) -> Iterator[TaskEvaluated]:
+    """The partial model's accuracies, from the stream after its last merged block."""
+    start = time.perf_counter()
+    parts = [tower.head(x, block + 1) for x in chunks(stream, tower.family.tokens)]
+    sizes = [len(evaluator.task(task).images[:live]) for task in tasks]
+    for task, features in zip(tasks, torch.cat(parts).split(sizes), strict=True):
+        yield evaluator.judged("merged", task, features, start, block)
+
+
+def tower_of(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:
+    """The merged model of a recipe that needs no images."""
+    merged: Weights = {}
+    for _ in _merge(recipe, evaluator.family, evaluator.device, None, merged):
+        pass
+    return Tower(evaluator.family.model, merged)
+
+
+def live(
+    recipe: MergeRecipe,
+    evaluator: Evaluator,
+    tasks: Sequence[str],
+    *,
+    desk: TensorCache | None = None,
+    first: int = 50,
+) -> Iterator[Event]:
+    """The merge of `run`, to the bit, with nothing evaluated before it is whole, and no references.
+
+    After BlockScored and BlockMerged come TaskEvaluated of every task on the first images, then of
+    each task on all of them, and Finished. Each event, Embedded too, is a place to stop.
+
+    Args:
+        evaluator: of the recipe's family; it remembers the merged model's features.
+        desk: where sources that are merged again and again lie ready; None starts afresh.
+        first: test images a task at first.
+
+    Raises:
+        InputError: before any work, where the recipe or the files are wrong, or the method leaves
+            no single model.
+        OutOfMemory: the work did not fit; nothing is kept.
+    """
+    family, device = evaluator.family, evaluator.device
+    check(recipe, family)
+    if METHODS[recipe.method].rule is None:
+        problem = "leaves no single model to look at"
+        raise BadValue("--method", recipe.method, problem, "launch it, or take another method")
+    calibration = calibration_of(recipe, family)
+    metadata = provenance(recipe, family, calibration)
+    merged: Weights = {}
+    seconds, key = 0.0, fingerprint(metadata)
+    with devices.reported_memory(device.type):
+        at = desk.lay(family, recipe.sources, device) if desk else None
+        model, steps = begin(recipe, family, device, calibration, merged, desk=at)
+        for event in steps:
+            yield event
+            seconds += event.seconds
+        try:
+            yield from _judged(evaluator, key, model, tasks, first)
+        except GeneratorExit:  # a setting that was passed over: what it embedded is in the way
+            evaluator.forget(key)
+            raise
+    weights = {name: tensor.cpu() for name, tensor in merged.items()}
+    yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
+
+
+def _judged(
+    evaluator: Evaluator, key: str, model: MergedModel, tasks: Sequence[str], first: int
+) -> Iterator[Event]:
+    """Accuracies on the first images of all tasks, embedded side by side, then on all images."""
+    start = time.perf_counter()
+    evaluator.extend(key, model, {task: first for task in tasks})
+    for images in (first, None):
+        for task in tasks:
+            total = images or len(evaluator.task(task).images)
+            for start_image in range(first, total, STEP):
+                evaluator.extend(key, model, {task: start_image + STEP})
+                yield Embedded(source="merged", task=task, seconds=time.perf_counter() - start)
+                start = time.perf_counter()
+            features = evaluator.features(key, lambda: model, task, images)
+            yield evaluator.judged("merged", task, features, start)
+            start = time.perf_counter()

@@ -6,7 +6,7 @@ One kernel trims rows; a whole tensor is one long row.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,8 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from .ordered import SortedMagnitudes
-from .pieces import thread_map
+from .parallel import thread_map
 
 # Entries of a piece, all sources together: few enough for a cache, enough to be worth their calls.
 PIECE = 1 << 20
@@ -214,3 +213,67 @@ def elected_sign(
     wide = torch.float32 if t.device.type == "mps" else torch.float64
     vote = (alpha / alpha.max()).to(wide) @ t.to(wide)
     return vote.ge_(0).mul_(2).sub_(1).to(t.dtype)
+
+
+@dataclass(frozen=True)
+class SortedMagnitudes:
+    """Task vectors as rows, and their magnitudes from small to large, sorted when first asked for.
+
+    Args:
+        vectors: in fp32, on the device; never written to.
+    """
+
+    vectors: Float[Tensor, "sources rows length"]
+
+    def of_whole(self, count: int) -> Float[Tensor, " sources"]:
+        """The count-th largest magnitude of each source's whole tensor."""
+        return self._whole[:, self._whole.shape[1] - count]
+
+    def of_rows(self, counts: Int[np.ndarray, " rows"]) -> Float[Tensor, "sources rows"]:
+        """The counts[r]-th largest magnitude of each source's row r."""
+        place = torch.from_numpy(self.vectors.shape[2] - counts).to(self.vectors.device)
+        index = place[None, :, None].expand(len(self.vectors), -1, 1)
+        return self._rows.gather(2, index)[..., 0]
+
+    @functools.cached_property
+    def _whole(self) -> Float[Tensor, "sources n"]:
+        return _sorted(self.vectors.flatten(1))
+
+    @functools.cached_property
+    def _rows(self) -> Float[Tensor, "sources rows length"]:
+        return _sorted(self.vectors)
+
+
+def _sorted(vectors: Float[Tensor, "sources *rest"]) -> Float[Tensor, "sources *rest"]:
+    """Magnitudes in order along the last dimension."""
+    magnitude = vectors.abs()
+    if magnitude.device.type != "cpu":
+        return magnitude.sort(dim=-1).values
+    # NumPy's vectorised sort is many times faster than torch's on the CPU; a source a thread.
+    list(thread_map(lambda source: source.numpy().sort(axis=-1), magnitude, magnitude.device))
+    return magnitude
+
+
+Read = Callable[[Collection[str]], Mapping[str, Tensor]]
+
+
+def global_threshold(base: Mapping[str, Tensor], read: Read, keep: float) -> float:
+    """The least magnitude kept by a global trim, over all tensors of a source's task vector.
+
+    Takes one task vector's memory, so that sources are done one after the other; found on the CPU,
+    so that it is the same for every device.
+
+    Args:
+        base: in fp32.
+        read: gives a source's tensors as they are stored, by name.
+        keep: share of all entries that is kept, rounded down but at least one entry.
+    """
+    total = sum(tensor.numel() for tensor in base.values())
+    magnitude = torch.empty(1, total)
+    start = 0
+    for name, tensor in base.items():
+        stop = start + tensor.numel()
+        vector = magnitude[0, start:stop].view(tensor.shape)
+        torch.sub(read([name])[name], tensor.cpu(), out=vector).abs_()
+        start = stop
+    return float(thresholds_(magnitude, kept_counts(np.array([keep]), total)))

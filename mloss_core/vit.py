@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from .family import ViTConfig
-from .mloss import activation
+from .activations import activation
+from .architecture import ViTConfig
 
 # Tokens a forward pass takes at a time: what a core's cache likes, and what keeps a GPU busy.
 ROWS = 1 << 12

@@ -10,18 +10,23 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Family, InputError, MergeRecipe
-from mloss_core.compatibility import Compatibility, report
-from mloss_core.compatibility import words as said
-from mloss_core.compatibility.ensemble_gap import GapMeasured
-from mloss_core.compatibility.prediction import TRIPLES, gathered
-from mloss_core.compatibility.signs import SignsCounted, conflict
-from mloss_core.set_losses import MEASURES, SetLosses
-from views import compatibility_choices, nav, session, strip, widgets, work
-from views import compatibility_figures as figures
-from views import compatibility_jobs as jobs
-from views import compatibility_views as views
-from views.figures import block_means
-from views.jobs import Job
+from mloss_core.analysis.compatibility import report
+from mloss_core.analysis.compatibility import words as said
+from mloss_core.analysis.compatibility.ensemble_gap import GapMeasured
+from mloss_core.analysis.compatibility.prediction import TRIPLES, gathered
+from mloss_core.analysis.compatibility.sets import Compatibility
+from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, conflict
+from mloss_core.mloss import MEASURES, SetLosses
+from views.compatibility import figures
+from views.compatibility import parts as views
+from views.jobs import kinds as jobs
+from views.jobs import kinds as work
+from views.jobs import strip
+from views.shared import nav, widgets
+from views.shared.figures import block_means
+from views.state import compatibility_fields as compatibility_choices
+from views.state import session
+from views.state.job_board import Job
 
 
 def controls(family: Family) -> MergeRecipe | None:

@@ -7,8 +7,12 @@ import streamlit as st
 from mloss_core import Family, InputError, MergeRecipe
 from mloss_core.experiments import EXPERIMENTS
 from mloss_core.experiments.report import settings_of
-from views import experiments, session, strip, widgets, work
-from views.bound import bound
+from views.experiments import parts as experiments
+from views.jobs import kinds as work
+from views.jobs import strip
+from views.shared import widgets
+from views.state import session
+from views.state.bound import bound
 
 
 def choice() -> str:

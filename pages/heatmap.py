@@ -11,20 +11,15 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
-from views import (
-    chosen_views,
-    explain,
-    few_layer,
-    figures,
-    link,
-    looks,
-    nav,
-    session,
-    strip,
-    widgets,
-    work,
-)
-from views.jobs import Job, elapsed
+from views.heatmap import chosen as chosen_views
+from views.heatmap import explain
+from views.heatmap import few_blocks as few_layer
+from views.jobs import kinds as work
+from views.jobs import strip
+from views.shared import figures, nav, widgets
+from views.shared import theme as looks
+from views.state import link, session
+from views.state.job_board import Job, elapsed
 
 LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
 

@@ -7,11 +7,16 @@ from functools import partial
 import streamlit as st
 
 from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, MlossError, load_run
-from mloss_core.desk import room
-from mloss_core.memory import amount
-from mloss_core.store import final_hits
-from views import live, readouts, runs, session, strip, widgets, work
-from views.jobs import Job, elapsed
+from mloss_core.memory_estimate import amount
+from mloss_core.runs.store import final_hits
+from mloss_core.tensor_cache import room
+from views.jobs import kinds as work
+from views.jobs import strip
+from views.merge import live
+from views.runs import parts as runs
+from views.shared import readouts, widgets
+from views.state import session
+from views.state.job_board import Job, elapsed
 
 
 def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:

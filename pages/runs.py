@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import streamlit as st
 
-from mloss_core import METHODS, Family, InputError, MlossError, RunRecord, list_runs, store
-from views import readouts, runs, session
+from mloss_core import METHODS, Family, InputError, MlossError, RunRecord, list_runs
+from mloss_core.runs import store
+from views.runs import parts as runs
+from views.shared import readouts
+from views.state import session
 
 
 def filtered(family: Family) -> list[RunRecord]:

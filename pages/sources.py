@@ -6,8 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Accuracy, Family, TaskEvaluated, families
-from views import figures, nav, session, widgets, work
-from views.jobs import Job
+from views.jobs import kinds as work
+from views.shared import figures, nav, widgets
+from views.state import session
+from views.state.job_board import Job
 
 
 def choose_family() -> Family:

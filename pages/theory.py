@@ -7,9 +7,13 @@ from functools import partial
 import streamlit as st
 
 from mloss_core import Family, InputError
-from mloss_core.curvature import SMOOTH
-from views import session, strip, theory_readouts, widgets, work
-from views.jobs import Job
+from mloss_core.activations import SMOOTH
+from views.jobs import kinds as work
+from views.jobs import strip
+from views.shared import widgets
+from views.state import session
+from views.state.job_board import Job
+from views.theory import parts as theory_readouts
 
 
 def sliders() -> None:

@@ -33,11 +33,11 @@ import torch
 import torch.nn.functional as F
 
 import mloss_core as core
-from mloss_core.calibration import preprocess
-from mloss_core.family import c_fc
+from mloss_core.architecture import c_fc
+from mloss_core.data.calibration import preprocess
+from mloss_core.data.tasks import read_npz
 from mloss_core.recipe import calibration_of
 from mloss_core.run import references
-from mloss_core.tasks import read_npz
 
 RATIO, QUICK, WHOLE = 3.0, 1.5, 8.0  # limits: times the floor, and seconds
 ENDS = (".weight", ".bias")

@@ -27,9 +27,9 @@ import torch
 import torch.nn.functional as F
 
 import mloss_core as core
-from mloss_core.calibration import batch_of, preprocess
-from mloss_core.family import c_fc
-from mloss_core.peak import anonymous, watched
+from mloss_core.architecture import c_fc
+from mloss_core.data.calibration import batch_of, preprocess
+from mloss_core.hardware.peak import anonymous, watched
 
 SOURCES = 16
 TIMED, WEIGHED = 8, (4, 8, 16)  # sources

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from mloss_core.family import ViTConfig
-from mloss_core.zoo import MEAN, STD
+from mloss_core.architecture import ViTConfig
+from mloss_core.families.family import MEAN, STD
 
 # As open_clip's ViT-B-32-quickgelu, ViT-B-16-quickgelu and ViT-L-14-quickgelu.
 TOWERS = {

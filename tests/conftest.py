@@ -21,8 +21,9 @@ from tiny import write_family
 
 install_import_hook("mloss_core", "beartype.beartype")  # before anything imports mloss_core
 
-from mloss_core import Family, zoo  # noqa: E402
+from mloss_core import Family  # noqa: E402
 from mloss_core.__main__ import main  # noqa: E402
+from mloss_core.families import family as zoo  # noqa: E402
 
 # Shared machines make deadlines lie; function-scoped fixtures here are read only.
 QUIET = (HealthCheck.too_slow, HealthCheck.function_scoped_fixture)

@@ -14,7 +14,7 @@ import pytest
 import torchvision
 from PIL import Image
 
-from mloss_core.benchmarks import benchmarks
+from mloss_core.data.benchmarks import benchmarks
 
 RNG = np.random.default_rng(0)
 

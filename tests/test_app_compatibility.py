@@ -8,7 +8,7 @@ from visitor import button, link_of, pills, settled, visit, words
 
 from mloss_core import list_runs
 from mloss_core.errors import MlossError
-from views import compatibility_jobs as jobs
+from views.jobs import kinds as jobs
 
 
 def chosen(test, label):

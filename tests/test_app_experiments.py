@@ -9,7 +9,8 @@ from visitor import button, link_of, settled, sound, visit, words
 
 from mloss_core import list_runs
 from mloss_core.experiments import EXPERIMENTS, Lab
-from views import experiment_figures, session
+from views.experiments import figures as experiment_figures
+from views.state import session
 
 
 def launched(test):

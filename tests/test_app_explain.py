@@ -11,10 +11,12 @@ import pytest
 from visitor import button, go, link_of, settled, sound, visit, words
 
 from mloss_core import MergeRecipe, list_runs, load, recorded, run
+from mloss_core.analysis.trace import trace_blocks
 from mloss_core.errors import MlossError
-from mloss_core.seen import trace_blocks
 from tiny import TASKS
-from views import session, why, why_jobs
+from views.heatmap import why
+from views.jobs import kinds as why_jobs
+from views.state import session
 
 
 def done(test, times: int = 4):
@@ -132,7 +134,7 @@ def test_before_or_along_is_chosen_above_the_map(visit):
 
 def test_relu_kinds_say_why_they_have_no_second_order(visit, monkeypatch):
     monkeypatch.setattr(why, "SMOOTH", {})
-    monkeypatch.setattr("views.explain.SMOOTH", {})
+    monkeypatch.setattr("views.heatmap.explain.SMOOTH", {})
     test = done(visit("heatmap"))
     assert "no second derivative" in words(test)
     assert any("Histograms" in alt for alt in alts(test)), "the node is shown all the same"

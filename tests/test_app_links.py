@@ -9,7 +9,7 @@ import pytest
 from visitor import button, go, link_of, pills, session_recipe, settled, slider, sound, visit, words
 
 from mloss_core import load
-from views import session
+from views.state import session
 
 BAD_LINKS = {
     "family=../x": "not a plain name but a path",

@@ -12,7 +12,10 @@ import pytest
 from visitor import button, go, link_of, merged, settled, slider, sound, visit, words
 
 from mloss_core import Accuracy, MlossError, list_runs
-from views import live, live_table, session, work
+from views.jobs import kinds as work
+from views.merge import live
+from views.merge import live as live_table
+from views.state import session
 
 TASKS = 3
 

@@ -9,7 +9,7 @@ from visitor import button, go, link_of, merged, session_recipe, slider, sound, 
 
 from mloss_core import METHODS, list_runs, load
 from mloss_core.types import CHOICES
-from views import readouts
+from views.shared import readouts
 
 CONTROLS = {"inputs": "pretrained", "loss": "squared", "ranks": "reversed"}
 

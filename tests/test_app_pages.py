@@ -17,7 +17,7 @@ from visitor import button, link_of, merged, pills, settled, slider, sound, visi
 import app
 from mloss_core import list_runs, run
 from mloss_core.errors import MlossError
-from views import work
+from views.jobs import kinds as work
 
 
 def test_the_first_screen_says_what_this_is_and_measures_the_sources(visit):

@@ -14,10 +14,11 @@ from test_app_pages import request_for
 from visitor import button, go, link_of, session_recipe, sound, visit, words
 
 import app
-from mloss_core import Evaluator, MergeRecipe, list_runs, load, recorded, run, store
+from mloss_core import Evaluator, MergeRecipe, list_runs, load, recorded, run
 from mloss_core.errors import MlossError
-from views import runs as shown
-from views import session
+from mloss_core.runs import store
+from views.runs import parts as shown
+from views.state import session
 
 
 def kept(family, method="m-ties", tasks=(), kind="merge", **changes):

@@ -7,7 +7,7 @@ import pytest
 from visitor import button, go, link_of, pills, session_recipe, settled, sound, visit, words
 
 from mloss_core import list_runs
-from views import selection
+from views.state import selection
 
 
 def blocks(test) -> str:

@@ -11,9 +11,12 @@ import pytest
 from visitor import button, go, link_of, settled, slider, sound, visit, words
 
 from mloss_core import Setting, expected, theory
+from mloss_core.analysis.expectation import printed
 from mloss_core.errors import MlossError
-from mloss_core.expectation import printed
-from views import figures, looks, theory_choice, work
+from views.jobs import kinds as work
+from views.shared import figures
+from views.shared import theme as looks
+from views.state import theory_fields as theory_choice
 
 
 def shown(test) -> dict[str, str]:

@@ -8,7 +8,9 @@ from visitor import button, go, link_of, merged, pills, settled, slider, sound, 
 
 from mloss_core import families, load
 from mloss_core.recipe import check
-from views import link, nav, session, tour
+from views.shared import nav
+from views.state import link, session
+from views.state import tour_steps as tour
 
 NUMBERS = range(1, len(tour.STEPS) + 1)
 

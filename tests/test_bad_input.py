@@ -206,7 +206,7 @@ def test_a_full_disk_is_said_in_the_app_and_leaves_nothing_half_written(
         if place == "model" or "block.0" in tensors:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mloss_core.checkpoint.save_file", full)
+    monkeypatch.setattr("mloss_core.checkpoints.image_tower.save_file", full)
     test = visit("merge")
     button(test, "Launch merge").click().run()
     assert "No space left on device" in errors(settled(sound(test)))

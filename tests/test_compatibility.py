@@ -11,19 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from mloss_core import MergeRecipe, run, score_block, zoo
-from mloss_core.calibration import draw_batch
-from mloss_core.compatibility import (
+from mloss_core import MergeRecipe, run, score_block
+from mloss_core.analysis.compatibility.clustering import clusters
+from mloss_core.analysis.compatibility.sets import (
     Compatibility,
     alphas_of,
     compatibility_sets,
     losses_of_sets,
     pairs,
 )
-from mloss_core.compatibility.clustering import clusters
-from mloss_core.compatibility.signs import conflict, count_signs
+from mloss_core.analysis.compatibility.sign_conflict import conflict, count_signs
+from mloss_core.data.calibration import draw_batch
 from mloss_core.errors import BadValue, UnknownName
-from mloss_core.set_losses import MEASURES, SetLosses, score_sets, with_interval
+from mloss_core.families import family as zoo
+from mloss_core.mloss import MEASURES, SetLosses, score_sets, with_interval
 
 ACTS = ("relu", "gelu", "quick_gelu")
 SETS = {"seed": st.integers(0, 2**32 - 1), "q": st.integers(2, 5), "nodes": st.integers(4, 9)}

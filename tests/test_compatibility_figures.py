@@ -1,12 +1,12 @@
-"""views/compatibility_figures.py: what stands in a plot is what was measured."""
+"""views/compatibility/figures.py: what stands in a plot is what was measured."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from views import compatibility_figures as figures
-from views.looks import DIVERGING, HUES
+from views.compatibility import figures
+from views.shared.theme import DIVERGING, HUES
 
 
 def test_a_matrix_leaves_the_diagonal_out_and_writes_its_values():

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from dataset_files import WRITERS, md5, picture
 from dialect_files import state
 from mloss_core import InputError, load
-from mloss_core.benchmarks import alike, benchmarks
-from mloss_core.scaffold import scaffold
+from mloss_core.data.benchmarks import alike, benchmarks
+from mloss_core.families.scaffold import scaffold
 from text_files import whole_model, write_hub
 from tiny import CONFIG, open_clip_model
 

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from mloss_core import BlockScored, Evaluator, MergeRecipe, TaskEvaluated, device, run
+from mloss_core import BlockScored, Evaluator, MergeRecipe, TaskEvaluated, run
 from mloss_core.errors import BadValue, UnknownName
+from mloss_core.hardware import device
 
 
 def test_auto_takes_the_best_there_is(monkeypatch):

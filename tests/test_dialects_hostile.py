@@ -20,8 +20,8 @@ from test_hostile_fuzz import damage
 
 from dialect_files import OLD, WRITERS
 from mloss_core import Checkpoint, MlossError
-from mloss_core.dialects import read_head
-from mloss_core.dialects.archives import LEGACY_MAGIC
+from mloss_core.checkpoints.read import read_head
+from mloss_core.checkpoints.torch_archive import LEGACY_MAGIC
 from tiny import open_clip_model
 
 DEVICE = torch.device("cpu")

@@ -12,7 +12,7 @@ from visitor import visit
 
 from dialect_files import prefixed
 from mloss_core import load
-from mloss_core.doubts import doubts
+from mloss_core.families.sanity import doubts
 
 EQUALS_BASE = "source bridges equals the base in every tensor"
 EQUALS_SOURCE = "sources apples and bridges are equal in every tensor"

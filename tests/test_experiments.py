@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from mloss_core import InputError, MergeRecipe, list_runs
-from mloss_core.device import choose
 from mloss_core.experiments import (
     EXPERIMENTS,
     CellDone,
@@ -26,7 +25,8 @@ from mloss_core.experiments import (
     start_recipe,
 )
 from mloss_core.experiments.perform import count
-from mloss_core.zoo import Family
+from mloss_core.families.family import Family
+from mloss_core.hardware.device import choose
 
 ROOT = Path(__file__).resolve().parents[1]
 

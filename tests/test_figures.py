@@ -1,4 +1,4 @@
-"""views/figures.py: what stands in a plot is what was measured; no streamlit, no torch."""
+"""views/shared/figures.py: what stands in a plot is what was measured; no streamlit, no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mloss_core import keep_rates
-from views import figures, looks
+from views.shared import figures
+from views.shared import theme as looks
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("log", "linear", "rank")
@@ -154,7 +155,7 @@ def test_compared_models_may_lack_tasks():
 
 
 def test_figures_load_neither_streamlit_nor_torch():
-    code = "import sys, views.figures; print({'streamlit', 'torch'} & set(sys.modules))"
+    code = "import sys, views.shared.figures; print({'streamlit', 'torch'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, cwd=ROOT

@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from dialect_files import state, write_module
-from mloss_core import Evaluator, InputError, load, text
-from mloss_core.benchmarks import benchmarks
+from mloss_core import Evaluator, InputError, load
+from mloss_core.data.benchmarks import benchmarks
+from mloss_core.families import text_tower as text
 from text_files import WHOLE, WRITERS, hugging_face_text, whole_model
 from tiny import open_clip_model
 

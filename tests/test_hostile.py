@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 import torch
 
-from mloss_core import Tower, scoring
+from mloss_core import Tower
+from mloss_core import mloss as scoring
 
 ROOT = Path(__file__).resolve().parents[1]
 FEW = ("--family=tiny", "--samples=6")
@@ -141,7 +142,7 @@ def test_a_full_disk_leaves_nothing(cli, family, out, monkeypatch, refused):
         Path(path).write_bytes(b"half of it")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mloss_core.checkpoint.save_file", full)
+    monkeypatch.setattr("mloss_core.checkpoints.image_tower.save_file", full)
     outcome = cli(*TIES, out)
     refused(outcome, "--out", out, "No space left")
 
@@ -176,7 +177,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
 
 
 @pytest.mark.parametrize(
-    "place", ["mloss_core.scoring._chunk_gap", "mloss_core.checkpoint.save_file"]
+    "place", ["mloss_core.mloss._chunk_gap", "mloss_core.checkpoints.image_tower.save_file"]
 )
 def test_an_interruption_anywhere_leaves_nothing(place, cli, family, out, monkeypatch, refused):
     def interrupt(*_):

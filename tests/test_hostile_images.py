@@ -62,7 +62,7 @@ CALIBRATIONS = {
 def test_a_zip_bomb_is_refused_before_it_is_unpacked(
     cli, family, tmp_path, out, refused, monkeypatch
 ):
-    monkeypatch.setattr("mloss_core.tasks.LARGE", 1 << 20)
+    monkeypatch.setattr("mloss_core.data.tasks.LARGE", 1 << 20)
     path = tmp_path / "calibration.npz"
     path.write_bytes(npz(images=np.zeros((4000, 16, 16, 3), np.uint8)))
     refused(cli(*MERGE, out, "--calibration", path), "--calibration", "times its size")

@@ -1,4 +1,4 @@
-"""views/jobs.py: one worker, append-only logs, cancel within two seconds, nothing lost."""
+"""views/state/job_board.py: one worker, append-only logs, cancel in two seconds, nothing lost."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mloss_core.errors import MlossError
-from views.jobs import GIVES_WAY, JobBoard
+from views.state.job_board import GIVES_WAY, JobBoard
 
 
 @pytest.fixture

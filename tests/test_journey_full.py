@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from test_journey import download, go, idle
 
 from mloss_core import Tower, list_runs, load
-from mloss_core.calibration import preprocess
+from mloss_core.data.calibration import preprocess
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 FAMILY, TASK, CLASSES = "synthetic-b32", "source00", ("bright", "dark")

@@ -9,7 +9,8 @@ import pytest
 from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 
-from views import nav, tour
+from views.shared import nav
+from views.state import tour_steps as tour
 
 pytestmark = pytest.mark.browser
 HEADINGS = nav.TITLES | {"sources": "Where do these models disagree?"}

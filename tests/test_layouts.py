@@ -15,11 +15,12 @@ from safetensors.torch import load_file, save_file
 from visitor import button, settled, visit, words
 
 from dialect_files import hugging_face_names, prefixed, state, write_module
-from mloss_core import Finished, InputError, MergeRecipe, families, images, load, run
+from mloss_core import Finished, InputError, MergeRecipe, families, load, run
 from mloss_core.__main__ import main
-from mloss_core.dialects import WEIGHTS
-from mloss_core.layouts import layout
-from mloss_core.scaffold import scaffold
+from mloss_core.checkpoints.read import WEIGHTS
+from mloss_core.data import images
+from mloss_core.families.layouts import layout
+from mloss_core.families.scaffold import scaffold
 from tiny import TASKS, open_clip_model, write_family
 
 HF_CONFIG = {

@@ -16,15 +16,15 @@ from mloss_core import (
     Finished,
     MergeRecipe,
     TaskEvaluated,
-    desk,
     run,
     trim,
 )
-from mloss_core.desk import TensorCache
+from mloss_core import tensor_cache as desk
 from mloss_core.errors import BadValue, UnknownName
-from mloss_core.live import live
-from mloss_core.ordered import SortedMagnitudes
 from mloss_core.recipe import fingerprint
+from mloss_core.run import live
+from mloss_core.tensor_cache import TensorCache
+from mloss_core.trim import SortedMagnitudes
 
 CPU = torch.device("cpu")
 USUAL = {"keep": 0.5, "variation": 0.2, "samples": 6}

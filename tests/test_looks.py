@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from views import looks
+from views.shared import theme as looks
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = [*(ROOT / "pages").glob("*.py"), *(ROOT / "views").glob("*.py")]
+SOURCES = [*(ROOT / "pages").glob("*.py"), *(ROOT / "views").rglob("*.py")]
 THEME = tomllib.loads((ROOT / ".streamlit" / "config.toml").read_text())["theme"]
 AA, AA_LARGE = 4.5, 3.0  # contrast of text, and of what is large or no text (WCAG 2.1)
 FADED = 0.6  # Streamlit writes captions and ticks with so much of the text's colour
@@ -70,7 +70,7 @@ def test_colours_are_named_in_one_place():
     literals = [
         f"{path.name}: {colour}"
         for path in SOURCES
-        if path.name not in ("looks.py", "style.py")
+        if path.name not in ("theme.py", "style.py")
         for colour in re.findall(r"#[0-9a-fA-F]{6}\b|rgba?\(\d", path.read_text())
     ]
     assert literals == []

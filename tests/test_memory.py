@@ -16,9 +16,10 @@ import torch
 from visitor import button, settled, visit, words
 
 from mloss_core import METHODS, MergeRecipe, load_run
-from mloss_core.free import control_groups, free
-from mloss_core.memory import amount, most_samples, needed, too_much
-from views import session, widgets
+from mloss_core.hardware.available import control_groups, free
+from mloss_core.memory_estimate import amount, most_samples, needed, too_much
+from views.shared import widgets
+from views.state import session
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -108,7 +109,7 @@ def test_every_control_group_around_the_process_counts(tmp_path):
 def test_what_is_free_is_the_least_of_machine_and_groups(monkeypatch):
     available = psutil.virtual_memory().available
     assert 0 < free(CPU) <= 1.1 * available
-    monkeypatch.setattr("mloss_core.free.control_groups", lambda: [12])
+    monkeypatch.setattr("mloss_core.hardware.available.control_groups", lambda: [12])
     assert free(CPU) == 12 == free(torch.device("mps"))
 
 
@@ -140,7 +141,7 @@ def test_a_finished_merge_leaves_no_weights_in_the_board(visit):
 
 
 def test_the_command_line_warns_and_goes_on(cli, family, out, monkeypatch):
-    monkeypatch.setattr("mloss_core.commands.free", lambda device: 0)
+    monkeypatch.setattr("mloss_core.cli.merging.free", lambda device: 0)
     outcome = cli("merge", "--family=tiny", "--samples=6", "--out", out, "--json")
     assert outcome.status == 0 and out.is_file()
     assert outcome.err.startswith("warning: this needs about ") and outcome.err.count("\n") == 1
@@ -149,8 +150,8 @@ def test_the_command_line_warns_and_goes_on(cli, family, out, monkeypatch):
 PEAK = """
 import sys
 import mloss_core as core
-from mloss_core.memory import needed
-from mloss_core.peak import watched
+from mloss_core.memory_estimate import needed
+from mloss_core.hardware.peak import watched
 
 family, cpu = core.load("demo"), core.device.choose("cpu")
 method, _, scope = sys.argv[1].partition("-g")
@@ -176,7 +177,7 @@ def test_the_demo_family_takes_about_what_was_told(method):
 AGAIN = """
 import time
 import torch
-from mloss_core.peak import watched
+from mloss_core.hardware.peak import watched
 
 cpu = torch.device("cpu")
 for _ in range(3):

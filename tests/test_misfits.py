@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from mloss_core import InputError, load
 from mloss_core.__main__ import main
-from mloss_core.layouts import layout
+from mloss_core.families.layouts import layout
 from tiny import CONFIG, open_clip_model
 
 MERGE = ("merge", "--family=tiny", "--method=ties", "--out")

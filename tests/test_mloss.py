@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from mloss_core import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block, scoring
+from mloss_core import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block
+from mloss_core import mloss as scoring
 from mloss_core.errors import BadValue, UnknownName
 
 ACTS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "quick_gelu", "silu")

@@ -11,15 +11,14 @@ import torch
 
 import oracle
 from mloss_core import BlockTheory, InputError, MergeRecipe, NodeScores, SecondOrder, theory
-from mloss_core.calibration import preprocess
-from mloss_core.compatibility import compatibility_sets
-from mloss_core.culprits import losses_along
-from mloss_core.expectation import Setting
-from mloss_core.node import Node, gap, node_of
-from mloss_core.reasons import reasons
+from mloss_core.analysis.compatibility.sets import compatibility_sets
+from mloss_core.analysis.expectation import Setting
+from mloss_core.analysis.leave_one_out import losses_along
+from mloss_core.analysis.node import Node, gap, node_of, reasons
+from mloss_core.analysis.theory import explained
+from mloss_core.analysis.trace import TracedBlock, trace_blocks
+from mloss_core.data.calibration import preprocess
 from mloss_core.recipe import calibration_of
-from mloss_core.seen import TracedBlock, trace_blocks
-from mloss_core.theory import explained
 from tiny import TASKS
 
 ACTS = ("relu", "leaky_relu", "gelu", "gelu_tanh", "quick_gelu", "silu")

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import oracle
-from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run, zoo
+from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run
+from mloss_core.families import family as zoo
 from mloss_core.methods import emr
 from tiny import write_family
 

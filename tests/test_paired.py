@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from mloss_core.paired import paired
+from mloss_core.analysis.map_difference import paired
 
 FIRST = {0: np.array([1.0, 2.0, 3.0, 4.0, 5.0]), 2: np.array([1.0, 1.0, 2.0, 3.0, 9.0])}
 SECOND = {1: np.ones(5), 2: np.array([5.0, 4.0, 3.0, 2.0, 1.0])}

@@ -10,8 +10,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from mloss_core import Checkpoint, MergeRecipe, Tower, list_runs, load_run, recorded, run, zoo
-from mloss_core.cards import model_card
+from mloss_core import Checkpoint, MergeRecipe, Tower, list_runs, load_run, recorded, run
+from mloss_core.families import family as zoo
+from mloss_core.runs.card import model_card
 
 CPU = torch.device("cpu")
 
@@ -205,7 +206,7 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mloss_core.hugging_face_folder.save_file", full)
+    monkeypatch.setattr("mloss_core.checkpoints.image_towers.export.save_file", full)
     outcome = cli("export", record.id, "--out", tmp_path / "z")
     assert outcome.status == 2 and "No space left" in outcome.err
     assert not [path for path in tmp_path.iterdir() if "z" in path.name]
@@ -249,7 +250,7 @@ def test_transformers_loads_the_exported_folder(name, cli, family, tmp_path):
 def test_transformers_preprocesses_as_the_family_does(cli, family, tmp_path):
     import numpy as np
 
-    from mloss_core.calibration import preprocess
+    from mloss_core.data.calibration import preprocess
 
     transformers = pytest.importorskip("transformers", reason="pip install transformers")
     record = kept(family, "ties")

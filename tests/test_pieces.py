@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from mloss_core.pieces import thread_map
+from mloss_core.parallel import thread_map
 
 CPU = torch.device("cpu")
 

@@ -15,11 +15,18 @@ from test_compatibility import states
 
 import oracle
 from mloss_core import Evaluator, Finished, MergeRecipe, TaskEvaluated, geometry, list_runs, run
-from mloss_core.compatibility import alphas_of, losses_of_sets, words
-from mloss_core.compatibility.ensemble_gap import GapMeasured, ensemble_gap, gap_difference
-from mloss_core.compatibility.prediction import DropMeasured, Study, gathered, sets_of, study
-from mloss_core.correlation import correlated, draws_of_models, interval, spearman
+from mloss_core.analysis.compatibility import words
+from mloss_core.analysis.compatibility.ensemble_gap import GapMeasured, ensemble_gap, gap_difference
+from mloss_core.analysis.compatibility.prediction import (
+    DropMeasured,
+    Study,
+    gathered,
+    sets_of,
+    study,
+)
+from mloss_core.analysis.compatibility.sets import alphas_of, losses_of_sets
 from mloss_core.errors import BadValue
+from mloss_core.evaluation.rank_correlation import correlated, draws_of_models, interval, spearman
 from mloss_core.run import measured
 
 CPU = torch.device("cpu")

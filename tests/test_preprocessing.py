@@ -9,7 +9,7 @@ import pytest
 from safetensors.torch import save_file
 
 from mloss_core import InputError, load
-from mloss_core.zoo import MEAN, STD
+from mloss_core.families.family import MEAN, STD
 from tiny import CONFIG, open_clip_model
 
 TOML = "num_attention_heads = 2\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mloss_core import resident
+from mloss_core import tensor_cache as resident
 
 META = torch.device("meta")
 

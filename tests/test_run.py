@@ -19,13 +19,13 @@ from mloss_core import (
     load,
     run,
 )
-from mloss_core.calibration import preprocess
+from mloss_core.data.calibration import preprocess
 from mloss_core.errors import BadValue, OutOfMemory, UnknownName
-from mloss_core.evaluate import hits
+from mloss_core.evaluation.evaluator import hits
 from mloss_core.methods.emr import TaskModels
-from mloss_core.methods.mloss_guided import sweep
-from mloss_core.methods.schedule import node_rates
+from mloss_core.methods.keep_rates import node_rates
 from mloss_core.recipe import calibration_of
+from mloss_core.sweep import sweep
 from mloss_core.types import CHOICES
 
 CPU = torch.device("cpu")
@@ -205,7 +205,7 @@ def test_unknown_tasks_and_other_errors_come_out_as_they_are(family, monkeypatch
     def fail(*_):
         raise RuntimeError("an internal mistake")
 
-    monkeypatch.setattr("mloss_core.scoring._chunk_gap", fail)
+    monkeypatch.setattr("mloss_core.mloss._chunk_gap", fail)
     with pytest.raises(RuntimeError, match="an internal mistake") as caught:
         list(run(recipe_for(family), family, device="cpu"))
     assert not isinstance(caught.value, OutOfMemory)

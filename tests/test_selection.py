@@ -1,4 +1,4 @@
-"""views/selection.py and views/pointing.py: choices, their history, and what pointing means."""
+"""views/state/selection.py and views/heatmap/pointing.py: choices, history, pointing."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mloss_core.arguments import parse_blocks
-from mloss_core.family import ViTConfig
-from views import figures, pointing, selection
-from views.selection import Selection
+from mloss_core.architecture import ViTConfig
+from mloss_core.cli.arguments import parse_blocks
+from views.heatmap import pointing
+from views.shared import figures
+from views.state import selection
+from views.state.selection import Selection
 
 ROOT = Path(__file__).resolve().parents[1]
 COUNT = 6
@@ -110,7 +112,7 @@ def test_names_that_a_link_cannot_hold_are_refused(name):
 
 
 def test_selection_loads_no_streamlit():
-    code = "import sys, views.selection, views.pointing; print('streamlit' in sys.modules)"
+    code = "import sys, views.state.selection, views.heatmap.pointing; print('streamlit' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "False", result.stderr
 

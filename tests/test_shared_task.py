@@ -10,11 +10,12 @@ import pytest
 import torch
 from visitor import merged, settled, visit  # noqa: F401
 
-from mloss_core import Family, MergeRecipe, TaskEvaluated, run, zoo
+from mloss_core import Family, MergeRecipe, TaskEvaluated, run
 from mloss_core.errors import BadValue
-from mloss_core.evaluate import Evaluator
+from mloss_core.evaluation.evaluator import Evaluator
 from mloss_core.experiments import own_tasks
-from mloss_core.pool import make_pool
+from mloss_core.families import family as zoo
+from mloss_core.families.pool import make_pool
 from mloss_core.recipe import calibration_of
 
 

@@ -31,12 +31,12 @@ from mloss_core import (
     load,
     load_run,
     recorded,
-    recording,
     run,
-    store,
 )
-from mloss_core.checkpoint import save
+from mloss_core.checkpoints.image_tower import save
 from mloss_core.errors import BadFile, BadValue
+from mloss_core.runs import store
+from mloss_core.runs import write as recording
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")

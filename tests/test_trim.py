@@ -13,7 +13,9 @@ from hypothesis.extra import numpy as npst
 
 import oracle
 from mloss_core import MergeRecipe, trim
-from mloss_core.methods import data_free, emr, global_trim
+from mloss_core import trim as global_trim
+from mloss_core.methods import emr
+from mloss_core.methods import rules as data_free
 
 # Few values, so that equal magnitudes, zeros of both signs and cancelling votes are common. All
 # are short binary fractions: sums of them in doubles are exact, in whatever order.

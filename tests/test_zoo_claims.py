@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from mloss_core import Family, MergeRecipe, TaskEvaluated, zoo
-from mloss_core.analysis import geometry
-from mloss_core.compatibility import Compatibility, compatibility_sets, losses_of_sets
-from mloss_core.evaluate import Evaluator
+from mloss_core import Family, MergeRecipe, TaskEvaluated
+from mloss_core.analysis.compatibility.sets import Compatibility, compatibility_sets, losses_of_sets
+from mloss_core.analysis.task_vectors import geometry
+from mloss_core.evaluation.evaluator import Evaluator
+from mloss_core.families import family as zoo
 from mloss_core.run import measured, references
 
 CPU = torch.device("cpu")

@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.testing.v1 import AppTest
 
 from mloss_core import MergeRecipe, load
-from views import session
+from views.state import session
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -25,7 +25,7 @@ def visit(family, monkeypatch) -> Iterator[Callable[..., AppTest]]:
     monkeypatch.chdir(ROOT)
 
     def open_page(page: str = "sources", link: str = "") -> AppTest:
-        test = AppTest.from_file(str(ROOT / "views" / "shell.py"), default_timeout=120)
+        test = AppTest.from_file(str(ROOT / "views" / "app" / "shell.py"), default_timeout=120)
         test.query_params["family"] = "tiny"
         for part in filter(None, link.split("&")):
             key, _, value = part.partition("=")
@@ -40,7 +40,7 @@ def visit(family, monkeypatch) -> Iterator[Callable[..., AppTest]]:
 
 def go(test: AppTest, page: str) -> AppTest:
     """The same visitor on another page."""
-    test.switch_page(f"../pages/{page}.py").run()
+    test.switch_page(f"../../pages/{page}.py").run()
     return sound(test)
 
 

@@ -1,6 +1,6 @@
 """Experiments: sets of recipes measured cell by cell, each of which redoes a table of the paper."""
 
-from .cells import Cell, Lab
+from ..runs.cells import Cell, Lab
 from .claims import claims
 from .perform import CellDone, count, perform, start_recipe
 from .plans import EXPERIMENTS, Experiment, own_tasks

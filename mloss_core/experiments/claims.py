@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Float
 from scipy.stats import rankdata
 
-from ..comparison import Comparison, compare, verdict
-from ..store import RunRecord
+from ..evaluation.paired_test import Comparison, compare, verdict
+from ..runs.store import RunRecord
 from .perform import CellDone
 from .tables import Row
 

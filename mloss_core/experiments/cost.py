@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-from ..family import ViTConfig
+from ..architecture import ViTConfig
 from ..methods import METHODS
-from ..methods.schedule import measured_blocks
+from ..methods.keep_rates import measured_blocks
 from ..types import MergeRecipe
 
 

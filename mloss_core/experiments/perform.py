@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from .. import device as devices
 from ..errors import UnknownName
+from ..families.family import Family
+from ..hardware import device as devices
 from ..recipe import check
-from ..store import RunRecord
+from ..runs.cells import Cell, Lab
+from ..runs.store import RunRecord
 from ..types import Event, MergeRecipe
-from ..zoo import Family
-from .cells import Cell, Lab
 from .plans import EXPERIMENTS
 
 

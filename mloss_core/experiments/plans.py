@@ -6,13 +6,13 @@ import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 
-from ..calibration import pool_size
+from ..data.calibration import pool_size
+from ..families.family import Family
 from ..methods import METHODS
-from ..store import RunRecord
+from ..runs.cells import Cell
+from ..runs.store import RunRecord
 from ..types import MergeRecipe
-from ..zoo import Family
 from . import search
-from .cells import Cell
 
 Plan = Generator[Cell, RunRecord, None]
 

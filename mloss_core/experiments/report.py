@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from ..families.family import Family
 from ..methods import METHODS
 from ..types import MergeRecipe
 from ..version import __version__
-from ..zoo import Family
 from .claims import claims
 from .perform import CellDone
 from .plans import EXPERIMENTS

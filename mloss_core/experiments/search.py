@@ -6,11 +6,11 @@ import dataclasses
 import itertools
 from collections.abc import Generator, Iterator
 
-from ..evaluate import mean_accuracy
+from ..evaluation.evaluator import mean_accuracy
 from ..methods import METHODS
-from ..store import RunRecord
+from ..runs.cells import Cell
+from ..runs.store import RunRecord
 from ..types import MergeRecipe
-from .cells import Cell
 
 KEEP = (0.1, 0.2, 0.4, 0.8)
 SCALING_TRIMMED = (0.7, 1.0, 1.5)  # of methods that trim and elect

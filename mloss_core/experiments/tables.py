@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..comparison import Answers
-from ..evaluate import mean_accuracy
-from ..family import ViTConfig
-from ..store import RunRecord
+from ..architecture import ViTConfig
+from ..evaluation.evaluator import mean_accuracy
+from ..evaluation.paired_test import Answers
+from ..runs.store import RunRecord
 from ..types import Accuracy, MergeRecipe
 from .cost import Cost, cost, towers
 from .perform import CellDone

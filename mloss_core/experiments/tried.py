@@ -6,11 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..errors import MlossError
-from ..methods.schedule import node_wise_blocks
+from ..families.family import Family
+from ..methods.keep_rates import node_wise_blocks
 from ..recipe import MEASURED, recipe_fields
-from ..store import RunRecord, list_runs
+from ..runs.store import RunRecord, list_runs
 from ..types import MergeRecipe
-from ..zoo import Family
 from .tables import Row, row_of, settings
 
 ALL, NONE = "all blocks", "no block (TIES)"

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..trim import TaskVectors
 from ..types import MergeRecipe
-from . import data_free
+from . import rules as data_free
 
 Rates = Float[np.ndarray, " rows"]
 Rule = Callable[[TaskVectors, Tensor, MergeRecipe, str, Rates | None], Tensor]

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..checkpoint import Checkpoint
+from ..architecture import ViTConfig
+from ..checkpoints.image_tower import Checkpoint
 from ..errors import BadValue
-from ..family import ViTConfig
-from ..resident import read
+from ..tensor_cache import read
 from ..trim import TaskVectors, elected_sign
 from ..types import BlockMerged, MergeRecipe
 from ..vit import Tower

@@ -66,7 +66,7 @@ shares; its test and validation pictures are the first ones of the demo family's
   {pretrain.BATCH} pictures ({took / 60:.0f} min), then {tunings.OTHER_STEPS} steps on letters at {tunings.RATE:g} with
   all tensors trained and no pull. That base is not in the family.
 - M-Loss: Eq. 3, sum over the blocks, of {SAMPLES} calibration pictures, all models on the base's activations
-  (`mloss_core.compatibility`). Merges: simple averages, on the test pictures of their members' tasks. Measuring took
+  (`mloss_core.analysis.compatibility.sets`). Merges: simple averages, on the test pictures of their members' tasks. Measuring took
   {seconds / 60:.0f} min on 2 CPU cores without a GPU.
 
 Rates were set once and not tuned by what came out. As in the demo family, another processor or another version of

@@ -10,9 +10,10 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository is not on a script's path
 
-from mloss_core import Accuracy, Family, MergeRecipe, TaskEvaluated, zoo
-from mloss_core.compatibility import Compatibility, compatibility_sets, losses_of_sets
-from mloss_core.evaluate import Evaluator, mean_of
+from mloss_core import Accuracy, Family, MergeRecipe, TaskEvaluated
+from mloss_core.analysis.compatibility.sets import Compatibility, compatibility_sets, losses_of_sets
+from mloss_core.evaluation.evaluator import Evaluator, mean_of
+from mloss_core.families import family as zoo
 from mloss_core.run import measured
 
 SAMPLES = 128

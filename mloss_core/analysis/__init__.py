@@ -1,0 +1,1 @@
+"""Analysis of a merge: task vectors, traces, theory, leave one out, differences of maps."""

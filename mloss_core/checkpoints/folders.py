@@ -1,0 +1,99 @@
+"""Checkpoint folders of Hugging Face, open_clip and mergekit: weights in one file or in shards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from .lazy_tensor import FormatError
+
+WEIGHTS = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    "open_clip_model.safetensors",
+    "open_clip_pytorch_model.bin",
+)
+ADAPTER = "adapter_config.json"  # of a LoRA adapter, which is no model of its own
+OPEN_CLIP_CONFIG = "open_clip_config.json"
+CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
+LARGEST_JSON = 1 << 24
+
+
+def weight_files(path: Path) -> tuple[Path, ...]:
+    """The files that hold a checkpoint's weights: the path itself, or those of the folder.
+
+    Raises:
+        FormatError: the folder has none, or an index that is no index.
+        FileNotFoundError: the path does not exist.
+    """
+    if not path.is_dir():
+        return (path,)
+    for name in WEIGHTS:
+        if (path / name).is_file():
+            return _shards(path, path / name) if name.endswith(".json") else (path / name,)
+    if (path / ADAPTER).is_file():
+        raise FormatError("is a LoRA adapter", "merge it into its base first")
+    raise FormatError("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
+
+
+def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
+    table = _json(index)
+    names = table.get("weight_map") if isinstance(table, dict) else None
+    if not isinstance(names, dict) or not names:
+        raise FormatError(f"has an {index.name} without weight_map")
+    for name in names.values():
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or "\\" in name
+            or "\0" in name
+            or name == ".."
+        ):
+            raise FormatError(f"has an {index.name} that names files elsewhere", "list plain names")
+    shards = sorted(set(names.values()))
+    for name in shards:
+        if not (folder / name).is_file():
+            raise FormatError(
+                f"lacks {name[:80]}, which its {index.name} names", "fetch that file too"
+            )
+    return tuple(folder / name for name in shards)
+
+
+def read_config(path: Path) -> dict[str, Any] | None:
+    """The config.json of a folder, or beside a file named as in such folders; None if none.
+
+    Raises:
+        FormatError: it is no JSON object.
+    """
+    configs = (json_beside(path, name) for name in CONFIGS)
+    return next((config for config in configs if config is not None), None)
+
+
+def json_beside(path: Path, name: str) -> dict[str, Any] | None:
+    """The JSON object of that file name beside the weights, or None; raises FormatError.
+
+    Beside a single file only where it is named as in such folders.
+    """
+    if not path.is_dir() and path.name not in WEIGHTS:
+        return None
+    path = (path if path.is_dir() else path.parent) / name
+    if not path.is_file():
+        return None
+    value = _json(path)
+    if not isinstance(value, dict):
+        raise FormatError(f"has a {path.name} that is no JSON object")
+    return value
+
+
+def _json(path: Path) -> Any:
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise FormatError(f"has a {path.name} of more than {LARGEST_JSON} bytes")
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError, OSError) as error:
+        raise FormatError(
+            f"has a {path.name} that cannot be read ({type(error).__name__})"
+        ) from error

@@ -1,0 +1,206 @@
+"""Checkpoints of image towers: read from any dialect, audited, and written as safetensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from ..atomic_files import written
+from ..errors import BadTensor
+from ..version import __version__
+from . import read as dialects
+from .read import KEY, FormatError, as_bad_file, tower_shapes
+
+PROJECTION = "visual.proj"
+FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """An image tower in a file or folder, by open_clip's names. Opening reads no tensor.
+
+    Args:
+        name: what messages call it, e.g. "source letters".
+        shapes, dtypes: of every tensor (dtypes in safetensors' words, e.g. "F16").
+        metadata: our own metadata, empty for others' files.
+        dialect: how it is stored (docs/dialects.md).
+        activation: where the file itself tells it.
+        lender: the base, of a source that was saved without its projection.
+    """
+
+    name: str
+    path: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, str]
+    metadata: Mapping[str, object]
+    dialect: str = "open_clip"
+    activation: str | None = None
+    lender: Checkpoint | None = None
+
+    @classmethod
+    def open(cls, path: Path, name: str) -> Checkpoint:
+        """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged."""
+        with as_bad_file(name, path):
+            contents = dialects.contents(dialects.file_ids(path))
+        return cls(
+            name=name,
+            path=path,
+            shapes={key: tensor.shape for key, tensor in contents.tensors.items()},
+            dtypes={key: tensor.dtype for key, tensor in contents.tensors.items()},
+            metadata=contents.metadata,
+            dialect=contents.dialect,
+            activation=contents.activation,
+        )
+
+    def completed(self, base: Checkpoint) -> Checkpoint:
+        """This checkpoint, with the base's projection where a CLIPVisionModel lacks its own.
+
+        Its tuning cannot have changed a projection that it never had.
+        """
+        if self.dialect != "hugging_face" or base.shapes.keys() - self.shapes.keys() != {
+            PROJECTION
+        }:
+            return self
+        shapes = {**self.shapes, PROJECTION: base.shapes[PROJECTION]}
+        dtypes = {**self.dtypes, PROJECTION: base.dtypes[PROJECTION]}
+        return dataclasses.replace(self, shapes=shapes, dtypes=dtypes, lender=base)
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """The config.json beside the weights; without one, the activation read from the weights."""
+        with as_bad_file(self.name, self.path):
+            fallback = {"hidden_act": self.activation} if self.activation else {}
+            return dialects.read_config(self.path) or fallback
+
+    @property
+    def normalisation(self) -> dialects.Normalisation | None:
+        """Mean and std that the files beside the weights give; None where they don't."""
+        with as_bad_file(self.name, self.path):
+            return dialects.read_normalisation(self.path)
+
+    def audit(self, shapes: Mapping[str, tuple[int, ...]], base: Checkpoint | None = None):
+        """Raises BadTensor naming the first tensors whose name, shape or dtype differ.
+
+        Args:
+            shapes: what the family has.
+            base: of this source; both have the same dtypes.
+        """
+        remedy = "use checkpoints fine-tuned from the same base"
+        if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {PROJECTION}:
+            remedy = dialects.NO_PROJECTION
+        for problem, names in (
+            ("lacks", sorted(shapes.keys() - self.shapes.keys())),
+            ("has more tensors than its family:", sorted(self.shapes.keys() - shapes.keys())),
+        ):
+            if names:
+                shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+                raise BadTensor(self.name, self.path.name, f"{problem} {shown}", remedy)
+        for key, shape in shapes.items():
+            if self.shapes[key] != shape:
+                problem = f"{key} has shape {self.shapes[key]}, its family {shape}"
+                raise BadTensor(self.name, self.path.name, problem, remedy)
+            if self.dtypes[key] not in FLOATS:
+                problem = f"{key} has dtype {self.dtypes[key]}"
+                raise BadTensor(self.name, self.path.name, problem, f"use {', '.join(FLOATS)}")
+            if base and self.dtypes[key] != base.dtypes[key]:
+                problem = f"{key} has dtype {self.dtypes[key]}, the base {base.dtypes[key]}"
+                narrow = base if self.dtypes[key] == "F32" else self
+                raise BadTensor(self.name, self.path.name, problem, _conversion(narrow.path))
+
+    def read(self, names: Collection[str]) -> dict[str, Tensor]:
+        """The named tensors as they are stored, on the CPU; raises BadFile."""
+        with as_bad_file(self.name, self.path):
+            tensors = dialects.contents(dialects.file_ids(self.path)).tensors
+            lent = {PROJECTION} if self.lender else set()
+            missing = [name for name in names if name not in tensors and name not in lent]
+            if missing:
+                raise FormatError(f"no longer holds {missing[0]}")
+            own = {name: tensors[name].fetch() for name in names if name in tensors}
+        borrowed = [name for name in names if name not in own]
+        return own | self.lender.read(borrowed) if self.lender and borrowed else own
+
+    def load(self, device: torch.device) -> dict[str, Tensor]:
+        """All tensors in fp32 on the device."""
+        return {k: t.to(device, torch.float32) for k, t in self.read(self.shapes).items()}
+
+    def check_finite(self) -> None:
+        """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
+        with as_bad_file(self.name, self.path):
+            name = _first_not_finite(dialects.file_ids(self.path))
+        if name is not None:
+            problem = f"{name} holds NaN or infinity"
+            raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
+        with as_bad_file(self.name, self.path):
+            hashes = [_sha256(at) for at in dialects.file_ids(self.path)]
+        return (
+            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
+        )
+
+
+def _conversion(path: Path) -> str:
+    """The remedy of a dtype mismatch: the command that converts a file to fp32."""
+    return f"use what python -m mloss_core convert {path} NEW.safetensors --dtype fp32 writes"
+
+
+@functools.lru_cache(maxsize=256)
+def _sha256(at: dialects.FileId) -> str:
+    with at[0].open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _first_not_finite(files: tuple[dialects.FileId, ...]) -> str | None:
+    tensors = dialects.contents(files).tensors
+    return next((name for name, t in tensors.items() if not _finite(t.fetch())), None)
+
+
+def _finite(tensor: Tensor) -> bool:
+    """Whether a floating-point tensor holds neither NaN nor infinity."""
+    return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
+
+
+def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, object]) -> None:
+    """Writes a safetensors file whole or not at all, with metadata as one sorted JSON value.
+
+    Raises:
+        BadFile: the path exists, its folder doesn't, or the disk is full.
+    """
+    # save_file orders tensors by dtype and name: the same tensors give the same bytes.
+    contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    with written(path) as aside:
+        save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def convert(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, object]]:
+    """The tensors of a checkpoint by open_clip's names, and the metadata to save with them.
+
+    Args:
+        name: what messages call it.
+
+    Raises:
+        BadFile: it cannot be read.
+        BadTensor: it is no image tower of a CLIP ViT, lacks a part, or holds NaN.
+    """
+    checkpoint = Checkpoint.open(path, name)
+    if checkpoint.dialect == "plain":
+        remedy = "give a whole CLIP ViT or its image tower"
+        raise BadTensor(name, path.name, "holds no image tower by any dialect's names", remedy)
+    checkpoint.audit(tower_shapes(checkpoint.shapes))
+    checkpoint.check_finite()
+    about = {"converted": checkpoint.sha256, "dialect": checkpoint.dialect, "version": __version__}
+    return checkpoint.read(checkpoint.shapes), about

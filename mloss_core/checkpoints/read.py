@@ -1,0 +1,163 @@
+"""Readers of CLIP checkpoints in every common format, by open_clip's names (docs/dialects.md).
+
+A file is recognised by its content, never by its ending. Nothing in it is executed, and nothing but
+its table of contents is read until tensors are asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ..errors import BadFile, BadTensor
+from .folders import ADAPTER, OPEN_CLIP_CONFIG, WEIGHTS, read_config, weight_files
+from .infer import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
+from .lazy_tensor import FileId, FormatError, Stored, file_id, from_safetensors, safetensors
+from .naming import PLAIN, text_tower, to_open_clip_names
+from .preprocessing import Normalisation, normalisation, read_normalisation
+from .state_dict import is_module, state_dict, told_activation
+from .torch_archive import ZIP_MAGIC, Archive, read_legacy, read_zip
+
+__all__ = [
+    "ADAPTER",
+    "HEAD_WIDTH",
+    "KEY",
+    "NO_PROJECTION",
+    "OPEN_CLIP_CONFIG",
+    "WEIGHTS",
+    "Architecture",
+    "Contents",
+    "FileId",
+    "FormatError",
+    "Normalisation",
+    "Stored",
+    "architecture",
+    "as_bad_file",
+    "contents",
+    "file_ids",
+    "normalisation",
+    "read_config",
+    "read_head",
+    "read_normalisation",
+    "tower_shapes",
+]
+
+KEY = "mloss"  # the one metadata key of our files: safetensors shuffles several
+PICKLE = b"\x80"  # every pickle that torch writes begins with this
+# What goes wrong in a damaged file.
+DAMAGE = (OSError, SafetensorError, ValueError, RuntimeError, RecursionError, FormatError)
+
+
+@dataclass(frozen=True, eq=False)
+class Contents:
+    """The contents of a checkpoint file or folder.
+
+    Args:
+        dialect: open_clip, hugging_face, openai_jit, pickled_module, or plain: no names of CLIP.
+        tensors: the image tower's, by our names; all of them where the dialect is plain.
+        metadata: our own metadata, empty for others' files.
+        activation: quick_gelu or gelu where the file itself tells, else None.
+        text: the text tower's tensors by our names, empty where the file has none.
+    """
+
+    dialect: str
+    tensors: Mapping[str, Stored]
+    metadata: Mapping[str, object]
+    activation: str | None = None
+    text: Mapping[str, Stored] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def as_bad_file(name: str, path: Path) -> Iterator[None]:
+    """Translates every error of reading a checkpoint file or folder into BadFile."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise BadFile(name, path, "does not exist", "check the path") from error
+    except FormatError as error:
+        raise BadFile(name, path, error.problem, error.remedy) from error
+    except DAMAGE as error:
+        problem = f"cannot be read as a checkpoint ({error})"
+        raise BadFile(name, path, problem, "fetch or write it again") from error
+
+
+def file_ids(path: Path) -> tuple[FileId, ...]:
+    """Identities of a path's weight files as they are now; raises FormatError, OSError."""
+    return tuple(map(file_id, weight_files(path)))
+
+
+@functools.lru_cache(maxsize=64)
+def contents(files: tuple[FileId, ...]) -> Contents:
+    """The tables of contents of a checkpoint's files; raises one of DAMAGE."""
+    parts = [_file(at) for at in files]
+    tensors: dict[str, Stored] = {}
+    for part in parts:
+        if part.tensors.keys() & tensors.keys():
+            raise FormatError("holds a tensor in two of its files")
+        tensors |= part.tensors
+    dialect, named = to_open_clip_names(tensors)
+    if dialect != PLAIN and parts[0].dialect:
+        dialect = parts[0].dialect
+    text = text_tower(tensors)
+    return Contents(dialect, named, parts[0].metadata, parts[0].activation, text)
+
+
+def _file(at: FileId) -> Contents:
+    """The contents of one file by its own names; the dialect is empty where only names tell it."""
+    with at[0].open("rb") as file:
+        magic = file.read(4)
+    if magic == ZIP_MAGIC:
+        return _archive(read_zip(at))
+    if magic[:1] == PICKLE and at[1] >= 8 and not _is_safetensors(at):
+        return _archive(read_legacy(at))
+    file = safetensors(at)
+    metadata = json.loads((file.metadata() or {}).get(KEY, "{}"))
+    return Contents("", {key: from_safetensors(at, key) for key in file.keys()}, metadata)
+
+
+def _is_safetensors(at: FileId) -> bool:
+    """Whether a file is safetensors: it begins with a header of a length that fits."""
+    with at[0].open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        return length + 8 <= at[1] and file.read(1) == b"{"
+
+
+def _archive(archive: Archive) -> Contents:
+    tensors = {key: archive.stored(part) for key, part in state_dict(archive.value).items()}
+    if archive.scripted:
+        dialect = "openai_jit"
+    else:
+        dialect = "pickled_module" if is_module(archive.value) else ""
+    return Contents(dialect, tensors, {}, told_activation(archive.value))
+
+
+def read_head(path: Path) -> Tensor:
+    """A task's zero-shot head, classes x embedding, from a head_<Task>.pt of task-vectors.
+
+    Raises:
+        BadFile: the path is missing or cannot be read.
+        BadTensor: it holds no matrix `weight`, a bias, or NaN.
+    """
+    with as_bad_file("head", path):
+        tensors = contents(file_ids(path)).tensors
+        by_name = {name.rpartition(".")[2]: tensor for name, tensor in tensors.items()}
+        weight, bias = by_name.get("weight"), by_name.get("bias")
+        if weight is None or len(tensors) > 2 or len(weight.shape) != 2:
+            problem = f"holds no head but {len(tensors)} tensors"
+            raise BadTensor("head", path.name, problem, "give one matrix, weight")
+        if weight.dtype not in ("F16", "BF16", "F32", "F64"):
+            raise BadTensor("head", path.name, f"has dtype {weight.dtype}", "save it as F32")
+        if bias is not None and bias.fetch().any():
+            raise BadTensor("head", path.name, "has a bias, which no zero-shot head has", "drop it")
+        head = weight.fetch().to(torch.float32, copy=True)
+    if not head.isfinite().all():
+        raise BadTensor("head", path.name, "holds NaN or infinity", "fetch or write it again")
+    return head

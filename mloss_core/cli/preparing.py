@@ -1,0 +1,86 @@
+"""The commands heads, pool and fetch, which prepare a family."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+from tqdm import tqdm
+
+from ..data.datasets import datasets_root
+from ..errors import BadFile, UnknownName
+from ..families import download as hub
+from ..families import family as zoo
+from ..families.download import can_fetch, fetch_base, fetch_dataset
+from ..families.heads import FILE, make_heads
+from ..families.layouts import TOML, layout
+from ..families.pool import FILE as POOL
+from ..families.pool import make_pool
+
+
+def heads(args: argparse.Namespace) -> None:
+    """Writes heads.safetensors into the family's folder."""
+    family = zoo.load(args.family)
+    loose = family.parts.heads
+    prompts = {task: family.prompts(task) for task in family.tasks if task not in loose}
+    if not prompts or family.text_file is None:
+        problem = "has no task that lacks a head"
+        raise BadFile("family", family.folder, problem, f"name tasks in its {TOML}")
+    path, total = family.folder / FILE, sum(len(p.classes) for p in prompts.values())
+    activation, width = family.model.activation, family.model.embed_dim
+    with tqdm(total=total, unit="class", disable=args.json or None, leave=False) as bar:
+        steps = make_heads(path, family.name, prompts, family.text_file, activation, width)
+        for done in steps:
+            bar.update(done - bar.n)
+    if args.json:
+        print(json.dumps({"written": str(path), "tasks": list(prompts), "classes": total}))
+    else:
+        print(f"made heads of {len(prompts)} tasks, {total} classes -> {path}")
+
+
+def pool(args: argparse.Namespace) -> None:
+    """Writes calibration.npz into the family's folder."""
+    family = zoo.load(args.family)
+    steps = make_pool(family, args.each)
+    done = list(tqdm(steps, unit="task", disable=args.json or None, leave=False))
+    path = family.folder / POOL
+    if args.json:
+        print(json.dumps({"written": str(path), "tasks": done}))
+    else:
+        print(f"took up to {args.each} images of each of {len(done)} tasks -> {path}")
+
+
+def fetch(args: argparse.Namespace) -> None:
+    """Downloads the base by open_clip's name, where the family has one, and its datasets."""
+    folder = zoo.find(args.family)
+    for what, place, get in _wanted(folder, args.tasks):
+        with contextlib.redirect_stdout(sys.stderr):  # torchvision prints what it does
+            new = get()
+        if args.json:
+            print(json.dumps({"fetched": what, "place": str(place), "new": new}), flush=True)
+        else:
+            print(f"{what:16} {'fetched' if new else 'was there'} -> {place}", flush=True)
+
+
+def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[[], bool]]]:
+    """Downloads of a family: name, place and function of each."""
+    parts = layout(folder)
+    zoo.task_names(folder, parts)  # raises for a bad family.toml
+    named = {task["name"]: task["dataset"] for task in parts.about["tasks"] if "dataset" in task}
+    # Pictures in tasks/ go before the dataset, so that there is nothing to fetch for them.
+    needed = [task for task in named if not (folder / "tasks" / task).is_dir()]
+    chosen = {"all": needed, "none": []}.get(selection, selection.split(","))
+    for task in chosen:
+        if task not in named:
+            raise UnknownName("--tasks", task, ("all", "none", *named))
+    base, root = str(parts.about.get("base", "")), datasets_root(folder)
+    if base and (hub.pretrained(base) or not (folder / base).exists()):
+        yield base, folder / base, partial(fetch_base, folder, base)
+    for task in sorted(chosen, key=lambda task: not can_fetch(named[task])):
+        place = root if named[task] != "RESISC45" else folder / "tasks" / task
+        yield named[task], place, partial(fetch_dataset, place, named[task])

@@ -1,0 +1,110 @@
+"""The commands rerun and export, and the model card of a merge."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from ..atomic_files import check_output
+from ..checkpoints.export import write_folder
+from ..errors import BadFile, MlossError, UnknownName
+from ..families import family as zoo
+from ..runs.card import card, model_card
+from ..runs.layout import as_bad_file
+from ..runs.rerun import Rerun, again, checked, compare
+from ..runs.store import load_run
+from ..runs.write import versions
+from ..types import BlockMerged, Finished
+
+FORMATS = ("hugging-face",)
+SHOWN = 10  # differing tensors that are named
+
+
+def rerun(args: argparse.Namespace) -> None:
+    """Repeats a finished run and compares the bytes; raises MlossError where they differ."""
+    record = load_run(args.run)
+    family = checked(record)
+    events = []
+    with tqdm(
+        total=family.model.blocks, unit="block", disable=args.json or None, leave=False
+    ) as bar:
+        for event in again(record, family, args.device):
+            events.append(event)
+            bar.update(isinstance(event, BlockMerged))
+    result = compare(record, events)
+    if args.json:
+        differing = {k: v if math.isfinite(v) else None for k, v in result.differing.items()}
+        row = {**vars(result), "run": record.id, "agrees": result.agrees, "differing": differing}
+        print(json.dumps(row))
+    else:
+        for line in _lines(result):
+            print(line)
+    if not result.agrees:
+        raise MlossError(f"run {record.id}: {_difference(result)}")
+
+
+def _lines(result: Rerun) -> list[str]:
+    """Lines of text on what was compared, and what of it differs."""
+    compared = [
+        (result.tensors, "tensors of the model"),
+        (result.scores, "blocks' scores"),
+        (result.judged, "counts of correct answers"),
+    ]
+    lines = [f"compared {', '.join(f'{n} {what}' for n, what in compared if n)}"]
+    if result.agrees:
+        agreed = "all bytes agree" if result.tensors or result.scores else "all counts agree"
+        return [*lines, f"{agreed}{', and all counts' * bool(result.judged and result.tensors)}"]
+    worst = sorted(result.differing.items(), key=lambda pair: -pair[1])
+    lines += [f"differs by at most {gap:.3g}: {name}" for name, gap in worst[:SHOWN]]
+    lines += [f"and {len(worst) - SHOWN} more"] * (len(worst) > SHOWN)
+    return lines + [f"counted {a}, now {b}: {n}" for n, (a, b) in result.miscounted.items()]
+
+
+def _difference(result: Rerun) -> str:
+    words = []
+    if result.differing:
+        largest = max(result.differing.values())
+        of = result.tensors + result.scores
+        words.append(f"the bytes of {len(result.differing)} of {of} tensors differ")
+        words.append(f"by at most {largest:.3g}")
+    if result.miscounted:
+        words.append(f"{len(result.miscounted)} of {result.judged} counts differ")
+    return f"{', '.join(words)}; use the versions and the device of the run to compare"
+
+
+def export(args: argparse.Namespace) -> None:
+    """Writes a run's model as a folder of another library, with its card."""
+    if args.format not in FORMATS:
+        raise UnknownName("--as", args.format, FORMATS)
+    check_output(args.out)
+    record = load_run(args.run)
+    if record.model is None:
+        problem = "holds no merged model"
+        raise BadFile("run", args.run, problem, "choose a finished merge that left one model")
+    family = zoo.load(record.metadata["recipe"]["family"])
+    with as_bad_file(record.id):
+        tensors = load_file(record.model)
+    if {name: tuple(t.shape) for name, t in tensors.items()} != family.model.shapes():
+        problem = f"does not fit the family {family.name} as it is now"
+        raise BadFile("run", args.run, problem, "bring the family back that it was merged from")
+    text = model_card(record, transformers=True)
+    write_folder(args.out, tensors, family.model, record.metadata, text)
+    row = {"run": record.id, "written": str(args.out), "tensors": len(tensors)}
+    print(json.dumps(row) if args.json else f"exported {record.id} -> {args.out}")
+
+
+def write_card(args: argparse.Namespace, finished: Finished) -> None:
+    """Writes the card beside the file that `merge --card` has written."""
+    provenance = f"Merged on {finished.device}"
+    text = card(finished.metadata, accuracies={}, versions=versions(), provenance=provenance)
+    path = args.out.with_suffix(".md")
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        problem = f"cannot be written ({error})"
+        raise BadFile("--card", path, problem, "free space or go elsewhere") from error

@@ -1,0 +1,1 @@
+"""Images and labels: pictures, tasks, datasets, prompts, calibration images."""

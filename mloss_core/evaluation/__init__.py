@@ -1,0 +1,1 @@
+"""Accuracy with its count, intervals, paired tests and rank correlation."""

@@ -1,0 +1,1 @@
+"""A family on disk: layout, schema, heads, datasets' files, downloads, checks."""

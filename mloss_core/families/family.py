@@ -1,0 +1,250 @@
+"""Model families on disk: listing, loading, and access to their parts.
+
+A family is a folder under assets/zoo or $MLOSS_MODELS (default ./models), laid out as
+docs/format.md says or as other tools leave it (`layouts`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..architecture import ViTConfig
+from ..checkpoints import read as dialects
+from ..checkpoints.image_tower import Checkpoint
+from ..data.benchmarks import benchmarks
+from ..data.prompts import Prompts
+from ..data.tasks import Task
+from ..errors import BadFile, BadTensor, BadValue, UnknownName
+from . import download as hub
+from . import heads
+from . import schema as declared
+from .layouts import OWN, TOML, Layout, is_family, layout
+from .tasks import read_prompts, read_task
+
+ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
+# What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of models in a folder: base, sources, heads, tasks and calibration images.
+
+    Args:
+        sources: names of the sources, in the order of the tasks where they have one.
+    """
+
+    model: ViTConfig
+    folder: Path
+    parts: Layout
+    sources: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """The folder's name, by which the family is asked for."""
+        return self.folder.name
+
+    @property
+    def about(self) -> Mapping[str, Any]:
+        """The content of family.json or family.toml."""
+        return self.parts.about
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of all tasks, source tasks first."""
+        return tuple(task["name"] for task in self.about["tasks"])
+
+    def title(self, task: str) -> str:
+        """A task's or source's name as shown to people."""
+        return self._task(task).get("title", task)
+
+    def own_task(self, source: str) -> str:
+        """The task that a source was fine-tuned on, by the task's `sources` or by name.
+
+        A source of which no task says so goes by its own name.
+        """
+        named = (t["name"] for t in self.about["tasks"] if source in t.get("sources", [t["name"]]))
+        return next(named, source)
+
+    def own_tasks(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The tasks that any of these sources was fine-tuned on, in their order."""
+        wanted = {self.own_task(source) for source in sources}
+        return tuple(task for task in self.tasks if task in wanted)
+
+    def pool_tasks(self, sources: Iterable[str]) -> tuple[str, ...]:
+        """The tasks by whose names the calibration pool holds pictures for these sources."""
+        return tuple(dict.fromkeys(self.own_task(source) for source in sources))
+
+    def kind(self, task: str) -> str:
+        """ "source" if a source was fine-tuned on the task, else "out-of-domain"."""
+        benchmark = benchmarks().get(self._task(task).get("dataset", ""))
+        return self._task(task).get("kind", benchmark.kind if benchmark else "source")
+
+    def _task(self, name: str) -> Mapping[str, Any]:
+        return next((t for t in self.about["tasks"] if t["name"] == name), {})
+
+    def recommended(self, method: str) -> dict[str, float]:
+        """Recommended k, e and lambda of a method, tuned on validation images."""
+        settings = self.about.get("recommended", {})
+        common = {k: v for k, v in settings.items() if k in ("keep", "variation", "scaling")}
+        return common | settings.get(method, {})
+
+    def base(self) -> Checkpoint:
+        """The base model's image tower, audited."""
+        base = _base(self.folder, self.parts)
+        base.audit(self.model.shapes())
+        base.check_finite()
+        return base
+
+    def source(self, name: str) -> Checkpoint:
+        """A source's image tower, audited against the base; raises UnknownName, BadTensor."""
+        if name not in self.sources:
+            raise UnknownName("--sources", name, self.sources)
+        base = self.base()
+        source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
+        source.audit(self.model.shapes(), base)
+        source.check_finite()
+        return source
+
+    def heads(self, device: torch.device) -> dict[str, Tensor]:
+        """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
+        loose = {task: path for task, path in self.parts.heads.items() if task in self.tasks}
+        matrices = {task: dialects.read_head(path) for task, path in loose.items()}
+        rest = [task for task in self.tasks if task not in matrices]
+        if rest:
+            path = self.folder / heads.FILE
+            matrices |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
+        for task, head in matrices.items():
+            if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
+                problem = f"has shape {tuple(head.shape)}"
+                remedy = f"give classes x {self.model.embed_dim}"
+                raise BadTensor(f"heads of {self.name}", task, problem, remedy)
+        return {task: matrices[task].to(device, torch.float32) for task in self.tasks}
+
+    @property
+    def text_file(self) -> Path | None:
+        """The checkpoint whose text tower heads are made from."""
+        return self.parts.text or self.parts.base
+
+    def prompts(self, name: str) -> Prompts:
+        """Class names and prompt templates of a task; raises BadFile if nothing tells them."""
+        return read_prompts(self.folder, self._task(name))
+
+    def task(self, name: str, split: str = "test") -> Task:
+        """A task's images and labels; raises UnknownName, BadFile."""
+        if name not in self.tasks:
+            raise UnknownName("--tasks", name, self.tasks)
+        labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
+        size, skipped = self.model.image_size, self.about.get("skip", ())
+        return read_task(self.folder, self._task(name), split, size, skipped, **labels)
+
+    @property
+    def calibration_pool(self) -> Path:
+        """The file, or folder of pictures, of unlabeled training images."""
+        return self.folder / self.about.get("calibration", "calibration.npz")
+
+
+def roots() -> tuple[Path, ...]:
+    """Folders that hold families: the embedded zoo, and $MLOSS_MODELS."""
+    return ZOO, Path(os.environ.get("MLOSS_MODELS", "models"))
+
+
+def families() -> tuple[str, ...]:
+    """Names of all families found."""
+    folders = (path for root in roots() if root.is_dir() for path in sorted(root.iterdir()))
+    return tuple(dict.fromkeys(folder.name for folder in folders if is_family(folder)))
+
+
+def load(name: str) -> Family:
+    """The family of that name.
+
+    Raises:
+        BadValue: the name is a path.
+        UnknownName: no family is called so.
+        BadFile: its parts or its architecture cannot be told.
+    """
+    return _read(find(name))
+
+
+def find(name: str) -> Path:
+    """The folder of the family of that name; raises BadValue, UnknownName."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        remedy = f"choose from {', '.join(families())}"
+        raise BadValue("--family", name, "is not a plain name but a path or empty", remedy)
+    for root in roots():
+        if is_family(root / name):
+            return root / name
+    raise UnknownName("--family", name, families())
+
+
+def _read(folder: Path) -> Family:
+    parts = layout(folder)
+    tasks, sources = task_names(folder, parts), set(parts.sources)
+    ordered = [task for task in tasks if task in sources] + sorted(sources - set(tasks))
+    model = _model(folder, parts)
+    return Family(model=model, folder=folder, parts=parts, sources=tuple(ordered))
+
+
+def task_names(folder: Path, parts: Layout) -> list[str]:
+    """Names of a family's tasks; raises InputError where its description is invalid."""
+    try:
+        names = [task["name"] for task in parts.about["tasks"]]
+    except (KeyError, TypeError) as error:
+        problem = f"has tasks that cannot be read ({error!r})"
+        raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
+    declared.check(parts.about, OWN if (folder / OWN).is_file() else TOML)
+    return names
+
+
+def _base(folder: Path, parts: Layout) -> Checkpoint:
+    if parts.base is None:
+        listed = ", ".join(parts.sources) or "no model at all"
+        problem = f"does not tell which file is its base; it has {listed}"
+        raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
+    name = str(parts.about.get("base", ""))
+    if not parts.base.exists() and hub.pretrained(name):
+        remedy = (
+            f"run python -m mloss_core fetch {folder.name}, or {hub.base_by_hand(name, folder)}"
+        )
+        raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
+    return Checkpoint.open(parts.base, f"base of family {folder.name}")
+
+
+def _model(folder: Path, parts: Layout) -> ViTConfig:
+    """The architecture that family.json gives, or that the base's tensors and config imply."""
+    about = parts.about
+    if (folder / OWN).is_file():
+        return ViTConfig.from_config(folder.name, about)
+    base = _base(folder, parts)
+    overrides = {key: about[key] for key in ("num_attention_heads",) if key in about}
+    architecture = dialects.architecture(base.shapes, {**base.config, **overrides})
+    activation = about.get("activation", architecture.activation)
+    if activation not in ("quick_gelu", "gelu"):
+        problem = f"has activation {activation!r}" if activation else "does not tell its activation"
+        remedy = f'write activation = "quick_gelu" (OpenAI\'s CLIP) or "gelu" into its {TOML}'
+        raise BadFile("family", folder, problem, remedy)
+    fields: dict[str, Any] = dataclasses.asdict(architecture) | {"activation": activation}
+    mean, std = _normalisation(folder, about, base)
+    return ViTConfig(name=folder.name, mean=mean, std=std, **fields)
+
+
+def _normalisation(
+    folder: Path, about: Mapping[str, Any], base: Checkpoint
+) -> dialects.Normalisation:
+    """Pixel mean and std of family.toml, else of the files beside the base, else CLIP's."""
+    mean, std = base.normalisation or (MEAN, STD)
+    try:
+        return dialects.normalisation(about.get("mean", mean), about.get("std", std))
+    except (TypeError, ValueError) as error:
+        problem = f"has a mean or std that is wrong: {error}"
+        raise BadFile(TOML, folder / TOML, problem, "give three numbers each") from error

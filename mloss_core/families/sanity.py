@@ -1,0 +1,50 @@
+"""Warnings about sources that are probably mistakes: copies of the base or of each other."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Sequence
+
+import torch
+
+from ..checkpoints import read as dialects
+from ..errors import InputError
+from .family import Family
+
+Files = tuple[dialects.FileId, ...]
+
+
+def doubts(family: Family, sources: Sequence[str]) -> list[str]:
+    """Warnings, one for each source that equals the base or an earlier source in every tensor.
+
+    What cannot be read is left to whoever reads it next.
+    """
+    said: list[str] = []
+    earlier: dict[str, Files] = {}
+    for name in (name for name in sources if name in family.parts.sources):
+        with contextlib.suppress(InputError), dialects.as_bad_file(name, family.folder):
+            files = dialects.file_ids(family.parts.sources[name])
+            if family.parts.base and _equal(files, dialects.file_ids(family.parts.base)):
+                said.append(
+                    f"source {name} equals the base in every tensor: it was not fine-tuned, and "
+                    "only pulls the merge back to the base; is it the right file?"
+                )
+            elif twin := next((other for other in earlier if _equal(files, earlier[other])), None):
+                said.append(
+                    f"sources {twin} and {name} are equal in every tensor: one model counts "
+                    "twice; leave one out, or check the files"
+                )
+            earlier[name] = files
+    return said
+
+
+@functools.lru_cache(maxsize=256)
+def _equal(first: Files, second: Files) -> bool:
+    """Whether two checkpoints hold the same values; small tensors are compared first."""
+    ours, other = dialects.contents(first).tensors, dialects.contents(second).tensors
+    names = sorted(ours, key=lambda name: math.prod(ours[name].shape))
+    return ours.keys() == other.keys() and all(
+        torch.equal(ours[name].fetch().float(), other[name].fetch().float()) for name in names
+    )

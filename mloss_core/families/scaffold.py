@@ -1,0 +1,94 @@
+"""Creation of a family.toml for a folder of models, with comments on what to fill in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from ..atomic_files import written
+from ..checkpoints import read as dialects
+from ..checkpoints.image_tower import Checkpoint
+from ..data.benchmarks import alike
+from ..errors import BadFile
+from .layouts import TOML, Layout, layout
+
+
+def scaffold(folder: Path) -> str:
+    """Writes FOLDER/family.toml and returns its text; unknown settings stay comments.
+
+    Raises:
+        BadFile: the folder is missing or holds no models, or describes itself already.
+    """
+    if not folder.is_dir():
+        raise BadFile("--init", folder, "is no folder", "check the path")
+    for name in ("family.json", TOML):
+        if (folder / name).exists():
+            raise BadFile("--init", folder / name, "exists and is never overwritten", "edit it")
+    parts = layout(folder)
+    if parts.base is None and not parts.sources:
+        raise BadFile("--init", folder, "holds no models", "see docs/format.md")
+    text = "\n".join([*_base_lines(parts, folder), "", *_source_lines(parts, folder)]) + "\n"
+    with written(folder / TOML, "--init") as aside:
+        aside.write_text(text, encoding="utf-8")
+    return text
+
+
+def _base_lines(parts: Layout, folder: Path) -> list[str]:
+    """Lines of family.toml on the base, its architecture and its activation."""
+    if parts.base is None:
+        names = ", ".join(path.name for path in parts.sources.values())
+        return [
+            f"# Which of these is the base could not be told: {names}",
+            '# base = "FILE"',
+            '# base = "ViT-B-32-quickgelu/openai"  # or such a name of open_clip; fetch brings it',
+        ]
+    base = Checkpoint.open(parts.base, "base")
+    architecture = dialects.architecture(base.shapes, base.config)
+    lines = [
+        f"# {architecture.blocks} blocks, width {architecture.width}, "
+        f"{architecture.image_size} pixels, patches of {architecture.patch_size}, {base.dialect}",
+        f"base = {json.dumps(parts.base.relative_to(folder).as_posix())}",
+    ]
+    if architecture.activation:
+        return [*lines, f"activation = {json.dumps(architecture.activation)}"]
+    return [
+        *lines,
+        '# Could not be told: "quick_gelu" (OpenAI\'s CLIP and what was tuned from it) or "gelu".',
+        '# activation = "quick_gelu"',
+    ]
+
+
+def _source_lines(parts: Layout, folder: Path) -> list[str]:
+    """Lines of family.toml on the sources, and on adding calibration images and tasks."""
+    paths = ((name, path.relative_to(folder).as_posix()) for name, path in parts.sources.items())
+    lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in paths]
+    return [
+        '# calibration = "FOLDER"  # any folder of pictures, or an .npz; default calibration.npz',
+        "",
+        "[sources]",
+        *lines,
+        "",
+        *_task_lines(parts, folder),
+    ]
+
+
+def _task_lines(parts: Layout, folder: Path) -> list[str]:
+    """Lines of family.toml on adding tasks: test images and heads."""
+    datasets, name = {source: alike(source) for source in parts.sources}, folder.resolve().name
+    lines = [
+        f"# [[tasks]]\n# name = {json.dumps(source)}\n# dataset = {json.dumps(dataset)}"
+        for source, dataset in datasets.items()
+        if dataset
+    ]
+    dataset_lines = [
+        "# Datasets of torchvision, by the sources' names; fetch downloads them:",
+        *lines,
+    ]
+    return [
+        *(dataset_lines if lines else ()),
+        "# A task with images in tasks/NAME.npz, or in tasks/NAME/test/CLASS/:",
+        "# [[tasks]]",
+        '# name = "NAME"',
+        '# Then run (for heads of a base without text tower, write text = "FILE" at the top):',
+        *(f"# python -m mloss_core {word} {name}" for word in ("fetch", "heads", "pool")),
+    ]

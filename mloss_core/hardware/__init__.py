@@ -1,0 +1,1 @@
+"""Devices, available memory and peak memory."""

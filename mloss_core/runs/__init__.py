@@ -1,0 +1,1 @@
+"""Recorded runs: written, listed, read, redone, described, exported."""

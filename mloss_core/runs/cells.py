@@ -1,0 +1,122 @@
+"""Cells of experiments: one recipe evaluated on some images, cached on disk by content hash."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+from collections.abc import Generator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..data.images import Pictures, Resized
+from ..data.tasks import Task
+from ..errors import BadFile
+from ..evaluation.evaluator import Evaluator
+from ..families.family import Family
+from ..methods.keep_rates import measured_blocks
+from ..recipe import calibration_of, recipe_fields
+from ..run import measured
+from ..types import Event, MergeRecipe
+from ..version import __version__
+from . import store
+from .store import RunRecord
+
+SPLITS = ("test", "val")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measurement of an experiment.
+
+    Args:
+        label: how its table names it.
+        tasks: evaluated on.
+        split: "test", or "val" where a setting is being chosen.
+        beside: references measured with it: "base", "own".
+    """
+
+    label: str
+    recipe: MergeRecipe
+    tasks: tuple[str, ...]
+    split: str = "test"
+    beside: tuple[str, ...] = ()
+
+
+class Lab:
+    """Measures cells of one family on one device, with features and hashes cached between them.
+
+    Sources are embedded once, and a cached cell takes milliseconds.
+    """
+
+    def __init__(self, family: Family, device: torch.device, test: Evaluator | None = None):
+        self.family, self.device = family, device
+        self.evaluators = {split: Evaluator(family, device, split) for split in SPLITS}
+        if test is not None:  # somebody's, with what it has embedded
+            self.evaluators["test"] = test
+        self._images = functools.cache(self._hash_of_images)
+        self._calibration = functools.cache(self._hash_of_calibration)
+        self._model = functools.cache(self._hash_of_model)
+
+    def id(self, cell: Cell) -> str:
+        """A cell's run id: a hash of everything that decides its outcome.
+
+        That is recipe, models, calibration and images, heads and version; not its label.
+        """
+        recipe, drawn = cell.recipe, None
+        if measured_blocks(recipe, self.family.model):
+            drawn = self._calibration(recipe.sources, recipe.samples, recipe.seed)
+        models = [self._model(name) for name in (None, *recipe.sources)]
+        images = [self._images(task, cell.split) for task in cell.tasks]
+        parts = [recipe_fields(recipe), models, drawn, images, cell.split, cell.beside, __version__]
+        return f"cell-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
+
+    def cached_run(self, cell: Cell) -> RunRecord | None:
+        """The cell's finished run on disk; None where there is none."""
+        try:
+            record = store.load_run(self.id(cell))
+        except BadFile:
+            return None
+        return record if record.state == "finished" else None
+
+    def compute(self, cell: Cell) -> Generator[Event, None, RunRecord]:
+        """Measures the cell, recording it as a run; returns its record."""
+        events = measured(cell.recipe, self.evaluators[cell.split], cell.tasks, cell.beside)
+        facts = {"split": cell.split, "tasks": list(cell.tasks)}
+        name = self.id(cell)
+        yield from store.recorded(
+            events, cell.recipe, kind="cell", id=name, keep_model=False, facts=facts
+        )
+        return store.load_run(name)
+
+    def _hash_of_model(self, name: str | None) -> str:
+        return (self.family.source(name) if name else self.family.base()).sha256
+
+    def _hash_of_calibration(self, sources: tuple[str, ...], samples: int, seed: int) -> str:
+        recipe = MergeRecipe(
+            family=self.family.name, method="m-ties", sources=sources, samples=samples, seed=seed
+        )
+        batch = calibration_of(recipe, self.family)
+        assert batch is not None, "M-TIES reads images"
+        return batch.sha256
+
+    def _hash_of_images(self, task: str, split: str) -> str:
+        evaluator = self.evaluators[split]
+        head = evaluator.heads[task].cpu().numpy()
+        return hashlib.sha256(fingerprint(evaluator.task(task)) + head.tobytes()).hexdigest()
+
+
+def fingerprint(task: Task) -> bytes:
+    """Hash of a task's images and labels; picture files count by name, size and time of change."""
+    digest, images = hashlib.sha256(task.labels.tobytes()), task.images
+    if isinstance(images, Pictures):
+        about = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in images.paths]
+        digest.update(repr(about).encode())
+    elif isinstance(images, Resized):
+        digest.update(np.ascontiguousarray(images.pixels).data)
+        digest.update(images.which.tobytes())
+    else:
+        digest.update(np.ascontiguousarray(images).data)
+    return digest.digest()

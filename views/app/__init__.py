@@ -1,0 +1,1 @@
+"""The frame around every page: shell, header, style, introduction."""

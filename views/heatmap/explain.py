@@ -1,0 +1,91 @@
+"""Tabs below the heatmap: explanation of a node, leave-one-out by source, two maps compared."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mloss_core import BlockScored, Family, MergeRecipe
+from mloss_core.activations import SMOOTH
+from mloss_core.analysis.node import Node, node_of
+from views.heatmap import leave_one_out as culprits
+from views.heatmap import node_picker as node_choice
+from views.heatmap import two_maps, why
+from views.jobs import kinds as why_jobs
+from views.jobs import strip
+from views.state import session
+from views.state.explain_fields import TABS
+from views.state.job_board import Job
+
+MEASURED = {"merged": "along the merge", "pretrained": "before the merge"}
+
+
+def show(family: Family, job: Job) -> None:
+    """Explains the map of a finished score job; shows nothing where there is no map."""
+    losses = {e.scores.block: e.scores.node for e in list(job.events) if isinstance(e, BlockScored)}
+    if not losses or job.state != "finished":
+        return
+    recipe: MergeRecipe = job.spec
+    st.subheader("Explain this map", anchor="explain")
+    block, number = node_choice.choose(family, losses)
+    opened = _tabs()
+    with opened["why"] as tab:
+        if tab.open:
+            _why(family, recipe, (block, number))
+    with opened["source"] as tab:
+        if tab.open:
+            _source(family, recipe, (block, number))
+    with opened["runs"] as tab:
+        if tab.open:
+            two_maps.show(family, recipe)
+
+
+def _tabs() -> dict:
+    """The three tabs; the open one is in the link."""
+    titles, key = list(TABS.values()), session.widget("w-explain")
+
+    def tab_changed() -> None:
+        place = titles.index(st.session_state[key])
+        session.choose_value("explain", list(TABS)[place])
+
+    tabs = st.tabs(titles, default=TABS[session.chosen("explain")], key=key, on_change=tab_changed)
+    return dict(zip(TABS, tabs, strict=True))
+
+
+def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
+    look = why_jobs.block_job(family, recipe, place[0])
+    smooth = family.model.activation in SMOOTH
+    explain = why_jobs.factors_job(family, recipe) if smooth else None
+
+    def draw() -> None:
+        strip.outcome(look, gone=False)
+        strip.progress(_active(look, explain))
+        node = _node(family, recipe, place[1], look)
+        why.show(family, recipe.sources, place, node, explain)
+
+    session.while_active(_active(look, explain))(draw)()
+
+
+def _source(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
+    many = len(recipe.sources) > 2
+    look = why_jobs.block_job(family, recipe, place[0]) if many else None
+    job = why_jobs.culprits_job(family, recipe) if many else None
+
+    def draw() -> None:
+        strip.outcome(look, gone=False)
+        strip.progress(_active(look, job))
+        node = _node(family, recipe, place[1], look)
+        culprits.show(family, recipe, place[0], node, job)
+
+    session.while_active(_active(look, job))(draw)()
+
+
+def _active(*jobs: Job | None) -> Job | None:
+    """The first that still works."""
+    return next((job for job in jobs if job is not None and job.active), None)
+
+
+def _node(family: Family, recipe: MergeRecipe, number: int, look: Job | None) -> Node | None:
+    """The node itself, once its block is looked into."""
+    if look is None or look.result is None:
+        return None
+    return node_of(look.result, number, family.model.activation, recipe.alpha)

@@ -1,0 +1,1 @@
+"""Kinds of jobs, and the strip that shows them."""

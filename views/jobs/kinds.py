@@ -1,0 +1,318 @@
+"""Background jobs that pages start: references, scores, merges, experiments, theory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Generator, Sequence
+from typing import Any
+
+import numpy as np
+import streamlit as st
+
+from mloss_core import (
+    METHODS,
+    BlockScored,
+    Embedded,
+    Family,
+    Finished,
+    InputError,
+    MergeRecipe,
+    TaskEvaluated,
+    recorded,
+    run,
+)
+from mloss_core.analysis.compatibility.ensemble_gap import ensemble_gap
+from mloss_core.analysis.compatibility.prediction import TRIPLES, sets_of, study
+from mloss_core.analysis.compatibility.sets import compatibility_sets, losses_of_sets
+from mloss_core.analysis.compatibility.sign_conflict import count_signs
+from mloss_core.analysis.leave_one_out import losses_along
+from mloss_core.analysis.theory import theory as measure_theory
+from mloss_core.analysis.trace import TracedBlock, trace_blocks
+from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
+from mloss_core.run import live as merged_live
+from mloss_core.run import references as evaluate_references
+from mloss_core.runs.store import new_id
+from views.jobs import kinds as work
+from views.state import session
+from views.state.job_board import GIVES_WAY, Job
+
+NARROW = 256  # widest model that is measured without being asked
+
+
+def own_tasks(family: Family) -> tuple[str, ...]:
+    """The tasks that a source was fine-tuned on: the readouts of a merge."""
+    return family.own_tasks(family.sources)
+
+
+def references(family: Family, again: bool = False) -> Job:
+    """Base, own sources and, after them, TIES as recommended and the ensemble, on all test
+    images: idle work, done once.
+
+    Args:
+        again: also if it failed; otherwise every redrawn page would begin what fails again.
+    """
+    tasks = own_tasks(family)
+    recipe = recommended(family)
+
+    def events() -> Generator[Any, None, None]:
+        evaluator = session.evaluator(family.name)
+        for task in tasks:  # a few images at a time: whoever moves a slider waits no longer
+            for source in (evaluator.own(task, family.sources), None):
+                for seconds in evaluator.embed(source, task):
+                    yield Embedded(source=source or "base", task=task, seconds=seconds)
+        for label in ("own", "base", "ties", "ensembling"):
+            yield from evaluate_references(evaluator, recipe, tasks, label, None)
+        for source in family.sources:  # those that share a task, one by one
+            if source not in tasks and (task := family.own_task(source)) in tasks:
+                evaluation = evaluator.reference("own", task, (source,), (1.0,))
+                yield dataclasses.replace(evaluation, model=source)
+
+    board, spec = session.board(), _files(family)
+    return board.find("references", spec, failed=not again) or board.submit(
+        "references",
+        "Measuring the sources",
+        events,
+        spec=spec,
+        idle=True,
+    )
+
+
+def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
+    """What has been measured of base, own sources and the like so far: hits by model and task."""
+    try:
+        job = session.board().find("references", _files(family), failed=True)
+    except InputError:
+        return {}  # the job that needs the damaged file says so
+    events = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
+    return {(event.model, event.task): event.hits for event in events}
+
+
+def _files(family: Family) -> tuple:
+    """What decides the references: the sources' content."""
+    return family.name, tuple(family.source(s).sha256 for s in family.sources)
+
+
+def recommended(family: Family) -> MergeRecipe:
+    """M-TIES of all sources as the family's makers recommend it."""
+    values: dict[str, Any] = family.recommended("m-ties")
+    return MergeRecipe(family=family.name, method="m-ties", sources=family.sources, **values)
+
+
+def begin_references(family: Family) -> None:
+    """Starts that background work for families that any machine evaluates in a minute."""
+    if family.model.width <= NARROW:
+        references(family)
+
+
+def score(family: Family, recipe: MergeRecipe) -> Job:
+    """M-Loss of every block along an M-TIES merge of the recipe, recorded as a run."""
+
+    def events() -> Generator[Any, None, None]:
+        whole = recorded(run(recipe, family), recipe, kind="score", keep_model=False)
+        with contextlib.closing(whole) as log:
+            yield from (e for e in log if isinstance(e, BlockScored))
+
+    board = session.board()
+    return board.find("score", recipe) or board.submit(
+        "score", "M-Loss of every block", events, spec=recipe, steps=family.model.blocks
+    )
+
+
+def merge(family: Family, recipe: MergeRecipe) -> Job:
+    """A merge with live accuracies, recorded as a run; its result is the run's id."""
+    tasks, name = own_tasks(family), new_id(recipe)
+
+    def events() -> Generator[Any, None, None]:
+        evaluator = session.evaluator(family.name)
+        work = run(recipe, family, evaluator=evaluator, tasks=tasks)
+        with contextlib.closing(recorded(work, recipe, kind="merge", id=name)) as log:
+            for event in log:
+                # The file holds them: a board of jobs must not keep every merged model in memory.
+                yield dataclasses.replace(event, weights=None) if _holds(event) else event
+
+    title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
+    # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
+    # three live references, two of the merge's end, and the whole references.
+    steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
+    return session.board().submit(
+        "merge", title, events, spec=recipe, steps=steps, finish=lambda log: name
+    )
+
+
+def live(family: Family, recipe: MergeRecipe) -> Job:
+    """A merge to look at, in place of the one asked for before; nothing is recorded."""
+    tasks, board, desk = own_tasks(family), session.board(), session.desk()
+
+    def events() -> Generator[Any, None, None]:
+        evaluated = 0
+        for event in merged_live(recipe, session.evaluator(family.name), tasks, desk=desk):
+            yield dataclasses.replace(event, weights=None) if _holds(event) else event
+            evaluated += isinstance(event, TaskEvaluated)
+            if isinstance(event, TaskEvaluated) and evaluated == len(tasks):
+                yield GIVES_WAY  # to all test images, when nobody waits for anything else
+
+    return board.find("live", recipe) or board.replace(
+        "live", "Live merge", events, spec=recipe, shown=False
+    )
+
+
+def can_be_live(recipe: MergeRecipe) -> bool:
+    """Whether one model comes out, which can be judged on every task."""
+    return METHODS[recipe.method].rule is not None
+
+
+def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
+    """An experiment's cells; what happens within them is only a place to stop."""
+    board = session.board()
+
+    def events() -> Generator[Any, None, None]:
+        evaluator = session.evaluator(family.name)
+        lab = Lab(family, evaluator.device, evaluator)
+        with contextlib.closing(perform(name, family, recipe, lab=lab)) as log:
+            yield from (event if isinstance(event, CellDone) else None for event in log)
+
+    # Of a cell: scored and merged blocks, evaluated tasks, its end and its record.
+    steps = count(name, family, recipe) * (2 * family.model.blocks + len(recipe.sources) + 2)
+    return board.find("experiment", (name, recipe)) or board.submit(
+        "experiment", EXPERIMENTS[name].title, events, spec=(name, recipe), steps=steps
+    )
+
+
+def _holds(event: Any) -> bool:
+    return isinstance(event, Finished) and event.weights is not None
+
+
+def theory(family: Family, recipe: MergeRecipe) -> Job:
+    """Predicted and measured M-Loss of every block along an M-TIES merge of the recipe."""
+    board = session.board()
+    return board.find("theory", recipe) or board.submit(
+        "theory",
+        "Theory beside measurement, every block",
+        lambda: (block for block in measure_theory(recipe, family)),
+        spec=recipe,
+        steps=family.model.blocks,
+    )
+
+
+Events = Generator[Any, None, None]
+
+
+def measure(family: Family, recipe: MergeRecipe) -> Job:
+    """M-Loss of pairs, of the set and of the set without each source; then sign conflicts."""
+
+    def events() -> Events:
+        yield from losses_of_sets(recipe, family, compatibility_sets(recipe))
+        yield from count_signs(recipe, family)
+
+    steps = 2 * family.model.blocks + 1
+    return _find_or_submit("compatibility", "Measuring compatibility", events, recipe, steps)
+
+
+def study_recipe(family: Family, sources: Sequence[str], rule: str, **settings: int) -> MergeRecipe:
+    """How the prediction study merges: as the family's makers recommend."""
+    values: dict[str, Any] = {**family.recommended(rule), "variation": 0.0, **settings}
+    return MergeRecipe(family=family.name, method=rule, sources=tuple(sources), **values)
+
+
+def find_job(kind: str, spec: Any) -> Job | None:
+    """The job of that kind that was asked this, also where it failed."""
+    return session.board().find(kind, spec, failed=True)
+
+
+def predict(family: Family, recipe: MergeRecipe) -> Job:
+    """Every pair and some triples, merged and evaluated."""
+
+    def events() -> Events:
+        yield from study(recipe, session.evaluator(family.name), TRIPLES)
+
+    sets = len(sets_of(len(recipe.sources), TRIPLES, recipe.seed))
+    # Of every set: its blocks, two evaluations of each member, its end and its drop.
+    steps = 2 * family.model.blocks + 1 + sets * (family.model.blocks + 7)
+    title = f"Merging {sets} sets by {METHODS[recipe.method].title}"
+    return _find_or_submit("study", title, events, recipe, steps)
+
+
+def gap(family: Family, recipe: MergeRecipe, tasks: Sequence[str]) -> Job:
+    """Distances of M-TIES and of TIES to the ensemble."""
+
+    def events() -> Events:
+        yield from ensemble_gap(recipe, session.evaluator(family.name), tasks)
+
+    steps = 3 * family.model.blocks + (2 + 8 * len(recipe.sources)) * len(tasks)
+    return _find_or_submit("gap", "Measuring the ensemble gap", events, recipe, steps)
+
+
+def _find_or_submit(kind: str, title: str, events: Any, spec: Any, steps: int) -> Job:
+    job = session.board().find(kind, spec)
+    return job or session.board().submit(kind, title, events, spec=spec, steps=steps)
+
+
+KEPT = 2  # blocks that stay looked into: each holds its inputs of all images
+
+
+def factors_job(family: Family, recipe: MergeRecipe) -> Job | None:
+    """Both factors of every node, the Theory page's own job."""
+    ask = "Measure curvature and variance"
+    return _job_or_button(family, "theory", recipe, ask, lambda: work.theory(family, recipe))
+
+
+def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
+    """What a block's c_fc sees; the result is that of `TracedBlock.on_cpu`."""
+    spec = (recipe, block)
+
+    def events() -> Events:
+        def kept(block_data: TracedBlock) -> TracedBlock | None:
+            return block_data.on_cpu() if block_data.scores.block == block else None
+
+        with contextlib.closing(trace_blocks(recipe, family, kept)) as blocks:
+            for block_data in blocks:
+                yield block_data
+                if block_data is not None:
+                    return
+
+    def begin() -> Job:
+        return session.board().submit(
+            "look", f"Looking into block {block}", events, spec=spec, steps=block + 1,
+            finish=lambda log: log[-1], keep=KEPT,
+        )  # fmt: skip
+
+    return _job_or_button(family, "look", spec, f"Look into block {block}", begin)
+
+
+def culprits_job(family: Family, recipe: MergeRecipe) -> Job | None:
+    """M-Loss of all sources, of all but each one, and of all pairs, along the map's merge."""
+
+    def begin() -> Job:
+        return session.board().submit(
+            "culprits", "M-Loss without each source",
+            lambda: (block for block in losses_along(recipe, family, compatibility_sets(recipe))),
+            spec=recipe, steps=family.model.blocks,
+        )  # fmt: skip
+
+    return _job_or_button(family, "culprits", recipe, "Measure M-Loss without each source", begin)
+
+
+def map_job(family: Family, recipe: MergeRecipe, what: str) -> Job | None:
+    """The map of that recipe, recorded as a run.
+
+    Args:
+        what: the map in words, for the button.
+    """
+    ask = f"Measure M-Loss {what}"
+    return _job_or_button(family, "score", recipe, ask, lambda: work.score(family, recipe))
+
+
+def _job_or_button(
+    family: Family, kind: str, spec: Any, label: str, begin: Callable[[], Job]
+) -> Job | None:
+    """The job of that kind and spec. Small families begin it by themselves; else, and after it
+    failed or was cancelled, a button does."""
+    job = session.board().last(kind, spec)
+    if job is not None and job.state in ("queued", "running", "finished"):
+        return job
+    alone = job is None and family.model.width <= work.NARROW
+    if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
+        job = begin()
+        session.head_start(job)
+    return job

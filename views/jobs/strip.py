@@ -1,0 +1,58 @@
+"""Job strip of every page: progress and cancel button of each active job, and job outcomes."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from views.state import session
+from views.state.job_board import Job, elapsed
+
+
+def show() -> None:
+    """One row for each job that waits or works; nothing where there is none."""
+    # One place whatever stands in it: the page below keeps its own while rows come and go.
+    place = st.empty()
+    if jobs := session.board().active():
+        with place.container():
+            for job in jobs:
+                session.while_active(job)(lambda job=job: _row(job))()
+
+
+def _row(job: Job) -> None:
+    if not job.active:
+        return
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    waiting = " (waiting for the job before it)" if job.state == "queued" else ""
+    stopping = job.cancelled.is_set()
+    left.progress(
+        job.share, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {elapsed(job.seconds)}"
+    )
+    if right.button(
+        "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
+    ):
+        job.cancel()
+        job.wait(1.0)
+        st.rerun()
+
+
+def progress(job: Job | None) -> None:
+    """How far a job is, where its result will stand; nothing once it has ended."""
+    if job is not None and job.active:
+        st.progress(job.share, f"{job.title} · {elapsed(job.seconds)} (cancel it at the top)")
+
+
+def outcome(job: Job | None, gone: bool) -> None:
+    """What became of the job that this page shows: failed, cancelled, or no longer known.
+
+    Args:
+        gone: the link names a job that this server does not know.
+    """
+    if gone:
+        st.info(
+            "The job of this link is gone: the server was started anew. What it wrote "
+            "is on the Runs page; start the job again to see the rest."
+        )
+    elif job is not None and job.state == "failed":
+        st.error(job.error)
+    elif job is not None and job.state == "cancelled":
+        st.info(f"Cancelled: {job.title}. What is shown was measured before.")

@@ -1,0 +1,1 @@
+"""The live merge on the Merge page."""

@@ -1,0 +1,219 @@
+"""Plotly figures that several pages share, drawn from arrays in one style. No streamlit, no torch.
+
+Cividis for magnitudes (monotone lightness, even steps also for the colour-blind), blue over grey to
+orange for differences, one colour a block or task, real values on every tick and in every hover
+text. Palette, frame and the writing of numbers are in looks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+
+from views.shared.theme import HUES, MAGNITUDES, MARKS, framed, written
+
+ROW = 22  # pixels a block: suits 12 and 24 of them
+
+
+def node_groups(scores: Float[np.ndarray, "b nodes"], size: int) -> Float[np.ndarray, "b groups"]:
+    """Mean of each run of `size` consecutive nodes; the last group may be smaller."""
+    starts = np.arange(0, scores.shape[1], size)
+    lengths = np.diff([*starts, scores.shape[1]])
+    return np.add.reduceat(scores, starts, axis=1) / lengths
+
+
+def heatmap(
+    scores: Mapping[int, Float[np.ndarray, " nodes"]],
+    blocks: int,
+    size: int,
+    colours: str = "log",
+    what: str = "M-Loss",
+) -> go.Figure:
+    """The paper's Figure 3: blocks by node groups; blocks without scores yet stay empty.
+
+    Args:
+        scores: node scores of the blocks known so far.
+        blocks: how many there will be.
+        size: nodes a group.
+        colours: "log", "linear" or "rank".
+    """
+    nodes = len(next(iter(scores.values())))
+    table = np.full((blocks, nodes), np.nan)
+    for block, values in scores.items():
+        table[block] = values
+    groups = node_groups(table, size)
+    z, ticks, labels = _scaled(groups, colours)
+    nodes_text = spans(z.shape, size, nodes)
+    figure = go.Figure(
+        go.Heatmap(
+            z=z,
+            customdata=np.dstack([groups.astype(object), nodes_text.astype(object)]),
+            colorscale=MAGNITUDES,
+            colorbar={"title": {"text": what}, "tickvals": ticks, "ticktext": labels},
+            hovertemplate="block %{y}, nodes %{customdata[1]}<br>"
+            + what
+            + " %{customdata[0]:.4g}<extra></extra>",
+            hoverongaps=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    figure.update_xaxes(title=f"node group ({size} nodes each)", showgrid=False, zeroline=False)
+    rows = {"title": "block", "dtick": 1, "showgrid": False, "zeroline": False}
+    figure.update_yaxes(**rows, range=[-0.5, blocks - 0.5])
+    return framed(figure, ROW * blocks + 110)
+
+
+def spans(shape: tuple[int, ...], size: int, nodes: int) -> np.ndarray:
+    """The nodes of each cell, in words."""
+    first = np.arange(shape[1]) * size
+    last = np.minimum(first + size, nodes) - 1
+    return np.broadcast_to([f"{a} to {b}" for a, b in zip(first, last, strict=True)], shape)
+
+
+def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], list[str]]:
+    """Values as coloured, and colour-bar ticks that show real values."""
+    finite = groups[np.isfinite(groups)]
+    if colours == "rank":
+        order = np.sort(finite)
+        share = np.linspace(0, 1, 5)
+        z = np.where(
+            np.isfinite(groups), np.searchsorted(order, groups) / max(1, len(order) - 1), np.nan
+        )
+        return z, list(share), [written(v) for v in np.quantile(order, share)]
+    if colours == "log":
+        floor = finite[finite > 0].min(initial=np.inf)
+        if np.isinf(floor):  # nothing but zeros
+            return groups, [0.0], ["0"]
+        z = np.log10(np.maximum(groups, floor))
+        ticks = np.unique(np.linspace(np.nanmin(z), np.nanmax(z), 5))
+        clipped = "≤ " if finite.min() < floor else ""
+        return z, list(ticks), [clipped * (i == 0) + written(v) for i, v in enumerate(10**ticks)]
+    ticks = np.unique(np.linspace(finite.min(), finite.max(), 5))
+    return groups, list(ticks), [written(v) for v in ticks]
+
+
+def block_means(
+    means: Mapping[int, tuple[float, float, float]], blocks: int, what: str = "mean node M-Loss"
+) -> go.Figure:
+    """Mean M-Loss a block with its 95 % interval over calibration images, beside the heatmap."""
+    rows = sorted(means)
+    mean, low, high = np.array([means[b] for b in rows]).T
+    figure = go.Figure(
+        go.Scatter(
+            x=mean,
+            y=rows,
+            mode="markers",
+            marker={"size": 9, "color": HUES[0]},
+            cliponaxis=False,  # a mean near zero is seen whole
+            error_x={
+                "type": "data",
+                "symmetric": False,
+                "array": high - mean,
+                "arrayminus": mean - low,
+            },
+            hovertemplate="block %{y}<br>mean %{x:.4g}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title=what, rangemode="tozero", nticks=4, exponentformat="power")
+    figure.update_yaxes(title="block", dtick=1, range=[-0.5, blocks - 0.5], zeroline=False)
+    return framed(figure, ROW * blocks + 110)
+
+
+def keep_rate_curves(
+    curves: Mapping[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    keep: float,
+    variation: float,
+    title: str,
+    log: bool,
+) -> go.Figure:
+    """Keep rate of each node over its M-Loss, or over its rank: whatever the title says."""
+    figure = go.Figure()
+    for block, (x, rates) in curves.items():
+        order = np.argsort(x, kind="stable")
+        colour = HUES[block % len(HUES)]
+        figure.add_scatter(
+            x=x[order],
+            y=rates[order],
+            name=f"block {block}",
+            mode="lines",
+            line={"color": colour, "width": 2},
+            hovertemplate=f"block {block}<br>%{{x:.4g}} keeps %{{y:.1%}}<extra></extra>",
+        )
+    figure.update_xaxes(title=title, type="log" if log else "linear")
+    figure.update_xaxes(nticks=6, exponentformat="power")
+    figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
+    return framed(figure, 420, legend="below")
+
+
+def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
+    """Cosine similarity of each pair of task vectors; the diagonal is left out."""
+    z = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
+    off_diagonal = cosines[np.isfinite(z)]
+    figure = go.Figure(
+        go.Heatmap(
+            z=z,
+            # Task vectors at right angles must not look far apart for a thousandth of difference.
+            zmin=min(0.0, *off_diagonal),
+            zmax=max(0.2, *off_diagonal),
+            x=list(names),
+            y=list(names),
+            colorscale=MAGNITUDES,
+            texttemplate="%{z:.2f}",
+            hovertemplate="%{y} and %{x}<br>cosine %{z:.4f}<extra></extra>",
+            hoverongaps=False,
+            colorbar={"title": {"text": "cosine"}},
+        )
+    )
+    figure.update_yaxes(autorange="reversed", showgrid=False)
+    figure.update_xaxes(showgrid=False)
+    return framed(figure, 34 * len(names) + 150)
+
+
+def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: int) -> go.Figure:
+    """Accuracy of the partial model on each task after each merged block; -1 is the base."""
+    figure = go.Figure()
+    for colour, (task, points) in zip(HUES, rates.items(), strict=False):
+        figure.add_scatter(
+            x=[p[0] for p in points],
+            y=[p[1] for p in points],
+            name=task,
+            mode="lines+markers",
+            line={"color": colour, "width": 2},
+            hovertemplate=task + "<br>after block %{x}: %{y:.1%}<extra></extra>",
+        )
+    figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
+    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.02, 1.03])
+    return framed(figure, 380, legend="below")
+
+
+def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go.Figure:
+    """Accuracies of several models on each task, with 95 % intervals: model -> task -> values."""
+    figure = go.Figure()
+    extra = iter(HUES)
+    for model, tasks in rows.items():
+        rate, low, high = np.array(list(tasks.values())).T
+        figure.add_bar(
+            x=list(tasks),
+            y=rate,
+            name=model,
+            marker={"color": MARKS.get(model) or next(extra)},
+            error_y={
+                "type": "data",
+                "symmetric": False,
+                "array": high - rate,
+                "arrayminus": rate - low,
+            },
+            hovertemplate=model + "<br>%{x}: %{y:.1%}<extra></extra>",
+        )
+    figure.update_layout(barmode="group")
+    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
+    return framed(figure, 400, legend="below")
+
+
+def _margin(low: float, high: float) -> list[float]:
+    pad = max(0.02, 0.08 * (high - low))
+    return [max(0, low - pad), min(1.02, high + pad)]

@@ -1,0 +1,1 @@
+"""What a visitor has chosen, its link, and the board of jobs."""

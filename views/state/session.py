@@ -1,0 +1,233 @@
+"""Session state: a visitor's choices, their way into the URL and back, shared resources.
+
+The state is one small dict of plain values in `st.session_state.chosen`. Widgets are drawn from it
+and write to it (`views/shared/widgets.py`). The shell puts it into the URL after each run: a
+reload, a page switch and a shared link all lead to the same choice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+import torch
+
+from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
+from mloss_core.analysis.task_vectors import Geometry
+from mloss_core.cli.arguments import parse_blocks, parse_weights
+from mloss_core.data import calibration
+from mloss_core.hardware.device import choose
+from mloss_core.recipe import check
+from mloss_core.tensor_cache import TensorCache
+from views.state import tour_steps as tour
+from views.state.job_board import Job, JobBoard
+from views.state.link import FIELDS, WORDS, check_field, defaults
+
+
+@st.cache_resource(show_spinner=False)
+def board() -> JobBoard:
+    """The job board of this server."""
+    return JobBoard()
+
+
+def device() -> torch.device:
+    """Where all jobs of this server compute."""
+    return choose("auto")
+
+
+@st.cache_resource(show_spinner=False)
+def evaluator(family: str) -> Evaluator:
+    """The evaluator of a family; only the job worker may compute with it."""
+    return Evaluator(load(family), device())
+
+
+@st.cache_resource(show_spinner=False)
+def desk() -> TensorCache:
+    """Where sources lie that are merged again and again; only the job worker may use it."""
+    return TensorCache(keeps=True)
+
+
+@st.cache_data(show_spinner="Measuring task vectors…", max_entries=64)
+def cached_geometry(family: str, sources: tuple[str, ...], hashes: tuple[str, ...]) -> Geometry:
+    """Norms and cosines of task vectors, by the files' content."""
+    return geometry(load(family), sources)
+
+
+@st.cache_data(show_spinner=False, max_entries=64)
+def _pool(path: Path, changed: int, tasks: tuple[str, ...]) -> int:
+    """Calibration images of these tasks, by the pool's time of change."""
+    return calibration.pool_size(path, tasks)
+
+
+def pool_size(family: Family, sources: Sequence[str]) -> int:
+    """How many calibration images there are for these sources, at least 1."""
+    pool = family.calibration_pool
+    try:
+        return max(1, _pool(pool, pool.stat().st_mtime_ns, family.pool_tasks(sources)))
+    except (InputError, OSError):
+        return 128  # the job will say what is wrong with the file
+
+
+def usual(family: Family) -> dict[str, str]:
+    """What a first visit starts from."""
+    return defaults(family, pool_size(family, family.sources))
+
+
+def start() -> list[str]:
+    """Fills the state from the link on a session's first run; returns what was wrong with it,
+    again on every run until it is dismissed: a page may run again before anybody has read it."""
+    if "chosen" in st.session_state:
+        return st.session_state.wrong
+    query = st.query_params.to_dict()
+    wrong = []
+    name = query.get("family", "demo")
+    try:
+        family = load(name)
+    except InputError as error:
+        wrong.append(str(error))
+        names = families()
+        family = load("demo" if "demo" in names else names[0])
+    chosen = usual(family)
+    for key in ("tour", *(key for key in FIELDS if key != "tour")):
+        if key in query and key != "family":
+            try:
+                check_field(key, chosen | {key: query[key]}, family)
+                chosen[key] = query[key]
+                if key == "tour":  # the link holds what differs from the step's own settings
+                    chosen |= tour.settings(query[key], family.model.blocks)
+            except (InputError, ValueError) as error:
+                wrong.append(f"link: {key}={query[key][:60]} was not used: {error}")
+    try:
+        check(recipe_of(chosen, family), family)
+    except InputError as error:
+        wrong.append(f"link: {error}")
+        chosen = usual(family)
+    st.session_state.chosen = chosen
+    st.session_state.wrong = wrong
+    return wrong
+
+
+def dismiss() -> None:
+    """What was wrong with the link has been read."""
+    st.session_state.wrong = []
+
+
+def remember() -> None:
+    """Puts the state into the URL, without what is as it would be anyway, on a step of the tour
+    with what the step sets."""
+    family = current_family()
+    chosen = st.session_state.chosen
+    initial = usual(family) | tour.settings(chosen["tour"], family.model.blocks)
+    link = {k: chosen[k] for k in FIELDS if chosen[k] != initial[k] or k == "family"}
+    if st.query_params.to_dict() != link:
+        st.query_params.from_dict(link)
+
+
+def chosen(key: str) -> str:
+    """A field of the state, as text."""
+    return st.session_state.chosen[key]
+
+
+def choose_value(key: str, value: str) -> None:
+    """Changes a field of the state."""
+    st.session_state.chosen[key] = value
+
+
+def replace(state: dict[str, str]) -> None:
+    """Makes another state the choice; the widgets that are shown start from it."""
+    st.session_state.chosen = state
+    st.session_state.drawn = st.session_state.get("drawn", 0) + 1
+
+
+def widget(name: str) -> str:
+    """The key of a widget that starts from the choice: another one when the choice was replaced,
+    since a widget that keeps its key keeps its value, too."""
+    drawn = st.session_state.get("drawn", 0)
+    return f"{name}-{drawn}" if drawn else name
+
+
+def lecture() -> bool:
+    """Whether what a class does not need is hidden."""
+    return chosen("view") == "lecture"
+
+
+def current_family() -> Family:
+    """The chosen family; its folder is read anew, so that added sources show."""
+    return load(chosen("family"))
+
+
+def chosen_sources() -> tuple[str, ...]:
+    """The chosen sources, in the family's order."""
+    return tuple(name for name in chosen("sources").split(",") if name)
+
+
+def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> MergeRecipe:
+    """The recipe that a state describes; raises InputError."""
+    sources = tuple(name for name in state["sources"].split(",") if name)
+    fields: dict[str, Any] = {
+        "family": family.name,
+        "method": state["method"],
+        "sources": sources,
+        "weights": _alpha(state["weights"], sources),
+        "keep": float(state["keep"]),
+        "variation": float(state["variation"]),
+        "scaling": float(state["scaling"]),
+        "blocks": parse_blocks(state["blocks"], family.model),
+        "samples": int(state["samples"]),
+        "tokens": int(state["tokens"]) if int(state["tokens"]) != family.model.tokens else None,
+        "seed": int(state["seed"]),
+        **{field: state[key] for key, field in WORDS.items()},
+    }
+    return MergeRecipe(**(fields | changes))
+
+
+def current_recipe(**changes: Any) -> MergeRecipe:
+    """The recipe of this visitor's choice, with changes."""
+    return recipe_of(st.session_state.chosen, current_family(), **changes)
+
+
+def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Merging weights from relative parts such as "1,1,2"; None where all are equal."""
+    if not parts:
+        return None
+    numbers = parse_weights(parts)
+    if len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources):
+        return None
+    total = math.fsum(numbers)
+    if total <= 0 or abs(total - 1) < 1e-12:  # a run's own weights stay as they are, to the bit
+        return numbers
+    return tuple(n / total for n in numbers)
+
+
+def job_of(key: str) -> Job | None:
+    """The job whose id stands in the state under "score_job" or its like."""
+    return board().get(chosen(key)) if chosen(key) else None
+
+
+def head_start(job: Job, seconds: float = 2.0) -> None:
+    """Waits for a job that has just begun: most are done in a second or two, and drawing beside the
+    work slows both. If it is not, the page is drawn again, so that its strip shows the job."""
+    with st.spinner("Measuring…"):
+        job.wait(seconds)
+    if job.active:
+        remember()
+        st.rerun()
+
+
+def while_active(job: Job | None, seconds: float = 1.0) -> Callable:
+    """A fragment decorator that redraws as long as the job works, then the whole page once."""
+    watched = job if job is not None and job.active else None
+
+    def decorate(draw: Callable[[], None]) -> Callable[[], None]:
+        @st.fragment(run_every=seconds if watched else None)
+        def fragment() -> None:
+            draw()
+            if watched and not watched.active:
+                st.rerun()
+
+        return fragment
+
+    return decorate

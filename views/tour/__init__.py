@@ -1,0 +1,1 @@
+"""The tour's panel and its facts."""
