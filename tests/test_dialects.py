@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from dialect_files import WRITERS, hugging_face_names, state, write_folder, write_module
 from mloss_core import Checkpoint, MlossError, Tower, ViTConfig
-from mloss_core.checkpoints import infer as architecture
+from mloss_core.checkpoints.infer import architecture
 from mloss_core.checkpoints.read import read_head, tower_shapes
 from tiny import CONFIG, open_clip_model
 

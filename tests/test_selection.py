@@ -112,7 +112,8 @@ def test_names_that_a_link_cannot_hold_are_refused(name):
 
 
 def test_selection_loads_no_streamlit():
-    code = "import sys, views.state.selection, views.heatmap.pointing; print('streamlit' in sys.modules)"
+    modules = "views.state.selection, views.heatmap.pointing"
+    code = f"import sys, {modules}; print('streamlit' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "False", result.stderr
 
