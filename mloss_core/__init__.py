@@ -23,7 +23,7 @@ from .evaluation.evaluator import Evaluator, mean_accuracy
 from .evaluation.paired_test import Comparison, compare, verdict
 from .families.family import Family, families, load
 from .methods import METHODS, Method
-from .mloss import keep_rates, layer_mloss, node_mloss, score_block
+from .mloss import keep_rates, layer_mloss, node_mloss, node_sums, score_block, token_gap
 from .run import run
 from .runs.store import RunRecord, list_runs, load_run, recorded
 from .types import (
@@ -82,6 +82,7 @@ __all__ = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
+    "node_sums",
     "recorded",
     "run",
     "save",
@@ -89,5 +90,6 @@ __all__ = [
     "second_order",
     "simulated",
     "theory",
+    "token_gap",
     "verdict",
 ]

@@ -24,7 +24,7 @@ from mloss_core.analysis.compatibility.sign_conflict import conflict, count_sign
 from mloss_core.data.calibration import draw_batch
 from mloss_core.errors import BadValue, UnknownName
 from mloss_core.families import family as zoo
-from mloss_core.mloss import MEASURES, SetLosses, score_sets, with_interval
+from mloss_core.mloss import MEASURES, SetLosses, block_losses, with_interval
 
 ACTS = ("relu", "gelu", "quick_gelu")
 SETS = {"seed": st.integers(0, 2**32 - 1), "q": st.integers(2, 5), "nodes": st.integers(4, 9)}
@@ -59,7 +59,7 @@ def test_sets_agree_with_the_oracle(act, seed, q, nodes):
     h = pre_activations(inputs, layers)
     sets = [s for n in range(2, q + 1) for s in itertools.combinations(range(q), n)]
     alphas = alphas_of(sets, np.random.default_rng(seed).dirichlet(np.ones(q)).tolist())
-    losses = score_sets(inputs, layers, act, alphas)
+    losses = block_losses(inputs, layers, act, alphas).per_image
     for row, members in enumerate(sets):
         weights = [alphas[row, i] for i in members]
         for image in range(len(inputs)):
@@ -75,7 +75,7 @@ def test_sets_agree_with_the_oracle(act, seed, q, nodes):
 def test_sets_agree_with_a_scored_block_of_the_same_sources(act, seed, q, nodes):
     inputs, layers = drawn(seed, q, nodes)
     alpha = [1 / q] * q
-    losses = score_sets(inputs, layers, act, np.array([alpha]))
+    losses = block_losses(inputs, layers, act, np.array([alpha])).per_image
     scores = score_block(0, inputs, layers, act, alpha)
     np.testing.assert_allclose(losses[0, 0], scores.per_image, rtol=2e-5, atol=1e-7)
     expected = [scores.node.mean(), scores.layer, scores.layer_normalised]
@@ -90,7 +90,7 @@ def test_close_sources_are_measured_as_doubles_would(difference):
     w, b = layers[0]
     near = [(w, b), (w + difference * torch.randn(w.shape), b)]
     h = pre_activations(inputs, near)
-    losses = score_sets(inputs, near, "gelu", np.array([[0.5, 0.5]]))
+    losses = block_losses(inputs, near, "gelu", np.array([[0.5, 0.5]])).per_image
     expected = [oracle.set_losses(h[:, i], "gelu", (0, 1), (0.5, 0.5)) for i in range(len(inputs))]
     # Products are rounded to fp32, which hardly moves the loss; its own arithmetic must not.
     np.testing.assert_allclose(losses[:, 0], np.array(expected).T, rtol=2e-2 * 1e-3 / difference)
@@ -100,7 +100,7 @@ def test_close_sources_are_measured_as_doubles_would(difference):
 @given(seed=st.integers(0, 2**32 - 1), nodes=st.integers(1, 40))
 def test_equal_sources_have_no_loss(act, seed, nodes):
     inputs, layers = drawn(seed, 1, nodes)
-    losses = score_sets(inputs, layers * 3, act, asked_sets_of(3))
+    losses = block_losses(inputs, layers * 3, act, asked_sets_of(3)).per_image
     assert np.abs(losses).max() < 1e-12
 
 

@@ -55,6 +55,7 @@ NAMES = [
     "load_run",
     "mean_accuracy",
     "node_mloss",
+    "node_sums",
     "recorded",
     "run",
     "save",
@@ -62,6 +63,7 @@ NAMES = [
     "second_order",
     "simulated",
     "theory",
+    "token_gap",
     "verdict",
 ]
 # Imports every core module afresh and says which user interface libraries came along.

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import oracle
-from mloss_core import ACTIVATIONS, keep_rates, layer_mloss, node_mloss, score_block
+from mloss_core import ACTIVATIONS, keep_rates, score_block, token_gap
 from mloss_core import mloss as scoring
 from mloss_core.errors import BadValue, UnknownName
 
@@ -21,6 +21,17 @@ SHAPES = {
     "tokens": st.integers(1, 6),
     "nodes": st.integers(1, 7),
 }
+
+
+def node_mloss(h, act, weights=None, **options):
+    """Eq. 4 or 7 of one merge from pre-activations, as the path of the README goes."""
+    return scoring.node_mloss(token_gap(h, act, weights), **options)[0]
+
+
+def layer_mloss(h, act, weights=None, **options):
+    """Eq. 3 or 6 of one merge, mean over tokens, from pre-activations."""
+    sums = scoring.node_sums(token_gap(h, act, weights))
+    return scoring.layer_mloss(sums, **options)[0].mean()
 
 
 def draw(seed, q, tokens, nodes, spread=2.0):
@@ -113,8 +124,10 @@ def test_pre_activations_of_one_token_need_no_token_axis():
 
 
 def test_wrong_weights_and_activations_are_refused():
-    with pytest.raises(BadValue, match="2 weights for 3 sources"):
+    with pytest.raises(BadValue, match="another number of weights than the 3 sources"):
         node_mloss(torch.zeros(3, 1, 2), "relu", [0.5, 0.5])
+    with pytest.raises(BadValue, match=r"sums to 1\.1"):
+        node_mloss(torch.zeros(2, 1, 2), "relu", [0.5, 0.6])
     with pytest.raises(UnknownName, match=r"tanh.*choose from relu"):
         layer_mloss(torch.zeros(3, 1, 2), "tanh")
 

@@ -205,7 +205,7 @@ def test_unknown_tasks_and_other_errors_come_out_as_they_are(family, monkeypatch
     def fail(*_):
         raise RuntimeError("an internal mistake")
 
-    monkeypatch.setattr("mloss_core.mloss._chunk_gap", fail)
+    monkeypatch.setattr("mloss_core.mloss._gap", fail)
     with pytest.raises(RuntimeError, match="an internal mistake") as caught:
         list(run(recipe_for(family), family, device="cpu"))
     assert not isinstance(caught.value, OutOfMemory)

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..families.family import Family
-from ..mloss import SetLosses, score_sets
+from ..mloss import SetLosses, block_losses
 from ..types import MergeRecipe
 from .trace import TracedBlock, trace_blocks
 
@@ -31,7 +31,9 @@ def losses_along(
     """
 
     def losses(block: TracedBlock) -> tuple[int, Float[np.ndarray, "3 sets images"]]:
-        per_image = score_sets(block.inputs, block.layers, family.model.activation, alphas)
+        per_image = block_losses(
+            block.inputs, block.layers, family.model.activation, alphas
+        ).per_image
         return block.scores.block, per_image
 
     start = time.perf_counter()

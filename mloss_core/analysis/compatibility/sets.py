@@ -22,7 +22,7 @@ from ...architecture import c_fc
 from ...data.calibration import preprocess
 from ...families.family import Family
 from ...hardware import device as devices
-from ...mloss import SetLosses, score_sets, some_tokens, with_interval
+from ...mloss import SetLosses, block_losses, some_tokens, with_interval
 from ...recipe import calibration_of, check
 from ...tensor_cache import read
 from ...types import CalibrationBatch, MergeRecipe
@@ -69,7 +69,7 @@ def losses_of_sets(
             measured = inputs
             if recipe.tokens is not None:
                 measured = some_tokens(inputs, recipe.tokens, recipe.seed)
-            per_image = score_sets(measured, layers, family.model.activation, alphas)
+            per_image = block_losses(measured, layers, family.model.activation, alphas).per_image
             seconds = time.perf_counter() - start
             yield SetLosses(block=block, per_image=per_image, seconds=seconds)
             stream = _after(tower, block, stream, inputs)
