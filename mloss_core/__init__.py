@@ -24,7 +24,7 @@ from .evaluation.paired_test import Comparison, compare, verdict
 from .families.family import Family, families, load
 from .methods import METHODS, Method
 from .mloss import keep_rates, layer_mloss, node_mloss, node_sums, score_block, token_gap
-from .run import run
+from .run import Evaluate, Merge, cell, launch, live, run
 from .runs.store import RunRecord, list_runs, load_run, recorded
 from .types import (
     Accuracy,
@@ -36,7 +36,9 @@ from .types import (
     Finished,
     MergeRecipe,
     NodeScores,
+    Planned,
     TaskEvaluated,
+    progress,
 )
 from .version import __version__
 from .vit import Tower
@@ -52,16 +54,19 @@ __all__ = [
     "Checkpoint",
     "Comparison",
     "Embedded",
+    "Evaluate",
     "Evaluator",
     "Event",
     "Family",
     "Finished",
     "Geometry",
     "InputError",
+    "Merge",
     "MergeRecipe",
     "Method",
     "MlossError",
     "NodeScores",
+    "Planned",
     "RunRecord",
     "SecondOrder",
     "Setting",
@@ -69,20 +74,24 @@ __all__ = [
     "Tower",
     "ViTConfig",
     "__version__",
+    "cell",
     "compare",
     "draw_batch",
     "expected",
     "families",
     "geometry",
     "keep_rates",
+    "launch",
     "layer_mloss",
     "list_runs",
+    "live",
     "load",
     "load_batch",
     "load_run",
     "mean_accuracy",
     "node_mloss",
     "node_sums",
+    "progress",
     "recorded",
     "run",
     "save",

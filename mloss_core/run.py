@@ -1,6 +1,7 @@
-"""run(recipe, family): the only orchestrator. Progress is the events it yields.
+"""run(recipe, family, stages=...): the only orchestrator. Progress is the events it yields.
 
-Nothing here holds `no_grad` over a yield: no tensor ever asks for a gradient.
+What a run does is data: a sequence of stages. Nothing here holds `no_grad` over a yield: no tensor
+ever asks for a gradient.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ import dataclasses
 import functools
 import time
 from collections import ChainMap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from .data.calibration import preprocess
-from .errors import BadValue
-from .evaluation.evaluator import STEP, Evaluator
+from .evaluation.evaluator import Evaluator
 from .families.family import Family
 from .hardware import device as devices
 from .hardware.peak import watched
@@ -24,7 +25,7 @@ from .methods import METHODS
 from .methods.emr import TaskModels
 from .methods.keep_rates import measured_blocks
 from .recipe import calibration_of, check, fingerprint, provenance
-from .sweep import Weights, sweep
+from .sweep import Models, Weights, sweep
 from .tensor_cache import TensorCache
 from .types import (
     BlockMerged,
@@ -35,6 +36,7 @@ from .types import (
     Finished,
     MergedModel,
     MergeRecipe,
+    Planned,
     TaskEvaluated,
 )
 from .vit import Tower, chunks
@@ -42,309 +44,318 @@ from .vit import Tower, chunks
 REFERENCES = ("base", "own", "ties", "ensembling")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Merge:
+    """The stage that merges.
+
+    Args:
+        partial: test images per task on which the partial model (merged so far, base beyond) is
+            evaluated after each block; 0 for none.
+        trace: whether BlockInputs come, too.
+    """
+
+    partial: int = 0
+    trace: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluate:
+    """A stage that evaluates whole models on the tasks.
+
+    Args:
+        stage: its name, which its events carry.
+        models: "merged", or of REFERENCES: "base", "own" (each task's own source), "ties" (at the
+            same k) and "ensembling"; or a source by name, on its own task.
+        images: test images per task; None means all.
+    """
+
+    stage: str
+    models: tuple[str, ...]
+    images: int | None = None
+
+
+Stages = Sequence[Merge | Evaluate]
+FULL = Evaluate(stage="full", models=("merged",))
+
+
+def launch(partial: int = 50, quick: int = 100) -> Stages:
+    """A merge that is watched: after every block, at its end, and beside what it stands against."""
+    return (
+        Evaluate(stage="before", models=("base", "own", "ties"), images=partial),
+        Merge(partial=partial),
+        Evaluate(stage="quick", models=("merged",), images=quick),
+        FULL,
+        Evaluate(stage="references", models=REFERENCES),
+    )
+
+
+def live(quick: int = 50) -> Stages:
+    """A merge to look at, not to keep, as soon as can be: on a few images, then on all."""
+    return (Merge(), Evaluate(stage="quick", models=("merged",), images=quick), FULL)
+
+
+def cell(beside: Sequence[str] = ()) -> Stages:
+    """What an experiment needs of a recipe: the whole model on all images, and what is beside."""
+    references = Evaluate(stage="references", models=tuple(beside))
+    return (Merge(), FULL, *([references] if beside else []))
+
+
+def references(models: Sequence[str] = REFERENCES, images: int | None = None) -> Stages:
+    """What merges of these sources are compared with, and no merge."""
+    return (Evaluate(stage="references", models=tuple(models), images=images),)
+
+
+TRACE: Stages = (Merge(trace=True),)
+
+
+@dataclass(kw_only=True)
+class _Run:
+    """What the stages of one run share."""
+
+    recipe: MergeRecipe
+    family: Family
+    device: torch.device
+    calibration: CalibrationBatch | None
+    metadata: dict[str, object]
+    evaluator: Evaluator | None
+    tasks: Sequence[str]
+    cache: TensorCache | None
+    model: MergedModel | None = None
+    merged: Weights = field(default_factory=dict)
+    seconds: float = 0.0
+    peak: int | None = None
+
+    @functools.cached_property
+    def ties(self) -> Tower:
+        """TIES as it is, at the same k: what a merge is compared with."""
+        merged: Weights = {}
+        for _ in sweep(_models(self), ties_of(self.recipe), None, merged):
+            pass
+        return Tower(self.family.model, merged)
+
+
 def run(
     recipe: MergeRecipe,
     family: Family,
     *,
+    stages: Stages | None = None,
     device: str = "auto",
     calibration: CalibrationBatch | None = None,
     evaluator: Evaluator | None = None,
     tasks: Sequence[str] = (),
-    live: int = 50,
-    quick: int = 100,
-) -> Iterator[Event]:
-    """Merges as the recipe says and evaluates along the way.
+    cache: TensorCache | None = None,
+) -> Generator[Event, None, None]:
+    """Merges as the recipe says and evaluates along the way, stage by stage.
+
+    The first event is Planned, the last Finished; each event is a place to stop.
 
     Args:
-        device: "auto", "cpu", "cuda" or "mps".
+        stages: what is done, in order; None means `launch()`.
+        device: "auto", "cpu", "cuda" or "mps"; the evaluator's, if there is one.
         calibration: exactly these images; None draws them as the recipe says.
-        evaluator: of the same family and device, for what it remembers; None starts afresh.
-        tasks: evaluated after every block (the partial model: merged so far, base beyond), at
-            the merge's end, and whole, beside the base, own sources, TIES and the ensemble.
-        live: test images a task after each block.
-        quick: test images a task at the merge's end, before all of them.
+        evaluator: of the same family, for what it remembers; None starts afresh.
+        tasks: evaluated on; stages that evaluate are skipped where there are none.
+        cache: where sources that are merged again and again lie ready; None starts afresh.
 
     Raises:
         InputError: before any work, where the recipe or the files are wrong.
         OutOfMemory: the work did not fit; nothing is kept.
     """
+    family.refresh()
     check(recipe, family)
-    place = devices.choose(device)
+    place = evaluator.device if evaluator else devices.choose(device)
+    stages = launch() if stages is None else stages
     drawn = calibration is None or not measured_blocks(recipe, family.model)
     if drawn:
-        calibration = calibration_of(recipe, family)
+        merges = any(isinstance(stage, Merge) for stage in stages)
+        calibration = calibration_of(recipe, family) if merges else None
     with devices.reported_memory(place.type):
-        yield from _run(recipe, family, place, calibration, drawn, evaluator, tasks, live, quick)
+        if tasks and evaluator is None:
+            evaluator = Evaluator(family, place)
+        work = _Run(
+            recipe=recipe, family=family, device=place, calibration=calibration,
+            metadata=provenance(recipe, family, calibration, drawn),
+            evaluator=evaluator, tasks=tasks, cache=cache,
+        )  # fmt: skip
+        yield from _run(work, stages)
 
 
-def _run(
-    recipe: MergeRecipe,
-    family: Family,
-    device: torch.device,
-    calibration: CalibrationBatch | None,
-    drawn: bool,
-    evaluator: Evaluator | None,
-    tasks: Sequence[str],
-    live: int,
-    quick: int,
-) -> Iterator[Event]:
-    metadata = provenance(recipe, family, calibration, drawn)
-    if tasks and evaluator is None:
-        evaluator = Evaluator(family, device)
-    ties = (
-        functools.cache(functools.partial(tower_of, _twin(recipe), evaluator))
-        if evaluator
-        else None
+def _run(work: _Run, stages: Stages) -> Iterator[Event]:
+    yield Planned(steps=steps(work.recipe, work.family, stages, work.tasks))
+    try:
+        for stage in stages:
+            yield from _merge(work, stage) if isinstance(stage, Merge) else _evaluate(work, stage)
+    except GeneratorExit:  # passed over: what the merged model has embedded is in the way
+        if work.evaluator:
+            work.evaluator.forget(fingerprint(work.metadata))
+        raise
+    yield Finished(
+        weights={name: tensor.cpu() for name, tensor in work.merged.items()} or None,
+        metadata=work.metadata,
+        seconds=work.seconds,
+        device=work.device.type,
+        peak=work.peak,
     )
-    if evaluator:
-        for label in ("base", "own", "ties"):
-            yield from references(evaluator, recipe, tasks, label, live, ties)
-    merged: Weights = {}
-    watch = (evaluator, tasks, live) if evaluator else None
-    model, steps = begin(recipe, family, device, calibration, merged, watch)
-    seconds = 0.0
-    for event in steps:
+
+
+def _models(work: _Run) -> Models:
+    """The base on the device, and the sources with what an earlier merge left of them."""
+    base = work.family.base()
+    sources = [work.family.source(name) for name in work.recipe.sources]
+    cache = (work.cache or TensorCache()).of(base, sources, work.device)
+    weights = base.load(work.device)
+    config = work.family.model
+    return Models(config=config, base=weights, sources=sources, device=work.device, cache=cache)
+
+
+def _merge(work: _Run, stage: Merge) -> Iterator[Event]:
+    """The merge, with the partial model evaluated after each block where the stage says so."""
+    method = METHODS[work.recipe.method]
+    if method.rule is None and not method.per_task:
+        return
+    with watched(work.device) as peak:
+        models = _models(work)
+        if method.per_task:
+            sources = dict(zip(work.recipe.sources, models.sources, strict=True))
+            work.model = TaskModels(models.config, models.base, sources)
+            steps = work.model.unify(work.recipe)
+        else:
+            work.model = Tower(models.config, work.merged)
+            steps = _watched_sweep(work, models, stage)
+        for event in steps:
+            yield event
+            if isinstance(event, BlockScored | BlockMerged):
+                work.seconds += event.seconds
+    work.peak = peak[0] if peak else None
+
+
+def _watched_sweep(work: _Run, models: Models, stage: Merge) -> Iterator[Event]:
+    """The sweep, and after each block the partial model's accuracies if the stage wants them."""
+    batch, stream = work.calibration, None
+    images = preprocess(batch.images, models.config, work.device) if batch else None
+    tower = Tower(models.config, ChainMap(work.merged, models.base))
+    for event in sweep(models, work.recipe, images, work.merged, stage.trace):
         yield event
-        seconds += 0 if isinstance(event, TaskEvaluated) else event.seconds
-    if evaluator:
-        for images in (quick, None):
-            yield from _whole(evaluator, recipe, metadata, model, tasks, images)
-        for label in REFERENCES:
-            yield from references(evaluator, recipe, tasks, label, None, ties)
-    weights = {name: tensor.cpu() for name, tensor in merged.items()} or None
-    yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
+        if work.evaluator and work.tasks and stage.partial and isinstance(event, BlockMerged):
+            if stream is None:
+                pixels = [work.evaluator.pixels(task, 0, stage.partial) for task in work.tasks]
+                stream = tower.embed(torch.cat(pixels))
+            stream = tower.block(event.block, stream)
+            yield from _partial(work.evaluator, tower, stream, event.block, work.tasks, stage)
 
 
-def measured(
-    recipe: MergeRecipe,
+def _partial(
     evaluator: Evaluator,
+    tower: Tower,
+    stream: Tensor,
+    block: int,
     tasks: Sequence[str],
-    beside: Sequence[str] = (),
-) -> Iterator[Event]:
-    """Merges, then evaluates the whole model alone on all of the evaluator's images: what an
-    experiment needs of a recipe.
-
-    Args:
-        beside: references evaluated with it, see `references`.
-
-    Raises:
-        InputError: before any work, where the recipe or the files are wrong.
-    """
-    family, device = evaluator.family, evaluator.device
-    check(recipe, family)
-    calibration = calibration_of(recipe, family)
-    metadata, seconds = provenance(recipe, family, calibration), 0.0
-    with devices.reported_memory(device.type):
-        with watched(device) as peak:
-            model, steps = begin(recipe, family, device, calibration, {})
-            for event in steps:
-                yield event
-                seconds += event.seconds
-        if METHODS[recipe.method].rule is None and not METHODS[recipe.method].per_task:
-            for event in references(evaluator, recipe, tasks, "ensembling", None):
-                if isinstance(event, Embedded):  # a place to stop
-                    yield event
-        yield from _whole(evaluator, recipe, metadata, model, tasks, None)
-        for label in beside:
-            yield from references(evaluator, recipe, tasks, label, None)
-    most = peak[0] if peak and seconds else None  # nothing was merged: nothing was taken
-    yield Finished(weights=None, metadata=metadata, seconds=seconds, device=device.type, peak=most)
-
-
-def _whole(
-    evaluator: Evaluator,
-    recipe: MergeRecipe,
-    metadata: dict[str, object],
-    model: MergedModel,
-    tasks: Sequence[str],
-    images: int | None,
+    stage: Merge,
 ) -> Iterator[TaskEvaluated]:
-    """The finished model's accuracies on the first images, or all, of the tasks it is made for."""
-    for task in judged(recipe, tasks):
-        if recipe.method == "ensembling":
-            event = evaluator.reference(recipe.method, task, recipe.sources, recipe.alpha, images)
-            yield dataclasses.replace(event, model="merged")
-            continue
+    """The partial model's accuracies, from the stream after its last merged block."""
+    start = time.perf_counter()
+    parts = [tower.head(x, block + 1) for x in chunks(stream, tower.family.tokens)]
+    sizes = [len(evaluator.task(task).images[: stage.partial]) for task in tasks]
+    for task, features in zip(tasks, torch.cat(parts).split(sizes), strict=True):
+        event = evaluator.judged("merged", task, features, start, block)
+        yield dataclasses.replace(event, stage="partial")
         start = time.perf_counter()
-        features = evaluator.features(fingerprint(metadata), lambda: model, task, images)
-        yield evaluator.judged("merged", task, features, start)
 
 
-def judged(recipe: MergeRecipe, tasks: Sequence[str]) -> tuple[str, ...]:
-    """The tasks on which the recipe's model can be judged: all, or those whose source is merged
+def _evaluate(work: _Run, stage: Evaluate) -> Iterator[Event]:
+    """The accuracies of whole models; whoever embeds says so, so that each step is a short one."""
+    if work.evaluator is None:
+        return
+    for label in stage.models:
+        tasks = _tasks_of(work.recipe, work.family, work.tasks, label)
+        if label == "merged" and isinstance(work.model, Tower) and stage.images is not None:
+            # All tasks side by side: a few images of one alone would leave threads idle.
+            key, build = _embedder(work, label)
+            work.evaluator.extend(key, build(), dict.fromkeys(tasks, stage.images))
+        for task in tasks:
+            for name in _embedders(work.recipe, work.family, label, task):
+                key, build = _embedder(work, name)
+                for seconds, done, total in work.evaluator.embed(key, build, task, stage.images):
+                    yield Embedded(source=name, task=task, seconds=seconds, done=done, total=total)
+            yield _accuracy(work, work.evaluator, label, task, stage)
+
+
+def _accuracy(
+    work: _Run, evaluator: Evaluator, label: str, task: str, stage: Evaluate
+) -> TaskEvaluated:
+    """The accuracy of a model whose images are embedded."""
+    start, (sources, alpha) = time.perf_counter(), (work.recipe.sources, work.recipe.alpha)
+    members = _embedders(work.recipe, work.family, label, task)
+    if (work.recipe.method == "ensembling" and label == "merged") or label == "ensembling":
+        features = evaluator.ensembled(task, sources, alpha, stage.images)
+    else:
+        features = evaluator.features(*_embedder(work, members[0]), task, stage.images)
+    event = evaluator.judged(label, task, features, start)
+    return dataclasses.replace(event, stage=stage.stage)
+
+
+def _embedders(recipe: MergeRecipe, family: Family, label: str, task: str) -> tuple[str, ...]:
+    """Whose embeddings a model's accuracy on a task takes: sources, "base", "merged", "ties"."""
+    if _is_ensemble(recipe, label):
+        return recipe.sources
+    return (family.own_source(task, recipe.sources),) if label == "own" else (label,)
+
+
+def _is_ensemble(recipe: MergeRecipe, label: str) -> bool:
+    return label == "ensembling" or (label == "merged" and recipe.method == "ensembling")
+
+
+def _embedder(work: _Run, name: str) -> tuple[str, Callable[[], MergedModel]]:
+    """The content's name of what embeds, and what builds it."""
+    config, device = work.family.model, work.device
+    if name == "merged":
+        model = work.model
+        assert model is not None, "a stage that merges comes first"
+        return fingerprint(work.metadata), lambda: model
+    if name == "ties":
+        described = provenance(ties_of(work.recipe), work.family, None)
+        return fingerprint(described), lambda: work.ties
+    checkpoint = work.family.base() if name == "base" else work.family.source(name)
+    return checkpoint.sha256, lambda: Tower(config, checkpoint.load(device))
+
+
+def _tasks_of(
+    recipe: MergeRecipe, family: Family, tasks: Sequence[str], label: str
+) -> tuple[str, ...]:
+    """The tasks on which a model can be evaluated."""
+    if label == "merged":
+        return evaluable_tasks(recipe, tasks)
+    if label == "own":
+        own = family.own_tasks(family.sources)
+        return tuple(task for task in tasks if task in own)
+    if label in family.sources and label not in REFERENCES:
+        return tuple(task for task in tasks if task == family.own_task(label))
+    # TIES is not set beside itself.
+    return () if label == "ties" and recipe.method == "ties" else tuple(tasks)
+
+
+def steps(recipe: MergeRecipe, family: Family, stages: Stages, tasks: Sequence[str] = ()) -> int:
+    """How many steps a run of these stages takes; see `types.progress`."""
+    method, config, total = METHODS[recipe.method], family.model, 1  # the last event
+    for stage in stages:
+        if isinstance(stage, Evaluate):
+            for label in stage.models:
+                of_label = _tasks_of(recipe, family, tasks, label)
+                total += sum(1 + len(_embedders(recipe, family, label, t)) for t in of_label)
+        elif method.rule is not None or method.per_task:
+            scored = len(measured_blocks(recipe, config)) * (1 + stage.trace)
+            partial = len(tasks) if stage.partial and method.rule is not None else 0
+            total += scored + config.blocks * (1 + partial)
+    return total
+
+
+def evaluable_tasks(recipe: MergeRecipe, tasks: Sequence[str]) -> tuple[str, ...]:
+    """The tasks on which the recipe's model can be evaluated: all, or those whose source is merged
     where each task has a model of its own."""
     per_task = METHODS[recipe.method].per_task
     return tuple(task for task in tasks if not per_task or task in recipe.sources)
 
 
-def references(
-    evaluator: Evaluator,
-    recipe: MergeRecipe,
-    tasks: Sequence[str],
-    label: str,
-    images: int | None,
-    ties: Callable[[], Tower] | None = None,
-) -> Iterator[TaskEvaluated | Embedded]:
-    """What a merge is compared with, on each task's first images (None: all).
-
-    Args:
-        label: "base", "own" (each task's own source), "ties" (at the same k) or "ensembling".
-        ties: the TIES model, where somebody keeps it; None merges it when it is needed.
-    """
-    twin = _twin(recipe)
-    build = ties or functools.cache(lambda: tower_of(twin, evaluator))
-    key = fingerprint(provenance(twin, evaluator.family, None)) if label == "ties" else ""
-    for task in tasks:
-        if label == "own" and task not in evaluator.family.own_tasks(evaluator.family.sources):
-            continue
-        for source in recipe.sources if label == "ensembling" else ():
-            for seconds in evaluator.embed(source, task, images):
-                yield Embedded(source=source, task=task, seconds=seconds)
-        if label != "ties":
-            yield evaluator.reference(label, task, recipe.sources, recipe.alpha, images)
-        elif recipe.method != "ties":
-            start = time.perf_counter()
-            yield evaluator.judged(label, task, evaluator.features(key, build, task, images), start)
-
-
-def _twin(recipe: MergeRecipe) -> MergeRecipe:
+def ties_of(recipe: MergeRecipe) -> MergeRecipe:
     """TIES as it is, at the same k: what a merge is compared with."""
     return dataclasses.replace(recipe, method="ties", scope="tensor")
-
-
-Watch = tuple[Evaluator, Sequence[str], int]  # who evaluates a partial model, where, on how many
-
-
-def begin(
-    recipe: MergeRecipe,
-    family: Family,
-    device: torch.device,
-    calibration: CalibrationBatch | None,
-    merged: Weights,
-    watch: Watch | None = None,
-    desk: TensorCache | None = None,
-) -> tuple[MergedModel, Iterator[BlockScored | BlockMerged | TaskEvaluated]]:
-    """The model that a recipe makes, and the steps that make it.
-
-    Args:
-        merged: filled on the way, where one model comes out.
-        desk: what an earlier merge of these sources has left for this one.
-    """
-    if METHODS[recipe.method].per_task:
-        sources = {name: family.source(name) for name in recipe.sources}
-        model = TaskModels(family.model, family.base().load(device), sources)
-        return model, model.unify(recipe)
-    steps = _merge(recipe, family, device, calibration, merged, watch, desk)
-    return Tower(family.model, merged), steps
-
-
-def _merge(
-    recipe: MergeRecipe,
-    family: Family,
-    device: torch.device,
-    calibration: CalibrationBatch | None,
-    merged: Weights,
-    watch: Watch | None = None,
-    desk: TensorCache | None = None,
-) -> Iterator[BlockScored | BlockMerged | TaskEvaluated]:
-    """The sweep, with the partial model evaluated after each block if that is watched."""
-    if METHODS[recipe.method].rule is None:
-        return
-    base = family.base().load(device)
-    sources = [family.source(name) for name in recipe.sources]
-    images = preprocess(calibration.images, family.model, device) if calibration else None
-    tower = Tower(family.model, ChainMap(merged, base))
-    stream = None
-    for event in sweep(family.model, base, sources, recipe, images, merged, desk):
-        yield event
-        if watch and watch[1] and isinstance(event, BlockMerged):
-            evaluator, tasks, live = watch
-            if stream is None:
-                pixels = [evaluator.pixels(task, 0, live) for task in tasks]
-                stream = tower.embed(torch.cat(pixels))
-            stream = tower.block(event.block, stream)
-            yield from _partial(evaluator, tower, stream, event.block, tasks, live)
-
-
-def _partial(
-    evaluator: Evaluator, tower: Tower, stream: Tensor, block: int, tasks: Sequence[str], live: int
-) -> Iterator[TaskEvaluated]:
-    """The partial model's accuracies, from the stream after its last merged block."""
-    start = time.perf_counter()
-    parts = [tower.head(x, block + 1) for x in chunks(stream, tower.family.tokens)]
-    sizes = [len(evaluator.task(task).images[:live]) for task in tasks]
-    for task, features in zip(tasks, torch.cat(parts).split(sizes), strict=True):
-        yield evaluator.judged("merged", task, features, start, block)
-
-
-def tower_of(recipe: MergeRecipe, evaluator: Evaluator) -> Tower:
-    """The merged model of a recipe that needs no images."""
-    merged: Weights = {}
-    for _ in _merge(recipe, evaluator.family, evaluator.device, None, merged):
-        pass
-    return Tower(evaluator.family.model, merged)
-
-
-def live(
-    recipe: MergeRecipe,
-    evaluator: Evaluator,
-    tasks: Sequence[str],
-    *,
-    desk: TensorCache | None = None,
-    first: int = 50,
-) -> Iterator[Event]:
-    """The merge of `run`, to the bit, with nothing evaluated before it is whole, and no references.
-
-    After BlockScored and BlockMerged come TaskEvaluated of every task on the first images, then of
-    each task on all of them, and Finished. Each event, Embedded too, is a place to stop.
-
-    Args:
-        evaluator: of the recipe's family; it remembers the merged model's features.
-        desk: where sources that are merged again and again lie ready; None starts afresh.
-        first: test images a task at first.
-
-    Raises:
-        InputError: before any work, where the recipe or the files are wrong, or the method leaves
-            no single model.
-        OutOfMemory: the work did not fit; nothing is kept.
-    """
-    family, device = evaluator.family, evaluator.device
-    check(recipe, family)
-    if METHODS[recipe.method].rule is None:
-        problem = "leaves no single model to look at"
-        raise BadValue("--method", recipe.method, problem, "launch it, or take another method")
-    calibration = calibration_of(recipe, family)
-    metadata = provenance(recipe, family, calibration)
-    merged: Weights = {}
-    seconds, key = 0.0, fingerprint(metadata)
-    with devices.reported_memory(device.type):
-        at = desk.lay(family, recipe.sources, device) if desk else None
-        model, steps = begin(recipe, family, device, calibration, merged, desk=at)
-        for event in steps:
-            yield event
-            seconds += event.seconds
-        try:
-            yield from _judged(evaluator, key, model, tasks, first)
-        except GeneratorExit:  # a setting that was passed over: what it embedded is in the way
-            evaluator.forget(key)
-            raise
-    weights = {name: tensor.cpu() for name, tensor in merged.items()}
-    yield Finished(weights=weights, metadata=metadata, seconds=seconds, device=device.type)
-
-
-def _judged(
-    evaluator: Evaluator, key: str, model: MergedModel, tasks: Sequence[str], first: int
-) -> Iterator[Event]:
-    """Accuracies on the first images of all tasks, embedded side by side, then on all images."""
-    start = time.perf_counter()
-    evaluator.extend(key, model, {task: first for task in tasks})
-    for images in (first, None):
-        for task in tasks:
-            total = images or len(evaluator.task(task).images)
-            for start_image in range(first, total, STEP):
-                evaluator.extend(key, model, {task: start_image + STEP})
-                yield Embedded(source="merged", task=task, seconds=time.perf_counter() - start)
-                start = time.perf_counter()
-            features = evaluator.features(key, lambda: model, task, images)
-            yield evaluator.judged("merged", task, features, start)
-            start = time.perf_counter()

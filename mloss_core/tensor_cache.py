@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from .checkpoints import read as dialects
 from .checkpoints.image_tower import FLOATS, Checkpoint
-from .families.family import Family
+from .checkpoints.lazy_tensor import FileId
 from .hardware.available import free
 from .trim import SortedMagnitudes, TaskVectors
 
-ROOM = 1 << 30  # bytes that a desk may take
+ROOM = 1 << 30  # bytes that a cache may take
 COPIES = 3  # of each source at the most: its task vector, and its magnitudes in two orders
 
 
-def room(family: Family, sources: int) -> int:
-    """Bytes at the most that so many sources take on a desk; 0 where it has no room for them."""
-    needs = 4 * COPIES * sources * sum(map(math.prod, family.model.shapes().values()))
+def room(shapes: Mapping[str, tuple[int, ...]], sources: int) -> int:
+    """Bytes at the most that so many sources take in a cache; 0 where it has no room for them."""
+    needs = 4 * COPIES * sources * sum(map(math.prod, shapes.values()))
     return needs if needs <= ROOM else 0
 
 
@@ -42,14 +41,15 @@ class TensorCache:
         self._stored: dict[str, list[Tensor]] = {}
         self._ordered: dict[str, SortedMagnitudes] = {}
 
-    def lay(self, family: Family, names: Sequence[str], device: torch.device) -> TensorCache:
-        """The desk on which these sources are merged: itself, or one that keeps nothing where they
-        have no room on it."""
-        files = [family.base(), *(family.source(name) for name in names)]
-        key = (device, *(file.sha256 for file in files))
-        if key != self._of:
+    def of(
+        self, base: Checkpoint, sources: Sequence[Checkpoint], device: torch.device
+    ) -> TensorCache:
+        """The cache for merges of these sources: itself, or one that keeps nothing where they have
+        no room in it."""
+        key = (device, *(checkpoint.sha256 for checkpoint in (base, *sources)))
+        if self.keeps and key != self._of:
             self._of, self._stored, self._ordered = key, {}, {}
-        return self if room(family, len(names)) else TensorCache()
+        return self if self.keeps and room(base.shapes, len(sources)) else TensorCache()
 
     def read(
         self, sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
@@ -62,21 +62,26 @@ class TensorCache:
         return {name: self._stored[name] for name in names}
 
     def vectors(
-        self, name: str, base: Tensor, stored: Sequence[Tensor], thresholds: Sequence[float] | None
+        self,
+        name: str,
+        base: Tensor,
+        stored: Sequence[Tensor],
+        thresholds: Sequence[float] | None,
+        kept: list[int] | None,
     ) -> TaskVectors:
         """The task vectors of a tensor; see `TaskVectors`."""
         if not self.keeps:
-            return TaskVectors(base, stored, thresholds)
+            return TaskVectors(base, stored, thresholds, kept=kept)
         if name not in self._ordered:
             everything = slice(None)
             self._ordered[name] = SortedMagnitudes(
                 TaskVectors(base, stored).part(everything, everything)
             )
-        return TaskVectors(base, stored, thresholds, self._ordered[name])
+        return TaskVectors(base, stored, thresholds, self._ordered[name], kept)
 
 
 SHARE = 0.5  # of a GPU's free memory that sources may take: the rest is for the work
-_kept: dict[tuple[tuple[dialects.FileId, ...], torch.device], dict[str, Tensor]] = {}
+_kept: dict[tuple[tuple[FileId, ...], torch.device], dict[str, Tensor]] = {}
 _lock = threading.Lock()
 
 
@@ -99,7 +104,7 @@ def read(
 def _moved(
     sources: Sequence[Checkpoint], names: Collection[str], device: torch.device
 ) -> list[dict[str, Tensor]]:
-    keys = [(dialects.file_ids(source.path), device) for source in sources]
+    keys = [(source.files, device) for source in sources]
     for other in _kept.keys() - set(keys):  # of an earlier choice, or of a file since changed
         del _kept[other]
     new = {key: source for key, source in zip(keys, sources, strict=True) if key not in _kept}

@@ -37,12 +37,14 @@ class TaskVectors:
         thresholds: each source's least magnitude that is kept, where its whole task vector
             decides it (`global_threshold`); None where this tensor decides.
         ordered: the same vectors, where somebody keeps them.
+        kept: filled with the number of entries that are kept of each piece; None counts nothing.
     """
 
     base: Float[Tensor, "*shape"]
     stored: Sequence[Tensor]
     thresholds: Sequence[float] | None = None
     ordered: SortedMagnitudes | None = None
+    kept: list[int] | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
@@ -119,16 +121,6 @@ class TaskVectors:
         groups = (slice(first, first + size) for first in range(0, len(self.stored), size))
         return torch.cat(list(thread_map(of_group, groups, self.base.device)))
 
-    def reaching(self, limits: Float[Tensor, "sources rows"]) -> float:
-        """Share of the entries, of all sources, that reach their limit: what a trim keeps."""
-
-        def count(rows: slice) -> int:
-            return int((self.part(slice(None), rows).abs() >= limits[:, rows, None]).sum())
-
-        _ = self._whole
-        kept = sum(thread_map(count, self.pieces(), self.base.device))
-        return kept / (self.base.numel() * len(self.stored))
-
 
 def rows_of(tensor: Tensor) -> Tensor:
     """A tensor as rows; a vector, or one number, is a single one."""
@@ -141,14 +133,22 @@ def kept_counts(rates: Float[np.ndarray, " rows"], length: int) -> Int[np.ndarra
 
 
 def trim_(
-    rows: Float[Tensor, "*rows length"], limits: Float[Tensor, "*rows"]
+    rows: Float[Tensor, "*rows length"],
+    limits: Float[Tensor, "*rows"],
+    kept: list[int] | None = None,
 ) -> Float[Tensor, "*rows length"]:
     """Zeroes, in place, what is smaller in magnitude than its row's limit (TIES, step 1).
 
     Equal magnitudes at the threshold are all kept.
+
+    Args:
+        kept: gets the number of entries kept; None counts nothing.
     """
     # Comparing in place gives ones and zeros as floats, at a fraction of a Boolean mask's time.
-    return rows.mul_(rows.abs().ge_(limits[..., None]))
+    mask = rows.abs().ge_(limits[..., None])
+    if kept is not None:
+        kept.append(int(mask.count_nonzero()))
+    return rows.mul_(mask)
 
 
 def thresholds_(

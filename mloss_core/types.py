@@ -7,7 +7,7 @@ Blocks and nodes count from 0.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -197,6 +197,27 @@ class MergedModel(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Planned:
+    """The first event of all work: how many steps follow; see `progress`."""
+
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInputs:
+    """What M-Loss of a block is measured on; the one event whose tensors stay on their device.
+
+    Args:
+        inputs: of the block's c_fc, at the tokens that are measured.
+        layers: each source's c_fc weight and bias.
+    """
+
+    block: int
+    inputs: Float[Tensor, "images tokens width"]
+    layers: Sequence[tuple[Float[Tensor, "nodes width"], Float[Tensor, " nodes"]]]
+
+
+@dataclass(frozen=True, kw_only=True)
 class BlockScored:
     """M-Loss of a block is known; `rates` are the keep rates it leads to, one a node."""
 
@@ -207,7 +228,11 @@ class BlockScored:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMerged:
-    """All tensors of the block are merged; `kept` is the share of c_fc.weight entries kept."""
+    """All tensors of the block are merged.
+
+    Args:
+        kept: share of the sources' c_fc.weight entries that the method kept, counted.
+    """
 
     block: int
     kept: float
@@ -223,6 +248,7 @@ class TaskEvaluated:
         task: name of the task.
         block: last merged block of a partial model (base beyond); None for a whole model.
         hits: for each image whether the answer was correct.
+        stage: of the run that this belongs to, see `run.Evaluate`.
     """
 
     model: str
@@ -230,6 +256,7 @@ class TaskEvaluated:
     block: int | None
     hits: Bool[np.ndarray, " n"]
     seconds: float
+    stage: str = "full"
 
     @property
     def accuracy(self) -> Accuracy:
@@ -239,11 +266,17 @@ class TaskEvaluated:
 
 @dataclass(frozen=True, kw_only=True)
 class Embedded:
-    """A source, or the merged model, has embedded some of a task's images: a place to stop."""
+    """A source, or the merged model, has embedded some of a task's images: a place to stop.
+
+    Args:
+        done, total: images embedded so far, and in all; a step is over where they are equal.
+    """
 
     source: str
     task: str
     seconds: float
+    done: int
+    total: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,4 +299,20 @@ class Finished:
     peak: int | None = None
 
 
-Event = BlockScored | BlockMerged | TaskEvaluated | Embedded | Finished
+Event = Planned | BlockInputs | BlockScored | BlockMerged | TaskEvaluated | Embedded | Finished
+
+
+def progress(events: Iterable[object]) -> float:
+    """Share of the planned steps that are done, from 0 to 1; 0 before anything is planned.
+
+    Each event after the last `Planned` is a step, but for an `Embedded` that is only on its way.
+    """
+    steps, done, part = 0, 0, 0.0
+    for event in events:
+        if isinstance(event, Planned):
+            steps, done, part = event.steps, 0, 0.0
+        elif isinstance(event, Embedded) and event.done < event.total:
+            part = event.done / event.total
+        else:
+            done, part = done + 1, 0.0
+    return min(1.0, (done + part) / steps) if steps else 0.0

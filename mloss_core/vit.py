@@ -85,6 +85,24 @@ class Tower:
             x = self.block(block, x, class_only=block == last)
         return self._norm(x[:, 0], "visual.ln_post") @ self.weights["visual.proj"]
 
+    def block_inputs(
+        self, images: Float[Tensor, "n 3 h w"]
+    ) -> Iterator[Float[Tensor, "n tokens width"]]:
+        """What each block's c_fc sees, block by block.
+
+        Between a yield and the next, the block's weights may change: the stream goes on through
+        whatever they are by then. That is how a merge carries its images along (Algorithm 1, lines
+        24-26), and no block is computed twice.
+        """
+        tokens = self.family.tokens
+        stream = torch.cat([self.embed(chunk) for chunk in chunks(images, tokens)])
+        for block in range(self.family.blocks):
+            stream = torch.cat([self.attend(block, x) for x in chunks(stream, tokens)])
+            inputs = self.mlp_input(block, stream)
+            yield inputs
+            both = zip(chunks(stream, tokens), chunks(inputs, tokens), strict=True)
+            stream = torch.cat([self.mlp(block, x, u) for x, u in both])
+
     def features(
         self, images: Float[Tensor, "n 3 h w"], task: str = ""
     ) -> Float[Tensor, "n embed"]:

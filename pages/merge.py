@@ -36,7 +36,7 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
         st.rerun()
     if recipe is not None:
         said = widgets.memory(recipe, family, len(work.own_tasks(family)))
-        kept = room(family, len(recipe.sources)) if live_job is not None else 0
+        kept = room(family.model.shapes(), len(recipe.sources)) if live_job is not None else 0
         beside = f". Live keeps at most {amount(kept)} more between merges" if kept else ""
         st.caption(f"{said[0].upper()}{said[1:]}{beside}")
         widgets.doubtful(family, recipe.sources)

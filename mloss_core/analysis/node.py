@@ -11,11 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
 
 from ..activations import activation
 from ..errors import BadValue
-from ..mloss import with_interval
+from ..mloss import token_gap, with_interval
 from .compatibility.sets import alphas_of
 from .theory import BlockTheory
 from .trace import TracedBlock
@@ -136,10 +135,8 @@ def _losses(
     h: Float[np.ndarray, "q images tokens"], act: str, alphas: Float[np.ndarray, "sets q"]
 ) -> Float[np.ndarray, "sets images tokens"]:
     """Eq. 4 of every set of sources, token by token."""
-    each = torch.from_numpy(activated_at(h, act))
-    weights, before = torch.from_numpy(alphas), torch.from_numpy(h)
-    merged: Tensor = activation(act)(torch.tensordot(weights, before, 1))
-    return merged.sub_(torch.tensordot(weights, each, 1)).abs_().numpy()
+    gap = token_gap(torch.from_numpy(h)[..., None], act, alphas)
+    return (gap.size / gap.gain).numpy().reshape(len(alphas), *h.shape[1:])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,19 +5,19 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from jaxtyping import Float
 from torch import Tensor
 
-from ..data.calibration import preprocess
 from ..errors import BadValue
 from ..families.family import Family
 from ..hardware import device as devices
+from ..methods.keep_rates import measured_blocks
 from ..mloss import Layer
-from ..recipe import calibration_of, check
-from ..sweep import Weights, sweep
-from ..types import BlockScored, MergeRecipe, NodeScores
+from ..recipe import check
+from ..run import TRACE, run
+from ..types import BlockInputs, BlockScored, MergeRecipe, NodeScores
 
 T = TypeVar("T")
 
@@ -62,21 +62,15 @@ def trace_blocks(
         OutOfMemory: the merge, or `of`, did not fit.
     """
     check(recipe, family)
-    calibration = calibration_of(recipe, family)
-    if calibration is None or recipe.blocks is not None:
+    if not measured_blocks(recipe, family.model) or recipe.blocks is not None:
         problem = "measures no M-Loss, or not of all blocks"
         raise BadValue("--method", recipe.method, problem, "use m-ties on all blocks")
-    place = devices.choose(device)
-    with devices.reported_memory(place.type):
-        images = preprocess(calibration.images, family.model, place)
-        base = family.base().load(place)
-        sources = [family.source(name) for name in recipe.sources]
-        merged: Weights = {}
-        latest: dict[str, Any] = {}
-
-        def look(inputs: Tensor, layers: Sequence[Layer]) -> None:
-            latest.update(inputs=inputs, layers=layers)
-
-        for event in sweep(family.model, base, sources, recipe, images, merged, look=look):
-            if isinstance(event, BlockScored):
-                yield of(TracedBlock(scores=event.scores, **latest))
+    place, block = devices.choose(device), None
+    for event in run(recipe, family, stages=TRACE, device=device):
+        if isinstance(event, BlockInputs):
+            block = event
+        elif isinstance(event, BlockScored) and block is not None:
+            traced = TracedBlock(scores=event.scores, inputs=block.inputs, layers=block.layers)
+            with devices.reported_memory(place.type):
+                result = of(traced)
+            yield result

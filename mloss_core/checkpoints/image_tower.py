@@ -30,8 +30,12 @@ FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 class Checkpoint:
     """An image tower in a file or folder, by open_clip's names. Opening reads no tensor.
 
+    It stays what it was when it was opened; `changed` says whether its files have changed since.
+
     Args:
         name: what messages call it, e.g. "source letters".
+        files: the weight files as they were.
+        tensors: of the tower, read on demand.
         shapes, dtypes: of every tensor (dtypes in safetensors' words, e.g. "F16").
         metadata: our own metadata, empty for others' files.
         dialect: how it is stored (docs/dialects.md).
@@ -41,6 +45,8 @@ class Checkpoint:
 
     name: str
     path: Path
+    files: tuple[dialects.FileId, ...]
+    tensors: Mapping[str, dialects.Stored]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, object]
@@ -52,10 +58,13 @@ class Checkpoint:
     def open(cls, path: Path, name: str) -> Checkpoint:
         """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged."""
         with as_bad_file(name, path):
-            contents = dialects.contents(dialects.file_ids(path))
+            files = dialects.file_ids(path)
+            contents = dialects.contents(files)
         return cls(
             name=name,
             path=path,
+            files=files,
+            tensors=contents.tensors,
             shapes={key: tensor.shape for key, tensor in contents.tensors.items()},
             dtypes={key: tensor.dtype for key, tensor in contents.tensors.items()},
             metadata=contents.metadata,
@@ -89,6 +98,13 @@ class Checkpoint:
         with as_bad_file(self.name, self.path):
             return dialects.read_normalisation(self.path)
 
+    def changed(self) -> bool:
+        """Whether the weight files are no longer those that were opened."""
+        try:
+            return dialects.file_ids(self.path) != self.files
+        except (FormatError, OSError):
+            return True
+
     def audit(self, shapes: Mapping[str, tuple[int, ...]], base: Checkpoint | None = None):
         """Raises BadTensor naming the first tensors whose name, shape or dtype differ.
 
@@ -121,12 +137,7 @@ class Checkpoint:
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""
         with as_bad_file(self.name, self.path):
-            tensors = dialects.contents(dialects.file_ids(self.path)).tensors
-            lent = {PROJECTION} if self.lender else set()
-            missing = [name for name in names if name not in tensors and name not in lent]
-            if missing:
-                raise FormatError(f"no longer holds {missing[0]}")
-            own = {name: tensors[name].fetch() for name in names if name in tensors}
+            own = {name: self.tensors[name].fetch() for name in names if name in self.tensors}
         borrowed = [name for name in names if name not in own]
         return own | self.lender.read(borrowed) if self.lender and borrowed else own
 
@@ -137,7 +148,7 @@ class Checkpoint:
     def check_finite(self) -> None:
         """Raises BadTensor naming a tensor with NaN or infinity; a file is read for it once."""
         with as_bad_file(self.name, self.path):
-            name = _first_not_finite(dialects.file_ids(self.path))
+            name = _first_not_finite(self.files)
         if name is not None:
             problem = f"{name} holds NaN or infinity"
             raise BadTensor(self.name, self.path.name, problem, "train or fetch it again")
@@ -146,7 +157,7 @@ class Checkpoint:
     def sha256(self) -> str:
         """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
         with as_bad_file(self.name, self.path):
-            hashes = [_sha256(at) for at in dialects.file_ids(self.path)]
+            hashes = [_sha256(at) for at in self.files]
         return (
             hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
         )

@@ -92,13 +92,12 @@ class Evaluator:
         cached = of_model.get(name)
         have = 0 if cached is None else len(cached)
         if have < want:
-            if self._built is None or self._built[0] != key:
-                self._built = (key, model())
+            embedder = self._model(key, model)
             size = max(1, PIXELS // (3 * self.family.model.image_size**2))
             parts = [] if cached is None else [cached]
             for start in range(have, want, size):
                 pixels = self.pixels(name, start, min(start + size, want))
-                parts.append(self._built[1].features(pixels, name))
+                parts.append(embedder.features(pixels, name))
             cached = of_model[name] = torch.cat(parts)
         assert cached is not None
         return cached[:want]
@@ -109,17 +108,32 @@ class Evaluator:
         build = lambda: Tower(self.family.model, checkpoint.load(self.device))  # noqa: E731
         return self.features(checkpoint.sha256, build, name, images)
 
-    def embed(self, source: str | None, name: str, images: int | None = None) -> Iterator[float]:
-        """Makes a source's features (None: the base's) known, a few images at a time; yields the
-        seconds of each."""
+    def embed(
+        self, key: str, build: Callable[[], MergedModel], name: str, images: int | None = None
+    ) -> Iterator[tuple[float, int, int]]:
+        """Embeds a task's first images, a few at a time.
+
+        Yields seconds, images embedded so far and in all; once at least, the last time when all
+        are.
+
+        Args:
+            key, build: of the model, as in `features`.
+        """
         total = len(self.task(name).images)
         want = total if images is None else min(images, total)
-        key = (self.family.source(source) if source else self.family.base()).sha256
         have = len(self._features.get(key, {}).get(name, ()))
-        for stop in range(have, want, STEP):
+        for stop in [*range(have + STEP, want, STEP), want]:
             start = time.perf_counter()
-            self.of_file(source, name, min(stop + STEP, want))
-            yield time.perf_counter() - start
+            if have < want:
+                self.extend(key, self._model(key, build), {name: stop})
+            yield time.perf_counter() - start, stop, want
+
+    def _model(self, key: str, build: Callable[[], MergedModel]) -> MergedModel:
+        """The model under that key: the last one, or built anew."""
+        if self._built is None or self._built[0] != key:
+            self._built = None  # before the next one takes as much
+            self._built = (key, build())
+        return self._built[1]
 
     def extend(self, key: str, model: MergedModel, wanted: Mapping[str, int]) -> None:
         """Makes a model's features known of the first images of several tasks, side by side.
@@ -144,28 +158,6 @@ class Evaluator:
     def forget(self, key: str) -> None:
         """Drops what is known of a model that nobody will ask for again."""
         self._features.pop(key, None)
-
-    def reference(
-        self,
-        label: str,
-        name: str,
-        sources: Sequence[str],
-        alpha: Sequence[float],
-        images: int | None = None,
-    ) -> TaskEvaluated:
-        """The base, the task's own source ("own") or the ensemble on a task's first images."""
-        start = time.perf_counter()
-        if label == "ensembling":
-            features = self.ensembled(name, sources, alpha, images)
-        else:
-            source = self.own(name, sources) if label == "own" else None
-            features = self.of_file(source, name, images)
-        return self.judged(label, name, features, start)
-
-    def own(self, name: str, sources: Sequence[str]) -> str:
-        """The first source that was fine-tuned on the task, the given ones before all others."""
-        candidates = (*sources, *self.family.sources)
-        return next(s for s in candidates if self.family.own_task(s) == name)
 
     def ensembled(
         self, name: str, sources: Sequence[str], alpha: Sequence[float], images: int | None = None

@@ -10,7 +10,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,12 +42,15 @@ class Family:
 
     Args:
         sources: names of the sources, in the order of the tasks where they have one.
+        opened: checkpoints opened and audited so far, by source name, the base's None; shared by
+            all who load this folder, and checked for changes by `refresh`.
     """
 
     model: ViTConfig
     folder: Path
     parts: Layout
     sources: tuple[str, ...]
+    opened: dict[str | None, Checkpoint] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -76,6 +79,11 @@ class Family:
         named = (t["name"] for t in self.about["tasks"] if source in t.get("sources", [t["name"]]))
         return next(named, source)
 
+    def own_source(self, task: str, preferred: Iterable[str] = ()) -> str:
+        """The first source that was fine-tuned on the task, preferred ones before others."""
+        candidates = (*preferred, *self.sources)
+        return next(source for source in candidates if self.own_task(source) == task)
+
     def own_tasks(self, sources: Iterable[str]) -> tuple[str, ...]:
         """The tasks that any of these sources was fine-tuned on, in their order."""
         wanted = {self.own_task(source) for source in sources}
@@ -99,22 +107,38 @@ class Family:
         common = {k: v for k, v in settings.items() if k in ("keep", "variation", "scaling")}
         return common | settings.get(method, {})
 
+    def refresh(self) -> None:
+        """Drops the opened checkpoints whose files have changed: one look at each file's stamp."""
+        if None in self.opened and self.opened[None].changed():
+            self.opened.clear()  # sources were audited against it
+        for name in [name for name, checkpoint in self.opened.items() if checkpoint.changed()]:
+            del self.opened[name]
+
     def base(self) -> Checkpoint:
-        """The base model's image tower, audited."""
-        base = _base(self.folder, self.parts)
-        base.audit(self.model.shapes())
-        base.check_finite()
-        return base
+        """The base model's image tower, opened and audited once."""
+        if None not in self.opened:
+            base = _base(self.folder, self.parts)
+            base.audit(self.model.shapes())
+            base.check_finite()
+            self.opened[None] = base
+        return self.opened[None]
 
     def source(self, name: str) -> Checkpoint:
-        """A source's image tower, audited against the base; raises UnknownName, BadTensor."""
+        """A source's image tower, opened and audited against the base once.
+
+        Raises:
+            UnknownName: there is no such source.
+            BadTensor: its tensors differ from the base's.
+        """
         if name not in self.sources:
             raise UnknownName("--sources", name, self.sources)
-        base = self.base()
-        source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
-        source.audit(self.model.shapes(), base)
-        source.check_finite()
-        return source
+        if name not in self.opened:
+            base = self.base()
+            source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
+            source.audit(self.model.shapes(), base)
+            source.check_finite()
+            self.opened[name] = source
+        return self.opened[name]
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
         """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
@@ -152,6 +176,9 @@ class Family:
     def calibration_pool(self) -> Path:
         """The file, or folder of pictures, of unlabeled training images."""
         return self.folder / self.about.get("calibration", "calibration.npz")
+
+
+_LOADED: dict[Path, Family] = {}  # the latest of each folder, for the checkpoints it has opened
 
 
 def roots() -> tuple[Path, ...]:
@@ -192,7 +219,13 @@ def _read(folder: Path) -> Family:
     tasks, sources = task_names(folder, parts), set(parts.sources)
     ordered = [task for task in tasks if task in sources] + sorted(sources - set(tasks))
     model = _model(folder, parts)
-    return Family(model=model, folder=folder, parts=parts, sources=tuple(ordered))
+    former = _LOADED.get(folder)
+    same = former is not None and (former.parts, former.model) == (parts, model)
+    opened = former.opened if former is not None and same else {}
+    family = Family(model=model, folder=folder, parts=parts, sources=tuple(ordered), opened=opened)
+    family.refresh()
+    _LOADED[folder] = family
+    return family
 
 
 def task_names(folder: Path, parts: Layout) -> list[str]:

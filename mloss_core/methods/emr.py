@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping
 
@@ -36,6 +37,7 @@ class TaskModels:
         self.family, self.base, self.sources = family, base, sources
         self.unified: Weights = {}
         self._built: tuple[str, Tower] | None = None
+        self._lock = threading.Lock()
 
     def unify(self, recipe: MergeRecipe) -> Iterator[BlockMerged]:
         """Computes the unified task vector, one event a block; required before `features`."""
@@ -58,10 +60,12 @@ class TaskModels:
             raise BadValue(
                 "task", task, problem, "merge its own source too, or take another method"
             )
-        if self._built is None or self._built[0] != task:
-            self._built = None  # before the next one takes as much
-            self._built = task, Tower(self.family, self.weights(task))
-        return self._built[1].features(images)
+        with self._lock:  # threads that embed images of one task share its model
+            if self._built is None or self._built[0] != task:
+                self._built = None  # before the next one takes as much
+                self._built = task, Tower(self.family, self.weights(task))
+            tower = self._built[1]
+        return tower.features(images)
 
     def _unify(self, names: Collection[str], alpha: Tensor) -> None:
         stored = read(list(self.sources.values()), names, self._device)

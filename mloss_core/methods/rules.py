@@ -42,7 +42,7 @@ def ties(
     """
     limits = vectors.limits(recipe.keep, rates)
     return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge_(trim.trim_(t, limits[:, rows]), alpha)
+        lambda t, rows: trim.elect_and_merge_(trim.trim_(t, limits[:, rows], vectors.kept), alpha)
     )
 
 
@@ -72,8 +72,11 @@ def dare(
     by_row = None if rates is None else vectors.base.new_tensor(np.where(rates > 0, rates, 1))
 
     def dropped(t: Tensor, rows: slice) -> Tensor:
-        kept = t.mul_(masks[:, rows].to(t.device))
-        return kept.div_(keep) if by_row is None else kept.div_(by_row[rows, None])
+        mask = masks[:, rows]
+        if vectors.kept is not None:
+            vectors.kept.append(int(mask.count_nonzero()))
+        t.mul_(mask.to(t.device))
+        return t.div_(keep) if by_row is None else t.div_(by_row[rows, None])
 
     return recipe.scaling * vectors.merged(
         lambda t, rows: trim.elect_and_merge_(dropped(t, rows), alpha)

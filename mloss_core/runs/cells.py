@@ -18,7 +18,8 @@ from ..evaluation.evaluator import Evaluator
 from ..families.family import Family
 from ..methods.keep_rates import measured_blocks
 from ..recipe import calibration_of, recipe_fields
-from ..run import measured
+from ..run import cell as cell_stages
+from ..run import run
 from ..types import Event, MergeRecipe
 from ..version import __version__
 from . import store
@@ -83,7 +84,13 @@ class Lab:
 
     def compute(self, cell: Cell) -> Generator[Event, None, RunRecord]:
         """Measures the cell, recording it as a run; returns its record."""
-        events = measured(cell.recipe, self.evaluators[cell.split], cell.tasks, cell.beside)
+        events = run(
+            cell.recipe,
+            self.family,
+            stages=cell_stages(cell.beside),
+            evaluator=self.evaluators[cell.split],
+            tasks=cell.tasks,
+        )
         facts = {"split": cell.split, "tasks": list(cell.tasks)}
         name = self.id(cell)
         yield from store.recorded(

@@ -10,7 +10,17 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from ..types import BlockMerged, BlockScored, Embedded, Event, Finished, NodeScores, TaskEvaluated
+from ..types import (
+    BlockInputs,
+    BlockMerged,
+    BlockScored,
+    Embedded,
+    Event,
+    Finished,
+    NodeScores,
+    Planned,
+    TaskEvaluated,
+)
 
 Hits = dict[str, dict[str, Bool[np.ndarray, " n"]]]  # model -> task -> image
 
@@ -18,6 +28,10 @@ Hits = dict[str, dict[str, Bool[np.ndarray, " n"]]]  # model -> task -> image
 def event_json(event: Event) -> dict[str, Any]:
     """An event as one JSON object; arrays that are long or binary are left to the run's files."""
     match event:
+        case Planned():
+            return {"event": "Planned", "steps": event.steps}
+        case BlockInputs():
+            raise TypeError("inputs of a block are for whoever traces a merge, not for a log")
         case BlockScored(scores=s):
             mean, low, high = s.mean_interval()
             fields = {"block": s.block, "mean": mean, "low": low, "high": high}
@@ -27,11 +41,13 @@ def event_json(event: Event) -> dict[str, Any]:
             fields = {"block": event.block, "kept": event.kept}
         case TaskEvaluated():
             low, high = event.accuracy.interval()
-            fields = {"model": event.model, "task": event.task, "block": event.block}
+            fields = {"stage": event.stage, "model": event.model}
+            fields |= {"task": event.task, "block": event.block}
             fields |= {"correct": event.accuracy.correct, "total": event.accuracy.total}
             fields |= {"low": low, "high": high}
         case Embedded():
             fields = {"source": event.source, "task": event.task}
+            fields |= {"done": event.done, "total": event.total}
         case Finished():
             fields = {"device": event.device, **event.metadata}
     fields = {k: None if v != v else v for k, v in fields.items()}  # JSON has no NaN

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,6 @@ import streamlit as st
 
 from mloss_core import (
     METHODS,
-    BlockScored,
-    Embedded,
     Family,
     Finished,
     InputError,
@@ -23,20 +21,23 @@ from mloss_core import (
     run,
 )
 from mloss_core.analysis.compatibility.ensemble_gap import ensemble_gap
-from mloss_core.analysis.compatibility.prediction import TRIPLES, sets_of, study
+from mloss_core.analysis.compatibility.prediction import TRIPLES, DropMeasured, sets_of, study
 from mloss_core.analysis.compatibility.sets import compatibility_sets, losses_of_sets
-from mloss_core.analysis.compatibility.sign_conflict import count_signs
+from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, count_signs
 from mloss_core.analysis.leave_one_out import losses_along
 from mloss_core.analysis.theory import theory as measure_theory
 from mloss_core.analysis.trace import TracedBlock, trace_blocks
 from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
-from mloss_core.run import live as merged_live
-from mloss_core.run import references as evaluate_references
+from mloss_core.mloss import SetLosses
+from mloss_core.run import Merge, launch
+from mloss_core.run import live as live_stages
+from mloss_core.run import references as references_stages
 from mloss_core.runs.store import new_id
-from views.jobs import kinds as work
+from mloss_core.types import Planned
 from views.state import session
 from views.state.job_board import GIVES_WAY, Job
 
+Events = Generator[Any, None, None]
 NARROW = 256  # widest model that is measured without being asked
 
 
@@ -52,21 +53,14 @@ def references(family: Family, again: bool = False) -> Job:
     Args:
         again: also if it failed; otherwise every redrawn page would begin what fails again.
     """
-    tasks = own_tasks(family)
-    recipe = recommended(family)
+    tasks, recipe = own_tasks(family), recommended(family)
+    # Those that share a task come one by one, after the first.
+    shared = [s for s in family.sources if s not in tasks and family.own_task(s) in tasks]
+    stages = references_stages(("own", "base", "ties", "ensembling", *shared))
 
-    def events() -> Generator[Any, None, None]:
+    def events() -> Events:
         evaluator = session.evaluator(family.name)
-        for task in tasks:  # a few images at a time: whoever moves a slider waits no longer
-            for source in (evaluator.own(task, family.sources), None):
-                for seconds in evaluator.embed(source, task):
-                    yield Embedded(source=source or "base", task=task, seconds=seconds)
-        for label in ("own", "base", "ties", "ensembling"):
-            yield from evaluate_references(evaluator, recipe, tasks, label, None)
-        for source in family.sources:  # those that share a task, one by one
-            if source not in tasks and (task := family.own_task(source)) in tasks:
-                evaluation = evaluator.reference("own", task, (source,), (1.0,))
-                yield dataclasses.replace(evaluation, model=source)
+        return run(recipe, family, stages=stages, evaluator=evaluator, tasks=tasks)
 
     board, spec = session.board(), _files(family)
     return board.find("references", spec, failed=not again) or board.submit(
@@ -108,14 +102,14 @@ def begin_references(family: Family) -> None:
 def score(family: Family, recipe: MergeRecipe) -> Job:
     """M-Loss of every block along an M-TIES merge of the recipe, recorded as a run."""
 
-    def events() -> Generator[Any, None, None]:
-        whole = recorded(run(recipe, family), recipe, kind="score", keep_model=False)
-        with contextlib.closing(whole) as log:
-            yield from (e for e in log if isinstance(e, BlockScored))
+    def events() -> Events:
+        merge = run(recipe, family, stages=(Merge(),))
+        with contextlib.closing(recorded(merge, recipe, kind="score", keep_model=False)) as log:
+            yield from map(_without_weights, log)
 
     board = session.board()
     return board.find("score", recipe) or board.submit(
-        "score", "M-Loss of every block", events, spec=recipe, steps=family.model.blocks
+        "score", "M-Loss of every block", events, spec=recipe
     )
 
 
@@ -123,33 +117,27 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
     """A merge with live accuracies, recorded as a run; its result is the run's id."""
     tasks, name = own_tasks(family), new_id(recipe)
 
-    def events() -> Generator[Any, None, None]:
+    def events() -> Events:
         evaluator = session.evaluator(family.name)
-        work = run(recipe, family, evaluator=evaluator, tasks=tasks)
+        work = run(recipe, family, stages=launch(), evaluator=evaluator, tasks=tasks)
         with contextlib.closing(recorded(work, recipe, kind="merge", id=name)) as log:
-            for event in log:
-                # The file holds them: a board of jobs must not keep every merged model in memory.
-                yield dataclasses.replace(event, weights=None) if _holds(event) else event
+            yield from map(_without_weights, log)
 
     title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
-    # Events of a run: scored and merged blocks, and an evaluation a task for each of live blocks,
-    # three live references, two of the merge's end, and the whole references.
-    steps = family.model.blocks * (2 + len(tasks)) + (9 + len(recipe.sources)) * len(tasks)
-    return session.board().submit(
-        "merge", title, events, spec=recipe, steps=steps, finish=lambda log: name
-    )
+    return session.board().submit("merge", title, events, spec=recipe, finish=lambda log: name)
 
 
 def live(family: Family, recipe: MergeRecipe) -> Job:
     """A merge to look at, in place of the one asked for before; nothing is recorded."""
-    tasks, board, desk = own_tasks(family), session.board(), session.desk()
+    tasks, board, cache = own_tasks(family), session.board(), session.tensor_cache()
 
-    def events() -> Generator[Any, None, None]:
-        evaluated = 0
-        for event in merged_live(recipe, session.evaluator(family.name), tasks, desk=desk):
-            yield dataclasses.replace(event, weights=None) if _holds(event) else event
-            evaluated += isinstance(event, TaskEvaluated)
-            if isinstance(event, TaskEvaluated) and evaluated == len(tasks):
+    def events() -> Events:
+        quick, evaluator = 0, session.evaluator(family.name)
+        options = {"evaluator": evaluator, "tasks": tasks, "cache": cache}
+        for event in run(recipe, family, stages=live_stages(), **options):
+            yield _without_weights(event)
+            quick += isinstance(event, TaskEvaluated) and event.stage == "quick"
+            if isinstance(event, TaskEvaluated) and quick == len(tasks):
                 yield GIVES_WAY  # to all test images, when nobody waits for anything else
 
     return board.find("live", recipe) or board.replace(
@@ -166,21 +154,22 @@ def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
     """An experiment's cells; what happens within them is only a place to stop."""
     board = session.board()
 
-    def events() -> Generator[Any, None, None]:
+    def events() -> Events:
         evaluator = session.evaluator(family.name)
         lab = Lab(family, evaluator.device, evaluator)
         with contextlib.closing(perform(name, family, recipe, lab=lab)) as log:
+            yield Planned(steps=count(name, family, recipe))
             yield from (event if isinstance(event, CellDone) else None for event in log)
 
-    # Of a cell: scored and merged blocks, evaluated tasks, its end and its record.
-    steps = count(name, family, recipe) * (2 * family.model.blocks + len(recipe.sources) + 2)
     return board.find("experiment", (name, recipe)) or board.submit(
-        "experiment", EXPERIMENTS[name].title, events, spec=(name, recipe), steps=steps
+        "experiment", EXPERIMENTS[name].title, events, spec=(name, recipe)
     )
 
 
-def _holds(event: Any) -> bool:
-    return isinstance(event, Finished) and event.weights is not None
+def _without_weights(event: Any) -> Any:
+    """The event as a board keeps it, which must not hold every merged model in memory."""
+    finished = isinstance(event, Finished)
+    return dataclasses.replace(event, weights=None) if finished else event
 
 
 def theory(family: Family, recipe: MergeRecipe) -> Job:
@@ -189,24 +178,20 @@ def theory(family: Family, recipe: MergeRecipe) -> Job:
     return board.find("theory", recipe) or board.submit(
         "theory",
         "Theory beside measurement, every block",
-        lambda: (block for block in measure_theory(recipe, family)),
+        lambda: _planned(family.model.blocks, measure_theory(recipe, family)),
         spec=recipe,
-        steps=family.model.blocks,
     )
-
-
-Events = Generator[Any, None, None]
 
 
 def measure(family: Family, recipe: MergeRecipe) -> Job:
     """M-Loss of pairs, of the set and of the set without each source; then sign conflicts."""
 
     def events() -> Events:
+        yield Planned(steps=2 * family.model.blocks + 1)
         yield from losses_of_sets(recipe, family, compatibility_sets(recipe))
         yield from count_signs(recipe, family)
 
-    steps = 2 * family.model.blocks + 1
-    return _find_or_submit("compatibility", "Measuring compatibility", events, recipe, steps)
+    return _find_or_submit("compatibility", "Measuring compatibility", events, recipe)
 
 
 def study_recipe(family: Family, sources: Sequence[str], rule: str, **settings: int) -> MergeRecipe:
@@ -224,13 +209,13 @@ def predict(family: Family, recipe: MergeRecipe) -> Job:
     """Every pair and some triples, merged and evaluated."""
 
     def events() -> Events:
-        yield from study(recipe, session.evaluator(family.name), TRIPLES)
+        yield Planned(steps=2 * family.model.blocks + 1 + sets)
+        for event in study(recipe, session.evaluator(family.name), TRIPLES):
+            yield event if isinstance(event, SetLosses | SignsCounted | DropMeasured) else None
 
     sets = len(sets_of(len(recipe.sources), TRIPLES, recipe.seed))
-    # Of every set: its blocks, two evaluations of each member, its end and its drop.
-    steps = 2 * family.model.blocks + 1 + sets * (family.model.blocks + 7)
     title = f"Merging {sets} sets by {METHODS[recipe.method].title}"
-    return _find_or_submit("study", title, events, recipe, steps)
+    return _find_or_submit("study", title, events, recipe)
 
 
 def gap(family: Family, recipe: MergeRecipe, tasks: Sequence[str]) -> Job:
@@ -239,13 +224,18 @@ def gap(family: Family, recipe: MergeRecipe, tasks: Sequence[str]) -> Job:
     def events() -> Events:
         yield from ensemble_gap(recipe, session.evaluator(family.name), tasks)
 
-    steps = 3 * family.model.blocks + (2 + 8 * len(recipe.sources)) * len(tasks)
-    return _find_or_submit("gap", "Measuring the ensemble gap", events, recipe, steps)
+    return _find_or_submit("gap", "Measuring the ensemble gap", events, recipe)
 
 
-def _find_or_submit(kind: str, title: str, events: Any, spec: Any, steps: int) -> Job:
+def _find_or_submit(kind: str, title: str, events: Any, spec: Any) -> Job:
     job = session.board().find(kind, spec)
-    return job or session.board().submit(kind, title, events, spec=spec, steps=steps)
+    return job or session.board().submit(kind, title, events, spec=spec)
+
+
+def _planned(steps: int, events: Iterable[Any]) -> Events:
+    """Events that each are a step, planned before the first."""
+    yield Planned(steps=steps)
+    yield from events
 
 
 KEPT = 2  # blocks that stay looked into: each holds its inputs of all images
@@ -254,7 +244,7 @@ KEPT = 2  # blocks that stay looked into: each holds its inputs of all images
 def factors_job(family: Family, recipe: MergeRecipe) -> Job | None:
     """Both factors of every node, the Theory page's own job."""
     ask = "Measure curvature and variance"
-    return _job_or_button(family, "theory", recipe, ask, lambda: work.theory(family, recipe))
+    return _job_or_button(family, "theory", recipe, ask, lambda: theory(family, recipe))
 
 
 def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
@@ -266,6 +256,7 @@ def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
             return block_data.on_cpu() if block_data.scores.block == block else None
 
         with contextlib.closing(trace_blocks(recipe, family, kept)) as blocks:
+            yield Planned(steps=block + 1)
             for block_data in blocks:
                 yield block_data
                 if block_data is not None:
@@ -273,7 +264,7 @@ def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
 
     def begin() -> Job:
         return session.board().submit(
-            "look", f"Looking into block {block}", events, spec=spec, steps=block + 1,
+            "look", f"Looking into block {block}", events, spec=spec,
             finish=lambda log: log[-1], keep=KEPT,
         )  # fmt: skip
 
@@ -286,8 +277,10 @@ def culprits_job(family: Family, recipe: MergeRecipe) -> Job | None:
     def begin() -> Job:
         return session.board().submit(
             "culprits", "M-Loss without each source",
-            lambda: (block for block in losses_along(recipe, family, compatibility_sets(recipe))),
-            spec=recipe, steps=family.model.blocks,
+            lambda: _planned(
+                family.model.blocks, losses_along(recipe, family, compatibility_sets(recipe))
+            ),
+            spec=recipe,
         )  # fmt: skip
 
     return _job_or_button(family, "culprits", recipe, "Measure M-Loss without each source", begin)
@@ -300,7 +293,7 @@ def map_job(family: Family, recipe: MergeRecipe, what: str) -> Job | None:
         what: the map in words, for the button.
     """
     ask = f"Measure M-Loss {what}"
-    return _job_or_button(family, "score", recipe, ask, lambda: work.score(family, recipe))
+    return _job_or_button(family, "score", recipe, ask, lambda: score(family, recipe))
 
 
 def _job_or_button(
@@ -311,7 +304,7 @@ def _job_or_button(
     job = session.board().last(kind, spec)
     if job is not None and job.state in ("queued", "running", "finished"):
         return job
-    alone = job is None and family.model.width <= work.NARROW
+    alone = job is None and family.model.width <= NARROW
     if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
         job = begin()
         session.head_start(job)

@@ -18,7 +18,7 @@ from mloss_core import (
     mean_accuracy,
     verdict,
 )
-from mloss_core.run import judged
+from mloss_core.run import evaluable_tasks
 from mloss_core.runs.store import Hits, final_hits
 from views.shared import figures
 from views.state.job_board import Job, elapsed
@@ -35,14 +35,14 @@ def live(family: Family, tasks: Sequence[str], job: Job) -> None:
     merged = [e.block for e in events if isinstance(e, BlockMerged)]
     blocks = family.model.blocks
     state = "all blocks merged" if len(merged) == blocks else f"block {len(merged)} of {blocks}"
-    st.progress(len(merged) / blocks, f"{job.title}: {job.state}, {state}, {elapsed(job.seconds)}")
+    st.progress(job.share, f"{job.title}: {job.state}, {state}, {elapsed(job.seconds)}")
     evaluations = [e for e in events if isinstance(e, TaskEvaluated)]
     latest = {(e.model, e.task): e for e in evaluations}
     # Rows of four: where columns stand below each other, tasks keep their order.
     columns = [column for _ in tasks[::4] for column in st.columns(4)]
     for column, task in zip(columns, tasks, strict=False):
         with column:
-            if task in judged(job.spec, tasks):
+            if task in evaluable_tasks(job.spec, tasks):
                 _readout(family.title(task), {m: latest.get((m, task)) for m in ("merged", *NAMES)})
             else:
                 title, why = family.title(task), "its source is not merged"
@@ -203,9 +203,9 @@ def hits_so_far(job: Job, tasks: Sequence[str]) -> Hits:
     nothing before that is known."""
     events = list(job.events)
     whole = [e for e in events if isinstance(e, TaskEvaluated) and e.block is None]
-    hits, tasks = final_hits(events), judged(job.spec, tasks)
-    # The merged model is evaluated on a few images of each task first, then on all.
-    if not tasks or sum(e.model == "merged" for e in whole) < 2 * len(tasks):
+    hits, tasks = final_hits(events), evaluable_tasks(job.spec, tasks)
+    full = {e.task for e in whole if e.model == "merged" and e.stage == "full"}
+    if not tasks or full != set(tasks):
         return {}
     size = {task: len(h) for task, h in hits["merged"].items()}
     common = {m: {t: x for t, x in h.items() if t in size} for m, h in hits.items()}

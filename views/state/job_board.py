@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from mloss_core import MlossError
+from mloss_core.types import Planned, progress
 
 ACTIVE = ("queued", "running")
 GIVES_WAY = object()  # not an event: from here on the job that yields it is idle work
@@ -31,7 +32,6 @@ class Job:
         kind: "merge", "score" or "references".
         title: what people see.
         spec: what was asked for, as the page that asked wants to find it again.
-        steps: how many events of interest there will be, for the progress bar.
         idle: whether it gives way to all other work; also from GIVES_WAY on.
         shown: whether every page tells of it.
     """
@@ -40,9 +40,9 @@ class Job:
     kind: str
     title: str
     spec: Any
-    steps: int
     idle: bool = False
     shown: bool = True
+    planned: Planned | None = None
     events: list[Any] = field(default_factory=list)
     state: str = "queued"
     error: str = ""
@@ -64,8 +64,8 @@ class Job:
 
     @property
     def share(self) -> float:
-        """How much of its steps is done, from 0 to 1."""
-        return min(1.0, len(self.events) / max(1, self.steps))
+        """How much of what its first event planned is done, from 0 to 1."""
+        return progress([self.planned, *self.events]) if self.planned else 0.0
 
     def cancel(self) -> None:
         """Asks the job to stop before its next event; one that waits never begins."""
@@ -107,7 +107,6 @@ class JobBoard:
         events: Callable[[], Generator[Any, None, None]],
         *,
         spec: Any = None,
-        steps: int = 1,
         finish: Callable[[list[Any]], Any] = lambda events: None,
         idle: bool = False,
         shown: bool = True,
@@ -123,7 +122,7 @@ class JobBoard:
             keep: ended jobs of this kind that the board keeps, fewer where their logs are large.
         """
         with self._wake:
-            job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, steps, idle, shown)
+            job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, idle, shown)
             self._jobs[job.id] = job
             # Of each kind: a hundred settings tried on a slider don't push out what was launched.
             ended = [j for j in self._jobs.values() if not j.active and j.kind == kind]
@@ -195,7 +194,9 @@ class JobBoard:
                 for event in log:
                     if event is GIVES_WAY:
                         job.idle = True
-                    else:
+                    elif isinstance(event, Planned):
+                        job.planned = event
+                    elif event is not None:  # None is a place to stop, and nothing else
                         job.events.append(event)
                     while job.idle and not job.cancelled.is_set() and (item := self._urgent_one()):
                         self._do(*item)

@@ -45,8 +45,8 @@ def evaluator(family: str) -> Evaluator:
 
 
 @st.cache_resource(show_spinner=False)
-def desk() -> TensorCache:
-    """Where sources lie that are merged again and again; only the job worker may use it."""
+def tensor_cache() -> TensorCache:
+    """The tensors of sources that are merged again and again; only the job worker may use it."""
     return TensorCache(keeps=True)
 
 

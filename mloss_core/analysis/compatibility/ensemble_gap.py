@@ -16,8 +16,8 @@ from torch import Tensor
 from ...errors import BadValue
 from ...evaluation.evaluator import Evaluator, mean_difference
 from ...recipe import fingerprint
-from ...run import measured
-from ...types import Embedded, Event, Finished, MergeRecipe
+from ...run import cell, run, steps
+from ...types import Event, Finished, MergeRecipe, Planned
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,26 +47,27 @@ def ensemble_gap(
     if not tasks:
         problem = "leave no task with test images to compare on"
         raise BadValue("--sources", ",".join(recipe.sources), problem, "add tasks to the family")
-    keys = {}
-    for method in ("m-ties", "ties"):
-        for event in measured(dataclasses.replace(recipe, method=method), evaluator, tasks):
+    keys, family = {}, evaluator.family
+    merges = [dataclasses.replace(recipe, method=m) for m in ("m-ties", "ties", "ensembling")]
+    total = sum(steps(merge, family, cell(), tasks) for merge in merges)
+    yield Planned(steps=total + len(tasks))
+    for merge in merges:
+        for event in run(merge, family, stages=cell(), evaluator=evaluator, tasks=tasks):
             if isinstance(event, Finished):
-                keys[method] = fingerprint(event.metadata)
-            yield event
+                keys[merge.method] = fingerprint(event.metadata)
+            if not isinstance(event, Planned):
+                yield event
     for task in tasks:
-        for source in recipe.sources:
-            for seconds in evaluator.embed(source, task):
-                yield Embedded(source=source, task=task, seconds=seconds)
         start = time.perf_counter()
         ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
-        embeddings = {m: evaluator.features(key, _never, task) for m, key in keys.items()}
-        m_ties, ties = (_distance(embeddings[m], ensemble) for m in ("m-ties", "ties"))
+        features = {m: evaluator.features(keys[m], _never, task) for m in ("m-ties", "ties")}
+        m_ties, ties = (_distance(features[m], ensemble) for m in ("m-ties", "ties"))
         seconds = time.perf_counter() - start
         yield GapMeasured(task=task, m_ties=m_ties, ties=ties, seconds=seconds)
 
 
 def _never() -> NoReturn:
-    raise AssertionError("the evaluator keeps what `measured` has just embedded")
+    raise AssertionError("the evaluator keeps what the runs have just embedded")
 
 
 def _distance(ours: Tensor, reference: Tensor) -> Float[np.ndarray, " n"]:

@@ -14,9 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from ...architecture import c_fc
 from ...data.calibration import preprocess
@@ -26,7 +24,7 @@ from ...mloss import SetLosses, block_losses, some_tokens, with_interval
 from ...recipe import calibration_of, check
 from ...tensor_cache import read
 from ...types import CalibrationBatch, MergeRecipe
-from ...vit import Tower, chunks
+from ...vit import Tower
 
 Members = tuple[int, ...]  # places of a set's sources among a recipe's
 
@@ -56,30 +54,18 @@ def losses_of_sets(
     with devices.reported_memory(place.type):
         base, files = family.base(), [family.source(name) for name in recipe.sources]
         tower = Tower(family.model, base.load(place))
-        stream = torch.cat(
-            [tower.embed(x) for x in preprocess(batch.images, family.model, place).split(64)]
-        )
-        for block in range(family.model.blocks):
-            start = time.perf_counter()
-            stream = torch.cat([tower.attend(block, x) for x in chunks(stream, stream.shape[1])])
-            inputs = tower.mlp_input(block, stream)
+        images = preprocess(batch.images, family.model, place)
+        start = time.perf_counter()
+        for block, inputs in enumerate(tower.block_inputs(images)):
             names = (c_fc(block) + ".weight", c_fc(block) + ".bias")
             stored = read(files, names, place)
             layers = list(zip(*(stored[name] for name in names), strict=True))
-            measured = inputs
             if recipe.tokens is not None:
-                measured = some_tokens(inputs, recipe.tokens, recipe.seed)
-            per_image = block_losses(measured, layers, family.model.activation, alphas).per_image
+                inputs = some_tokens(inputs, recipe.tokens, recipe.seed)
+            losses = block_losses(inputs, layers, family.model.activation, alphas)
             seconds = time.perf_counter() - start
-            yield SetLosses(block=block, per_image=per_image, seconds=seconds)
-            stream = _after(tower, block, stream, inputs)
-
-
-def _after(tower: Tower, block: int, stream: Tensor, inputs: Tensor) -> Tensor:
-    """The base's stream after its block, a few images at a time."""
-    tokens = stream.shape[1]
-    both = zip(chunks(stream, tokens), chunks(inputs, tokens), strict=True)
-    return torch.cat([tower.mlp(block, x, u) for x, u in both])
+            yield SetLosses(block=block, per_image=losses.per_image, seconds=seconds)
+            start = time.perf_counter()
 
 
 def pairs(sources: int) -> list[Members]:
