@@ -198,8 +198,8 @@ def warmed(family: core.Family) -> core.Evaluator:
     """An evaluator that knows base, own sources, TIES as recommended and ensemble, as the app's
     has a minute after its start."""
     evaluator = core.Evaluator(family, CPU)
-    for label in ("own", "base", "ties", "ensembling"):
-        list(references(evaluator, recipe_of(family), family.sources, label, None))
+    options = {"evaluator": evaluator, "tasks": family.sources}
+    list(core.run(recipe_of(family), family, stages=references(), **options))
     return evaluator
 
 

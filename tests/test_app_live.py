@@ -127,7 +127,7 @@ def test_what_fails_is_said_in_place_and_not_tried_again_by_itself(visit, monkey
     test = settled(visit("merge", "samples=6"))
     before = numbers(test)
     with monkeypatch.context() as broken:
-        broken.setattr(work, "merged_live", failing)
+        broken.setattr(work, "run", failing)
         slider(test, "keep").set_value(0.8).run()
         test = settled(test)
         assert "--keep: no luck" in [error.value for error in test.error]
@@ -157,7 +157,7 @@ def test_a_merge_that_fails_just_when_it_is_drawn_offers_one_button(visit, monke
         job.wait(20)
         drawn(family, recipe, job)
 
-    monkeypatch.setattr(work, "merged_live", late)
+    monkeypatch.setattr(work, "run", late)
     monkeypatch.setattr(live, "_draw", draw)
     test = sound(visit("merge", "samples=6"))
     assert [e.value for e in test.error] == ["--keep: no luck"]

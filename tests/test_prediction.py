@@ -27,9 +27,15 @@ from mloss_core.analysis.compatibility.prediction import (
 from mloss_core.analysis.compatibility.sets import alphas_of, losses_of_sets
 from mloss_core.errors import BadValue
 from mloss_core.evaluation.rank_correlation import correlated, draws_of_models, interval, spearman
-from mloss_core.run import measured
+from mloss_core.run import cell
 
 CPU = torch.device("cpu")
+
+
+def measured(recipe, evaluator, tasks):
+    """The events of an experiment's cell."""
+    family = evaluator.family
+    return run(recipe, family, stages=cell(), evaluator=evaluator, tasks=tasks)
 
 
 def recipe_for(family, method="ties", **changes):
@@ -50,7 +56,7 @@ def test_measured_is_what_run_ends_with(family, method):
     assert ours.keys() == reference.keys() == set(tasks)
     assert all((ours[t] == reference[t]).all() and len(ours[t]) == 12 for t in tasks)
     last = events[-1]
-    assert isinstance(last, Finished) and last.weights is None
+    assert isinstance(last, Finished) and last.weights.keys() == whole[-1].weights.keys()
     assert last.metadata == whole[-1].metadata
     assert all(e.block is None for e in events if isinstance(e, TaskEvaluated))
 
@@ -65,7 +71,7 @@ def test_drops_are_own_minus_merged_accuracy_and_are_kept(family, runs):
     for event in drops:
         names = tuple(family.sources[i] for i in event.members)
         merged = hits_of(measured(dataclasses.replace(recipe, sources=names), evaluator, names))
-        own = {n: evaluator.reference("own", n, names, (0.5, 0.5)).hits for n in names}
+        own = {n: evaluator.judged("own", n, evaluator.of_file(n, n), 0.0).hits for n in names}
         expected = np.mean([own[n].mean() - merged[n].mean() for n in names])
         assert event.drop[0] == pytest.approx(expected) and event.drop[1] <= event.drop[0]
     kept = list_runs(kinds=("cell",))

@@ -27,6 +27,7 @@ from mloss_core import (
     MlossError,
     TaskEvaluated,
     keep_rates,
+    launch,
     list_runs,
     load,
     load_run,
@@ -59,8 +60,8 @@ def events(models):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLOSS_MODELS", str(models))
         family = load("tiny")
-        options = {"evaluator": Evaluator(family, CPU), "tasks": family.tasks[:2], "quick": 7}
-        return list(run(RECIPE, family, device="cpu", **options))
+        options = {"evaluator": Evaluator(family, CPU), "tasks": family.tasks[:2]}
+        return list(run(RECIPE, family, stages=launch(quick=7), **options))
 
 
 def written(events, kind="merge", **options):

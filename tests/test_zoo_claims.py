@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from mloss_core import Family, MergeRecipe, TaskEvaluated
+from mloss_core import Family, MergeRecipe, TaskEvaluated, run
 from mloss_core.analysis.compatibility.sets import Compatibility, compatibility_sets, losses_of_sets
 from mloss_core.analysis.task_vectors import geometry
 from mloss_core.evaluation.evaluator import Evaluator
 from mloss_core.families import family as zoo
-from mloss_core.run import measured, references
+from mloss_core.run import cell, references
 
 CPU = torch.device("cpu")
 QUICK = 100  # pictures a task
@@ -37,6 +37,12 @@ def answers(events) -> Answers:
     return {e.task: e.hits for e in events if isinstance(e, TaskEvaluated)}
 
 
+def measured(recipe: MergeRecipe, evaluator: Evaluator, tasks, stages=None):
+    """The events of an experiment's cell, or of other stages."""
+    stages = cell() if stages is None else stages
+    return run(recipe, evaluator.family, stages=stages, evaluator=evaluator, tasks=tasks)
+
+
 def models_of(family: Family, images: int | None) -> dict[str, Answers]:
     """Base, own sources, ensemble, and merges as recommended, on the source tasks."""
     evaluator, tasks = evaluator_of(family, images), family.own_tasks(family.sources)
@@ -46,7 +52,7 @@ def models_of(family: Family, images: int | None) -> dict[str, Answers]:
         values = family.recommended(method) | {"method": method, "variation": 0.0}
         models[method] = answers(measured(dataclasses.replace(recipe, **values), evaluator, tasks))
     for label in ("base", "own", "ensembling"):
-        models[label] = answers(references(evaluator, recipe, tasks, label, None))
+        models[label] = answers(measured(recipe, evaluator, tasks, references((label,))))
     swapped = zip(family.sources, (*family.sources[1:], family.sources[0]), strict=True)
     models["swapped"] = {
         task: evaluator.judged("own", task, evaluator.of_file(other, task), 0.0).hits
@@ -160,7 +166,7 @@ def test_the_incompatible_pair_fails_and_the_compatible_one_does_not(contrast):
 
     def own(source: str) -> float:
         task = contrast.own_task(source)
-        return evaluator.reference("own", task, (source,), (1.0,)).accuracy.rate
+        return evaluator.judged("own", task, evaluator.of_file(source, task), 0.0).accuracy.rate
 
     def merged(*pair: str) -> float:
         recipe = MergeRecipe(family="contrast", method="simple-average", sources=pair)

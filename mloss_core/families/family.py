@@ -109,9 +109,9 @@ class Family:
 
     def refresh(self) -> None:
         """Drops the opened checkpoints whose files have changed: one look at each file's stamp."""
-        if None in self.opened and self.opened[None].changed():
-            self.opened.clear()  # sources were audited against it
-        for name in [name for name, checkpoint in self.opened.items() if checkpoint.changed()]:
+        changed = [name for name, checkpoint in self.opened.items() if checkpoint.changed()]
+        # Sources were audited against the base.
+        for name in list(self.opened) if None in changed else changed:
             del self.opened[name]
 
     def base(self) -> Checkpoint:

@@ -14,7 +14,7 @@ from mloss_core import Accuracy, Family, MergeRecipe, TaskEvaluated
 from mloss_core.analysis.compatibility.sets import Compatibility, compatibility_sets, losses_of_sets
 from mloss_core.evaluation.evaluator import Evaluator, mean_of
 from mloss_core.families import family as zoo
-from mloss_core.run import measured
+from mloss_core.run import cell, run
 
 SAMPLES = 128
 Interval = tuple[float, float, float]
@@ -44,11 +44,8 @@ def measure_contrast(folder: Path) -> Contrast:
     os.environ["MLOSS_MODELS"] = str(folder.parent)
     family = zoo.load(folder.name)
     evaluator = Evaluator(family, torch.device("cpu"))
-    own = {
-        name: evaluator.reference("own", family.own_task(name), (name,), (1.0,)).accuracy
-        for name in family.sources
-    }
-    base = {name: evaluator.reference("base", name, (), ()).accuracy for name in family.tasks}
+    own = {name: _accuracy(evaluator, name, family.own_task(name)) for name in family.sources}
+    base = {name: _accuracy(evaluator, None, name) for name in family.tasks}
     losses = _losses(family)
     pairs = [
         Pair(
@@ -75,9 +72,15 @@ def _losses(family: Family) -> dict[tuple[str, ...], Interval]:
     return {(a, b): tuple(float(m[i, j]) for m in matrices) for (i, a), (j, b) in pairs}
 
 
+def _accuracy(evaluator: Evaluator, source: str | None, task: str) -> Accuracy:
+    """Of a source, or of the base, on a task's test images."""
+    return evaluator.judged("own", task, evaluator.of_file(source, task), 0.0).accuracy
+
+
 def _merged(evaluator: Evaluator, members: tuple[str, str]) -> Interval:
     """Accuracy of the pair's simple average on the members' own tasks."""
     family = evaluator.family
     recipe = MergeRecipe(family=family.name, method="simple-average", sources=members)
-    events = measured(recipe, evaluator, family.own_tasks(members))
+    tasks = family.own_tasks(members)
+    events = run(recipe, family, stages=cell(), evaluator=evaluator, tasks=tasks)
     return mean_of({e.task: e.accuracy for e in events if isinstance(e, TaskEvaluated)})
