@@ -16,7 +16,7 @@ from .cli import merging as commands
 from .cli import runs as papers
 from .cli.compatibility import compatibility
 from .cli.experiment import experiment
-from .errors import MlossError
+from .errors import InputError, MlossError
 from .families import family as zoo
 from .families.layouts import TOML
 from .families.scaffold import scaffold
@@ -25,12 +25,13 @@ from .hardware import device
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit status. A mistake is one line on stderr."""
+    args = argparse.Namespace()
     try:
         args = arguments.build_parser().parse_args(argv)
         with device.reported_memory(getattr(args, "device", "cpu")):
             COMMANDS[args.command](args)
     except MlossError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {_with_option(error, args)}", file=sys.stderr)
         return error.exit_status
     except KeyboardInterrupt:
         print("error: interrupted; nothing was written", file=sys.stderr)
@@ -39,6 +40,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()  # whoever read our output has gone: nobody to tell
         return 1
     return 0
+
+
+def _with_option(error: MlossError, args: argparse.Namespace) -> str:
+    """The error's line; a field that is an option of the command goes by the option."""
+    if isinstance(error, InputError) and error.field in vars(args):
+        name = "as" if error.field == "format" else error.field.replace("_", "-")
+        return error.named(f"--{name}")
+    return str(error)
 
 
 def list_families(args: argparse.Namespace) -> None:

@@ -312,7 +312,7 @@ def live(
     check(recipe, family)
     if METHODS[recipe.method].rule is None:
         problem = "leaves no single model to look at"
-        raise BadValue("--method", recipe.method, problem, "launch it, or take another method")
+        raise BadValue("method", recipe.method, problem, "launch it, or take another method")
     calibration = calibration_of(recipe, family)
     metadata = provenance(recipe, family, calibration)
     merged: Weights = {}

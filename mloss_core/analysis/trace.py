@@ -65,7 +65,7 @@ def trace_blocks(
     calibration = calibration_of(recipe, family)
     if calibration is None or recipe.blocks is not None:
         problem = "measures no M-Loss, or not of all blocks"
-        raise BadValue("--method", recipe.method, problem, "use m-ties on all blocks")
+        raise BadValue("method", recipe.method, problem, "use m-ties on all blocks")
     place = devices.choose(device)
     with devices.reported_memory(place.type):
         images = preprocess(calibration.images, family.model, place)

@@ -9,11 +9,11 @@ from typing import NoReturn
 import torch
 
 from ..analysis.compatibility.prediction import TRIPLES
-from ..architecture import ViTConfig
-from ..errors import BadValue, InputError, UnknownName
+from ..errors import InputError, UnknownName
 from ..families.family import Family
+from ..fields import FIELDS, WAYS, parse_blocks, parse_weights
 from ..methods import METHODS
-from ..types import CHOICES, MergeRecipe
+from ..types import MergeRecipe
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -119,7 +119,7 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
         ("ranks", "what decides the keep rates, or a control"),
         ("scope", "of TIES' threshold"),
     ):
-        usual, *others = CHOICES[name]
+        usual, *others = FIELDS[name].choices
         help_text = f"{meaning}: {usual} or {', '.join(others)} ({usual})"
         command.add_argument(f"--{name.replace('_', '-')}", default=usual, help=help_text)
     command.add_argument("--sources", default="all", help="names with commas (all)")
@@ -158,50 +158,19 @@ def recipe_of(args: argparse.Namespace, family: Family) -> MergeRecipe:
         keep=args.keep,
         variation=0.0 if unread else args.variation,
         scaling=args.scaling,
-        blocks=parse_blocks(args.blocks, family.model),
+        blocks=parse_blocks(args.blocks, family.model.blocks),
         samples=args.samples,
         seed=args.seed,
         tokens=args.tokens,
         precision=args.precision,
-        **{name: getattr(args, name) for name in CHOICES},
+        **{name: getattr(args, name) for name in WAYS},
     )
-
-
-def parse_blocks(text: str, model: ViTConfig) -> tuple[int, ...] | None:
-    """Block numbers of "all" (None), "none", or a list such as "0,8-10"; raises BadValue."""
-    if text == "all":
-        return None
-    if text == "none":
-        return ()
-    chosen: set[int] = set()
-    for part in text.split(","):
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()):
-            raise BadValue("--blocks", text, f"has a part {part!r}", "write all, none or 0,8-10")
-        low, high = int(first), int(last if dash else first)
-        if high < low:
-            raise BadValue(
-                "--blocks", text, f"has the reversed range {part}", "put the lower first"
-            )
-        if high >= model.blocks:
-            problem = f"names block {high}"
-            raise BadValue("--blocks", text, problem, f"blocks are 0 to {model.blocks - 1}")
-        chosen.update(range(low, high + 1))
-    return tuple(sorted(chosen))
-
-
-def parse_weights(text: str) -> tuple[float, ...]:
-    """Merging weights from numbers with commas; raises BadValue."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise BadValue("--weights", text, "is not numbers with commas", "write 0.5,0.5") from error
 
 
 def parse_dtype(text: str) -> torch.dtype:
     """The dtype of that name; raises UnknownName."""
     if text not in DTYPES:
-        raise UnknownName("--dtype", text, DTYPES)
+        raise UnknownName("dtype", text, DTYPES)
     return DTYPES[text]
 
 
@@ -211,5 +180,5 @@ def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
         return family.tasks
     for name in text.split(","):
         if name not in family.tasks:
-            raise UnknownName("--tasks", name, ("all", *family.tasks))
+            raise UnknownName("tasks", name, ("all", *family.tasks))
     return tuple(dict.fromkeys(text.split(",")))

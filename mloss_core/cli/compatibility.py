@@ -44,7 +44,7 @@ def compatibility(args: argparse.Namespace) -> None:
     check(recipe, family)
     if METHODS[recipe.method].rule is None:
         problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
-        raise BadValue("--method", args.method, problem, remedy)
+        raise BadValue("method", args.method, problem, remedy)
     evaluator = Evaluator(family, devices.choose(args.device))
     m_ties = _recipe(args, family, "m-ties")
     text, rows = judged(recipe, m_ties, evaluator, args.triples, args.json)

@@ -15,6 +15,7 @@ from tqdm import tqdm
 from ..atomic_files import check_output
 from ..checkpoints.image_tower import Checkpoint, convert, save
 from ..data.calibration import load_batch
+from ..errors import BadValue
 from ..evaluation.evaluator import Evaluator, mean_accuracy
 from ..families import family as zoo
 from ..families.sanity import doubts
@@ -51,12 +52,10 @@ def score(args: argparse.Namespace) -> None:
     """Writes every block's node scores to a safetensors file, one tensor `block.<l>` each."""
     args.method = "m-ties"
     if args.blocks == "none":
-        raise arguments.BadValue(
-            "--blocks", "none", "leaves nothing to score", "name a block, or all"
-        )
+        raise BadValue("blocks", "none", "leaves nothing to score", "name a block, or all")
     if args.ranks == "random":
         problem, remedy = "measures no M-Loss", "leave it out, or merge with it"
-        raise arguments.BadValue("--ranks", args.ranks, problem, remedy)
+        raise BadValue("ranks", args.ranks, problem, remedy)
     scores, metadata = [], {}
     for event in _events(args):
         if isinstance(event, BlockScored):
@@ -76,9 +75,9 @@ def merge(args: argparse.Namespace) -> None:
         problem = "leaves several models, nothing to write"
         if METHODS[args.method].per_task:
             problem = "leaves a model a task, no single one to write; the app shows its accuracy"
-        raise arguments.BadValue("--method", args.method, problem, "choose a merging method")
+        raise BadValue("method", args.method, problem, "choose a merging method")
     if args.card:
-        check_output(args.out.with_suffix(".md"), "--card")
+        check_output(args.out.with_suffix(".md"), "card")
     finished = next(event for event in _events(args) if isinstance(event, Finished))
     assert finished.weights is not None
     _write(args, finished.weights, finished.metadata)
@@ -98,7 +97,7 @@ def evaluate(args: argparse.Namespace) -> None:
     if args.model == "base":
         checkpoint = family.base()
     else:
-        checkpoint = Checkpoint.open(arguments.Path(args.model), "--model")
+        checkpoint = Checkpoint.open(arguments.Path(args.model), "model")
         checkpoint = checkpoint.completed(family.base())
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
@@ -161,7 +160,7 @@ def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
     for name, tensor in cast.items():
         if not torch.isfinite(tensor).all():
             problem = f"cannot hold {name}, whose values are too large"
-            raise arguments.BadValue("--dtype", word, problem, "use fp32 or bf16")
+            raise BadValue("dtype", word, problem, "use fp32 or bf16")
     return cast
 
 

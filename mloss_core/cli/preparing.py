@@ -77,7 +77,7 @@ def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[
     chosen = {"all": needed, "none": []}.get(selection, selection.split(","))
     for task in chosen:
         if task not in named:
-            raise UnknownName("--tasks", task, ("all", "none", *named))
+            raise UnknownName("tasks", task, ("all", "none", *named))
     base, root = str(parts.about.get("base", "")), datasets_root(folder)
     if base and (hub.pretrained(base) or not (folder / base).exists()):
         yield base, folder / base, partial(fetch_base, folder, base)

@@ -79,7 +79,7 @@ def _difference(result: Rerun) -> str:
 def export(args: argparse.Namespace) -> None:
     """Writes a run's model as a folder of another library, with its card."""
     if args.format not in FORMATS:
-        raise UnknownName("--as", args.format, FORMATS)
+        raise UnknownName("format", args.format, FORMATS)
     check_output(args.out)
     record = load_run(args.run)
     if record.model is None:
@@ -107,4 +107,4 @@ def write_card(args: argparse.Namespace, finished: Finished) -> None:
             file.write(text)
     except OSError as error:
         problem = f"cannot be written ({error})"
-        raise BadFile("--card", path, problem, "free space or go elsewhere") from error
+        raise BadFile("card", path, problem, "free space or go elsewhere") from error

@@ -109,7 +109,7 @@ class Family:
     def source(self, name: str) -> Checkpoint:
         """A source's image tower, audited against the base; raises UnknownName, BadTensor."""
         if name not in self.sources:
-            raise UnknownName("--sources", name, self.sources)
+            raise UnknownName("sources", name, self.sources)
         base = self.base()
         source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
         source.audit(self.model.shapes(), base)
@@ -143,7 +143,7 @@ class Family:
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""
         if name not in self.tasks:
-            raise UnknownName("--tasks", name, self.tasks)
+            raise UnknownName("tasks", name, self.tasks)
         labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
         size, skipped = self.model.image_size, self.about.get("skip", ())
         return read_task(self.folder, self._task(name), split, size, skipped, **labels)
@@ -180,11 +180,11 @@ def find(name: str) -> Path:
     """The folder of the family of that name; raises BadValue, UnknownName."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         remedy = f"choose from {', '.join(families())}"
-        raise BadValue("--family", name, "is not a plain name but a path or empty", remedy)
+        raise BadValue("family", name, "is not a plain name but a path or empty", remedy)
     for root in roots():
         if is_family(root / name):
             return root / name
-    raise UnknownName("--family", name, families())
+    raise UnknownName("family", name, families())
 
 
 def _read(folder: Path) -> Family:

@@ -46,7 +46,7 @@ def ensemble_gap(
     """
     if not tasks:
         problem = "leave no task with test images to compare on"
-        raise BadValue("--sources", ",".join(recipe.sources), problem, "add tasks to the family")
+        raise BadValue("sources", ",".join(recipe.sources), problem, "add tasks to the family")
     keys = {}
     for method in ("m-ties", "ties"):
         for event in measured(dataclasses.replace(recipe, method=method), evaluator, tasks):
