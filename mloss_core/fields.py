@@ -341,7 +341,7 @@ FIELDS: dict[str, Field] = {
             name="precision",
             label="Precision of the measured products",
             help="Of the products that M-Loss is measured on. bf16 is faster only where the "
-            "processor computes in bf16.",
+            "processor computes in it.",
             default="fp32",
             flag="--precision",
             choices={"fp32": "fp32", "bf16": "bf16"},
@@ -363,7 +363,8 @@ FIELDS: dict[str, Field] = {
         Choice(
             name="scores",
             label="Nodes are ranked by",
-            help="Squares give a few large gaps more say. The heatmap always shows Eq. 4.",
+            help="What ranks the nodes of a block. Squares give a few large gaps more say. The "
+            "heatmap always shows Eq. 4.",
             default="absolute",
             flag="--scores",
             link="loss",
@@ -376,7 +377,8 @@ FIELDS: dict[str, Field] = {
         Choice(
             name="ranks",
             label="Ranks",
-            help="The keep rates are the same in all three; only who gets which differs.",
+            help="What decides which node gets which keep rate. The rates are the same in all "
+            "three; random and reversed ranks are controls.",
             default="m-loss",
             flag="--ranks",
             link="ranks",

@@ -24,13 +24,14 @@ from ..data.benchmarks import benchmarks
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
+from ..places import assets
 from . import download as hub
 from . import heads
 from . import schema as declared
 from .layouts import OWN, TOML, Layout, is_family, layout
 from .tasks import read_prompts, read_task
 
-ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
+ZOO = assets() / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)

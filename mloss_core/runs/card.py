@@ -12,6 +12,7 @@ from ..evaluation.evaluator import mean_of
 from ..families.family import Family, load
 from ..fields import FIELDS
 from ..methods import METHODS
+from ..text_table import markdown_table
 from ..types import Accuracy
 from .record import RunRecord
 
@@ -200,8 +201,7 @@ def _range(mean: float, low: float, high: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+    return markdown_table(heads, [[_plain(cell) for cell in row] for row in rows])
 
 
 def _plain(value: object) -> str:
