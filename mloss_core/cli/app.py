@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -25,9 +26,6 @@ def app(port: int | None, headless: bool) -> None:
     options = ["--server.port", str(port)] if port is not None else []
     options += ["--server.headless", "true"] if headless else []
     line = [sys.executable, "-m", "streamlit", "run", str(script), *options]
-    with subprocess.Popen(line) as server:
-        try:
-            status = server.wait()
-        except KeyboardInterrupt:  # the server has had its own Ctrl-C, and says goodbye
-            status = server.wait()
-    click.get_current_context().exit(status)
+    if os.name == "nt":
+        click.get_current_context().exit(subprocess.call(line))
+    os.execv(sys.executable, line)  # so that whoever ends this process ends the server
