@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from .errors import BadFile
 
 
-def check_output(path: Path, argument: str = "--out", remedy: str = "name another file") -> None:
+def check_output(path: Path, argument: str = "out", remedy: str = "name another file") -> None:
     """Raises BadFile if the output exists or its folder doesn't."""
     try:
         path.lstat()
@@ -34,7 +34,7 @@ def check_output(path: Path, argument: str = "--out", remedy: str = "name anothe
 
 
 @contextmanager
-def written(path: Path, argument: str = "--out") -> Iterator[Path]:
+def written(path: Path, argument: str = "out") -> Iterator[Path]:
     """A temporary path that is renamed to `path` on success and deleted on failure.
 
     Raises:

@@ -8,7 +8,9 @@
     │   └── BadFile            a file that is missing, in the way, or cannot be read
     └── OutOfMemory            the work did not fit; says what would
 
-Each message is one line: the argument, the value found, what is wrong, and what to do.
+Each message is one line: the field, the value given, what is wrong, and what to do. The library
+calls a field by its plain name ("keep"). The command line says the option instead ("--keep"), the
+app its label ("Base keep rate k").
 """
 
 from __future__ import annotations
@@ -23,29 +25,37 @@ class MlossError(Exception):
 
 
 class InputError(MlossError):
-    """Base of errors in what the user gave: an argument, a value or a file.
+    """Base of errors in what the user gave: a field, a value or a file.
 
     Args:
-        argument: what the caller named it, e.g. "--keep" or "calibration".
-        value: the value found there.
+        field: its plain name, e.g. "keep" or "calibration"; or a few words, e.g. "source cats".
+        value: the value that was given.
         problem: what is wrong with it.
         remedy: what to do about it.
     """
 
     exit_status = 2
 
-    def __init__(self, argument: str, value: object, problem: str, remedy: str):
-        self.argument, self.value = argument, value
+    def __init__(self, field: str, value: object, problem: str, remedy: str):
+        self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
+        super().__init__(self.named(field))
+
+    def named(self, name: str) -> str:
+        """The message with another name for the field, such as an option of the command line."""
         # One line whatever the value holds: a file name may contain a newline.
-        text = f"{argument} {shown(value)}: {problem}; {remedy}"
-        super().__init__(" ".join(text.split()))
+        text = f"{name} {shown(self.value)}: {self.problem}; {self.remedy}"
+        return " ".join(text.split())
+
+    def labelled(self, label: str) -> str:
+        """The message as a sentence under the label of a widget."""
+        return " ".join(f"{label}: {shown(self.value)} {self.problem}; {self.remedy}".split())
 
 
 class UnknownName(InputError):
     """A name that is not among those that exist."""
 
-    def __init__(self, argument: str, value: object, choices: Iterable[str]):
-        super().__init__(argument, value, "is not known", f"choose from {', '.join(choices)}")
+    def __init__(self, field: str, value: object, choices: Iterable[str]):
+        super().__init__(field, value, "is not known", f"choose from {', '.join(choices)}")
 
 
 class BadValue(InputError):
@@ -65,7 +75,7 @@ class OutOfMemory(MlossError):
 
     def __init__(self, device: str):
         super().__init__(
-            f"device {device}: out of memory; use fewer --samples or sources, or --device cpu"
+            f"device {device}: out of memory; use fewer calibration images or sources, or the cpu"
         )
 
 

@@ -71,7 +71,7 @@ def too_much(
     if 0 < fitting < recipe.samples:
         remedy = f"take at most {fitting} calibration images"
     elif device.type != "cpu":
-        remedy = "take fewer sources, or --device cpu"
+        remedy = "take fewer sources, or compute on the cpu"
     return (
         f"needs about {amount(needs)} on {device.type}, where {amount(limit)} are free: it may "
         f"fail or slow everything down; {remedy}"

@@ -8,9 +8,10 @@ import json
 from .data.calibration import check_size, draw_batch, draw_pictures
 from .errors import BadValue, UnknownName
 from .families.family import Family
+from .fields import FIELDS, WAYS
 from .methods import METHODS
 from .methods.keep_rates import measured_blocks
-from .types import CHOICES, CalibrationBatch, MergeRecipe
+from .types import CalibrationBatch, MergeRecipe
 from .version import __version__
 
 # Fields that only say how M-Loss is measured.
@@ -20,17 +21,17 @@ MEASURED = ("samples", "tokens", "precision", "inputs_from", "scores")
 def check(recipe: MergeRecipe, family: Family) -> None:
     """Raises InputError if the recipe asks for what the family or the library does not have."""
     if recipe.method not in METHODS:
-        raise UnknownName("--method", recipe.method, METHODS)
+        raise UnknownName("method", recipe.method, METHODS)
     for name in recipe.sources:
         if name not in family.sources:
-            raise UnknownName("--sources", name, family.sources)
+            raise UnknownName("sources", name, family.sources)
     beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]
     if beyond:
         remedy = f"{family.name} has blocks 0 to {family.model.blocks - 1}"
-        raise BadValue("--blocks", beyond[0], "does not exist", remedy)
+        raise BadValue("blocks", beyond[0], "does not exist", remedy)
     if recipe.tokens is not None and recipe.tokens > family.model.tokens:
         problem, remedy = "is more than an image has", f"give at most {family.model.tokens}"
-        raise BadValue("--tokens", recipe.tokens, problem, remedy)
+        raise BadValue("tokens", recipe.tokens, problem, remedy)
 
 
 def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
@@ -49,7 +50,7 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
 def recipe_fields(recipe: MergeRecipe) -> dict[str, object]:
     """The recipe's fields that decide its result, with the merging weights written out."""
     # Choices that are left at their default go without saying, as before there were any.
-    usual = {name for name, choices in CHOICES.items() if getattr(recipe, name) == choices[0]}
+    usual = {name for name in WAYS if getattr(recipe, name) == FIELDS[name].default}
     unmeasured = set(MEASURED) if recipe.ranks == "random" else set()
     read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unmeasured
     fields: dict[str, object] = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}

@@ -16,50 +16,43 @@ import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 
-from .errors import BadValue, UnknownName
+from .errors import BadValue
+from .fields import FIELDS
+
+Z95 = 1.959963984540054
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def check_sources(sources: Sequence[str]) -> None:
     """Raises BadValue unless there are at least two sources, each named once."""
     for name in sources:
         if sources.count(name) > 1:
-            raise BadValue("--sources", name, "is named twice", "name each source once")
+            raise BadValue("sources", name, "is named twice", "name each source once")
     if len(sources) < 2:
         remedy = "merging needs at least two sources"
-        raise BadValue("--sources", ",".join(sources), "is too few", remedy)
+        raise BadValue("sources", ",".join(sources), "is too few", remedy)
 
 
 def check_weights(weights: Sequence[float], sources: int) -> None:
-    """Raises BadValue unless there is one weight a source, none negative, summing to 1."""
+    """Raises BadValue unless there is one weight per source, none negative, summing to 1."""
     shown = ",".join(f"{w:g}" for w in weights)
     if len(weights) != sources:
         problem = f"has another number of weights than the {sources} sources"
-        raise BadValue("--weights", shown, problem, "give one weight a source")
+        raise BadValue("weights", shown, problem, "give one weight a source")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
-        raise BadValue("--weights", shown, "has a negative or non-finite weight", "use 0 to 1")
+        raise BadValue("weights", shown, "has a negative or non-finite weight", "use 0 to 1")
     if abs(math.fsum(weights) - 1) > 1e-6:
         total = f"sums to {math.fsum(weights):g}"
-        raise BadValue("--weights", shown, total, "give weights that sum to 1")
+        raise BadValue("weights", shown, total, "give weights that sum to 1")
 
 
 def check_rates(keep: float, variation: float) -> None:
     """Raises BadValue unless 0 < keep <= 1 and 0 <= variation <= keep."""
-    if not 0 < keep <= 1:
-        raise BadValue("--keep", keep, "is outside (0, 1]", "give a share such as 0.2")
-    if not 0 <= variation <= keep:
-        problem = f"is outside [0, keep] = [0, {keep:g}]"
-        raise BadValue("--variation", variation, problem, "lower it, or raise --keep")
-
-
-Z95 = 1.959963984540054
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-# Words that a field of a recipe may have; the first is the default, the paper's own way.
-CHOICES = {
-    "inputs_from": ("merged", "pretrained"),
-    "scores": ("absolute", "squared"),
-    "ranks": ("m-loss", "random", "reversed"),
-    "scope": ("tensor", "global"),
-}
+    FIELDS["keep"].check(keep)
+    FIELDS["variation"].check(variation)
+    if variation > keep:
+        problem = f"is outside [0, k] = [0, {keep:g}]"
+        raise BadValue("variation", variation, problem, "lower it, or raise the base keep rate k")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,38 +82,27 @@ class MergeRecipe:
     family: str
     method: str
     sources: tuple[str, ...]
-    weights: tuple[float, ...] | None = None
-    keep: float = 0.2
-    variation: float = 0.1
-    scaling: float = 1.0
-    blocks: tuple[int, ...] | None = None
-    samples: int = 128
-    seed: int = 42
-    tokens: int | None = None
-    precision: str = "fp32"
-    inputs_from: str = "merged"
-    scores: str = "absolute"
-    ranks: str = "m-loss"
-    scope: str = "tensor"
+    weights: tuple[float, ...] | None = FIELDS["weights"].default
+    keep: float = FIELDS["keep"].default
+    variation: float = FIELDS["variation"].default
+    scaling: float = FIELDS["scaling"].default
+    blocks: tuple[int, ...] | None = FIELDS["blocks"].default
+    samples: int = FIELDS["samples"].default
+    seed: int = FIELDS["seed"].default
+    tokens: int | None = FIELDS["tokens"].default
+    precision: str = FIELDS["precision"].default
+    inputs_from: str = FIELDS["inputs_from"].default
+    scores: str = FIELDS["scores"].default
+    ranks: str = FIELDS["ranks"].default
+    scope: str = FIELDS["scope"].default
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
         if self.weights is not None:
             check_weights(self.weights, len(self.sources))
+        for name, entry in FIELDS.items():
+            entry.check(getattr(self, name))
         check_rates(self.keep, self.variation)
-        if not math.isfinite(self.scaling):
-            raise BadValue("--scaling", self.scaling, "is not a finite number", "give e.g. 1.0")
-        if self.samples < 1:
-            raise BadValue("--samples", self.samples, "is below 1", "give at least 1 image")
-        if not 0 <= self.seed < 2**63:
-            raise BadValue("--seed", self.seed, "is out of range", "give 0 to 2^63 - 1")
-        if self.tokens is not None and self.tokens < 1:
-            raise BadValue("--tokens", self.tokens, "is below 1", "give 1 or more, or leave it out")
-        if self.precision not in PRECISIONS:
-            raise UnknownName("--precision", self.precision, PRECISIONS)
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise UnknownName(f"--{name.replace('_', '-')}", getattr(self, name), choices)
 
     @property
     def alpha(self) -> tuple[float, ...]:

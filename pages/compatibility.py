@@ -24,8 +24,8 @@ from views.jobs import kinds as work
 from views.jobs import strip
 from views.shared import nav, widgets
 from views.shared.figures import block_means
-from views.state import compatibility_fields as compatibility_choices
 from views.state import session
+from views.state.error_text import error_text
 from views.state.job_board import Job
 
 
@@ -34,12 +34,7 @@ def controls(family: Family) -> MergeRecipe | None:
     views.choose_set(family)
     left, middle, right = st.columns(3, vertical_alignment="bottom")
     with left:
-        widgets.bound(
-            "measure", st.selectbox, "M-Loss of a block",
-            options=list(MEASURES), format_func=lambda m: MEASURES[m][0].upper() + MEASURES[m][1:],
-            help="Eq. 3 is the length of the gap over all nodes of a layer, Eq. 6 the same divided "
-            "by the length of the merged activation, Eq. 4 the mean gap of a node.",
-        )  # fmt: skip
+        widgets.bound("measure", st.selectbox)
     with middle:
         widgets.samples(family)
     with right:
@@ -47,7 +42,7 @@ def controls(family: Family) -> MergeRecipe | None:
     try:
         return session.current_recipe(method="m-ties", blocks=None, variation=0.0, scaling=1.0)
     except InputError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return None
 
 
@@ -158,10 +153,7 @@ def prediction(family: Family) -> None:
         "is own accuracy minus merged accuracy, in points. The **rank correlation** (Spearman's) "
         "is 1 where both put the sets in the same order, 0 where one says nothing of the other."
     )
-    rule = widgets.bound(
-        "rule", st.segmented_control, "Merged by", required=True,
-        options=compatibility_choices.RULES, format_func=lambda name: work.METHODS[name].title,
-    )  # fmt: skip
+    rule = widgets.bound("rule", st.segmented_control)
     problem = views.study_problem(family)
     if problem:
         st.info(problem)

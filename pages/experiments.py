@@ -13,14 +13,12 @@ from views.jobs import strip
 from views.shared import widgets
 from views.state import session
 from views.state.bound import bound
+from views.state.error_text import error_text
 
 
 def choice() -> str:
     """Which experiment."""
-    name = bound(
-        "experiment", st.selectbox, "Experiment", options=list(EXPERIMENTS),
-        format_func=lambda key: f"{EXPERIMENTS[key].title} ({EXPERIMENTS[key].paper})",
-    )  # fmt: skip
+    name = bound("experiment", st.selectbox)
     st.markdown(f"*{EXPERIMENTS[name].question}*")
     return name
 
@@ -30,7 +28,7 @@ def start(family: Family) -> MergeRecipe | None:
     try:
         return session.current_recipe(method="m-ties", blocks=None, ranks="m-loss")
     except InputError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return None
 
 

@@ -18,7 +18,8 @@ from views.jobs import kinds as work
 from views.jobs import strip
 from views.shared import figures, nav, widgets
 from views.shared import theme as looks
-from views.state import link, session
+from views.state import session
+from views.state.error_text import error_text
 from views.state.job_board import Job, elapsed
 
 LABELS = {"raw": "M-Loss (Eq. 4)", "normalised": "normalised M-Loss (Eq. 7)"}
@@ -36,7 +37,7 @@ def controls(family: Family) -> Job | None:
         widgets.tokens(family)
     with middle:
         widgets.seed("Seed of the draw")
-    widgets.worded(
+    widgets.bound(
         "inputs", st.segmented_control, "Measured", explain.MEASURED,
         help="Along: each block sees what the blocks merged before it make of the images. Before: "
         "what the base makes of them, as in the released code. It is a setting of merges, too.",
@@ -46,7 +47,7 @@ def controls(family: Family) -> Job | None:
         plain = {"scores": "absolute", "ranks": "m-loss", "scope": "tensor"}
         recipe = session.current_recipe(method="m-ties", blocks=None, **plain)
     except InputError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return None
     job = session.job_of("score_job")
     clicked = right.button("Compute M-Loss", type="primary", width="stretch")
@@ -72,22 +73,12 @@ def look(family: Family) -> tuple[int, str, str, str]:
     """How to draw it: group size, colours, raw or normalised, picture format."""
     a, b, c, d = st.columns([2, 2, 2, 1])
     with a:
-        group = widgets.bound(
-            "group", st.slider, "Nodes a group", int, str,
-            min_value=1, max_value=min(200, family.model.nodes), step=1,
-            help="Each cell is the mean of so many consecutive nodes; the paper uses 50.",
-        )  # fmt: skip
+        most = min(200, family.model.nodes)
+        group = widgets.bound("group", st.slider, min_value=1, max_value=most, step=1)
     with b:
-        colours = widgets.bound(
-            "colours", st.segmented_control, "Colours", options=link.COLOURS, required=True,
-            help="M-Loss is heavy-tailed: log shows the layers, linear the outliers, rank the "
-            "order. Ticks show real values in all three.",
-        )  # fmt: skip
+        colours = widgets.bound("colours", st.segmented_control)
     with c:
-        scores = widgets.bound(
-            "scores", st.segmented_control, "Scores", options=link.SCORES, required=True,
-            help="Normalised divides each loss by the size of the merged activation (Eq. 7).",
-        )  # fmt: skip
+        scores = widgets.bound("scores", st.segmented_control)
     picture = d.segmented_control(
         "Picture",
         ["png", "svg"],

@@ -9,6 +9,7 @@ from mloss_core.runs import store
 from views.runs import parts as runs
 from views.shared import readouts
 from views.state import session
+from views.state.error_text import error_text
 
 
 def filtered(family: Family) -> list[RunRecord]:
@@ -138,11 +139,11 @@ def show(family: Family) -> None:
             else:
                 show_runs(owner, chosen)
         except InputError as error:
-            st.error(str(error))
+            st.error(error_text(error))
 
 
 st.title("Runs")
 try:
     show(session.current_family())
 except MlossError as error:
-    st.error(str(error))
+    st.error(error_text(error))

@@ -12,6 +12,7 @@ from views.jobs import kinds as work
 from views.jobs import strip
 from views.shared import widgets
 from views.state import session
+from views.state.error_text import error_text
 from views.state.job_board import Job
 from views.theory import parts as theory_readouts
 
@@ -66,7 +67,7 @@ def measurement_job(family: Family) -> Job | None:
     try:
         recipe = session.current_recipe(method="m-ties", blocks=None)
     except InputError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return job
     if family.model.activation not in SMOOTH:
         st.info(

@@ -8,7 +8,7 @@ from test_app_runs import ticked
 from visitor import button, go, link_of, merged, session_recipe, slider, sound, visit, words
 
 from mloss_core import METHODS, list_runs, load
-from mloss_core.types import CHOICES
+from mloss_core.fields import FIELDS, WAYS
 from views.shared import readouts
 
 CONTROLS = {"inputs": "pretrained", "loss": "squared", "ranks": "reversed"}

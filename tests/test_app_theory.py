@@ -16,7 +16,7 @@ from mloss_core.errors import MlossError
 from views.jobs import kinds as work
 from views.shared import figures
 from views.shared import theme as looks
-from views.state import theory_fields as theory_choice
+from views.state import theory_fields
 
 
 def shown(test) -> dict[str, str]:
@@ -74,7 +74,7 @@ def test_bad_links_are_said_and_not_used(visit, link):
     test = visit("theory", link)
     assert any(BAD[link] in w.value for w in test.warning), words(test)
     chosen = test.session_state["chosen"]
-    assert {key: chosen[key] for key in theory_choice.DEFAULTS} == theory_choice.DEFAULTS
+    assert all(chosen[f.name] == f.format(f.default) for f in theory_fields.FIELDS)
 
 
 @pytest.mark.parametrize("link", ["theory_k=900", "theory_s=0.001", "theory_q=60", "theory_s=99"])

@@ -21,9 +21,9 @@ def test_auto_takes_the_best_there_is(monkeypatch):
 
 def test_absent_and_unknown_devices_are_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(BadValue, match=r"--device cuda.*not on this machine"):
+    with pytest.raises(BadValue, match=r"device cuda.*not on this machine"):
         device.choose("cuda")
-    with pytest.raises(UnknownName, match=r"--device tpu.*auto, cpu"):
+    with pytest.raises(UnknownName, match=r"device tpu.*auto, cpu"):
         device.choose("tpu")
 
 

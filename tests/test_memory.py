@@ -73,7 +73,7 @@ def test_what_does_not_fit_is_said_with_what_would(recipe, family):
     assert needed(dataclasses.replace(recipe, samples=fitting + 1), family, CPU) > limit
     said = too_much(many, family, CPU, limit)
     assert said and f"take at most {fitting} calibration images" in said
-    for device, remedy in ((CPU, "free some memory"), (CUDA, "--device cpu")):
+    for device, remedy in ((CPU, "free some memory"), (CUDA, "compute on the cpu")):
         said = too_much(many, family, device, limit=0)
         assert said and remedy in said and "0.1 GB are free" in said
 

@@ -29,11 +29,11 @@ from mloss_core.checkpoints.image_tower import Checkpoint
 from mloss_core.data.calibration import preprocess
 from mloss_core.errors import BadValue, OutOfMemory, UnknownName
 from mloss_core.evaluation.evaluator import hits
+from mloss_core.fields import FIELDS, WAYS
 from mloss_core.methods.emr import TaskModels
 from mloss_core.methods.keep_rates import node_rates
 from mloss_core.recipe import calibration_of
 from mloss_core.sweep import Models, sweep
-from mloss_core.types import CHOICES
 
 CPU = torch.device("cpu")
 
@@ -316,7 +316,7 @@ def test_a_merge_is_compared_with_plain_ties_whatever_its_scope(family):
 
 def test_the_first_choice_is_the_default(family):
     recipe = recipe_for(family)
-    assert all(getattr(recipe, name) == choices[0] for name, choices in CHOICES.items())
+    assert all(getattr(recipe, name) == next(iter(FIELDS[name].choices)) for name in WAYS)
 
 
 def test_missing_scores_are_an_error(family):

@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mloss_core.architecture import ViTConfig
-from mloss_core.cli.arguments import parse_blocks
+from mloss_core.fields import parse_blocks
 from views.heatmap import pointing
 from views.shared import figures
 from views.state import selection
@@ -55,11 +54,7 @@ def test_only_so_many_steps_are_kept():
 
 @given(CHOICES, st.integers(COUNT, COUNT + 3))
 def test_the_text_of_a_choice_is_read_back(blocks, count):
-    model = ViTConfig(
-        name="any", blocks=count, width=8, heads=2, nodes=16, activation="gelu",
-        image_size=16, patch_size=8, embed_dim=8, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
-    )  # fmt: skip
-    parsed = parse_blocks(selection.text(blocks, count), model)
+    parsed = parse_blocks(selection.text(blocks, count), count)
     assert (tuple(range(count)) if parsed is None else parsed) == tuple(sorted(blocks))
 
 

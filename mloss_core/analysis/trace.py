@@ -64,7 +64,7 @@ def trace_blocks(
     check(recipe, family)
     if not measured_blocks(recipe, family.model) or recipe.blocks is not None:
         problem = "measures no M-Loss, or not of all blocks"
-        raise BadValue("--method", recipe.method, problem, "use m-ties on all blocks")
+        raise BadValue("method", recipe.method, problem, "use m-ties on all blocks")
     place, block = devices.choose(device), None
     for event in run(recipe, family, stages=TRACE, device=device):
         if isinstance(event, BlockInputs):

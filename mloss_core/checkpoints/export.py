@@ -60,7 +60,7 @@ def write_folder(
         aside.rename(folder)
     except (OSError, SafetensorError) as error:
         problem = f"cannot be written ({error})"
-        raise BadFile("--out", folder, problem, "free space or go elsewhere") from error
+        raise BadFile("out", folder, problem, "free space or go elsewhere") from error
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

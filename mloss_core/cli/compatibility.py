@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
@@ -14,6 +15,7 @@ from tqdm import tqdm
 from ..analysis.compatibility import report, words
 from ..analysis.compatibility.ensemble_gap import GapMeasured, ensemble_gap
 from ..analysis.compatibility.prediction import (
+    TRIPLES,
     DropMeasured,
     Study,
     check_studied,
@@ -33,25 +35,56 @@ from ..hardware import device as devices
 from ..methods import METHODS
 from ..recipe import check
 from ..types import MergeRecipe
+from .options import (
+    command,
+    device_option,
+    family_option,
+    out_option,
+    parse_sources,
+    setting,
+    sources_option,
+    varied,
+)
 
 
-def compatibility(args: argparse.Namespace) -> None:
-    """Prints the section of the findings in Markdown, or every number as JSON lines."""
-    if args.out:
-        check_output(args.out)
-    family = zoo.load(args.family)
-    recipe = _recipe(args, family, args.method)
-    check(recipe, family)
+@command()
+@family_option
+@sources_option
+@setting("method", "ties")
+@varied("keep", "variation", "scaling")
+@setting("samples")
+@setting("seed")
+@click.option(
+    "--triples", type=int, default=TRIPLES, metavar="NUMBER",
+    help=f"Random triples that are merged beside all pairs.  [default: {TRIPLES}]",
+)  # fmt: skip
+@device_option
+@out_option("Also write the section to this Markdown file.")
+def compatibility(
+    family: str,
+    method: str,
+    triples: int,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    **settings: Any,
+) -> None:
+    """Measures whether M-Loss predicts what merges of three or more sources lose."""
+    if out:
+        check_output(out)
+    models = zoo.load(family)
+    recipe = _recipe(models, method, settings)
+    check(recipe, models)
     if METHODS[recipe.method].rule is None:
         problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
-        raise BadValue("--method", args.method, problem, remedy)
-    evaluator = Evaluator(family, devices.choose(args.device))
-    m_ties = _recipe(args, family, "m-ties")
-    text, rows = judged(recipe, m_ties, evaluator, args.triples, args.json)
-    if args.out:
-        with written(args.out) as aside:
+        raise BadValue("method", method, problem, remedy)
+    evaluator = Evaluator(models, devices.choose(device))
+    m_ties = _recipe(models, "m-ties", settings)
+    text, rows = judged(recipe, m_ties, evaluator, triples, as_json)
+    if out:
+        with written(out) as aside:
             aside.write_text(text, encoding="utf-8")
-    if args.json:
+    if as_json:
         _print_rows(*rows)
     else:
         print(text, end="")
@@ -91,17 +124,14 @@ def judged(
     return text, (set_losses, moved, signs, outcomes, gaps)
 
 
-def _recipe(args: argparse.Namespace, family: Family, method: str) -> MergeRecipe:
+def _recipe(family: Family, method: str, settings: Mapping[str, Any]) -> MergeRecipe:
     """The recipe of a method: the family's recommended settings, unless others are given."""
-    given = {k: v for k in ("keep", "scaling") if (v := getattr(args, k)) is not None}
+    given = {name: value for name, value in settings.items() if value is not None}
+    given["sources"] = parse_sources(given["sources"], family)
     values: dict[str, Any] = {"variation": 0.0} | family.recommended(method) | given
     if method != "m-ties":
         values["variation"] = 0.0
-    elif args.variation is not None:
-        values["variation"] = args.variation
-    sources = family.sources if args.sources == "all" else tuple(args.sources.split(","))
-    fields: dict[str, Any] = {"sources": sources, "samples": args.samples, "seed": args.seed}
-    return MergeRecipe(family=family.name, method=method, **fields, **values)
+    return MergeRecipe(family=family.name, method=method, **values)
 
 
 def _shown(as_json: bool, events: Iterator[Any], total: int, unit: str) -> Iterator[Any]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import click
 from tqdm import tqdm
 
 from ..analysis.compatibility.prediction import LEAST, TRIPLES
@@ -19,33 +20,54 @@ from ..experiments.report import report, section
 from ..experiments.tables import rows
 from ..families import family as zoo
 from ..families.family import Family
-from ..hardware import device
+from ..hardware import device as devices
 from ..runs.cells import Lab
 from ..types import MergeRecipe
 from .compatibility import judged
+from .options import (
+    command,
+    device_option,
+    family_option,
+    out_option,
+    parse_sources,
+    setting,
+    sources_option,
+    varied,
+)
 
 
-def experiment(args: argparse.Namespace) -> None:
-    """Measures one experiment, or all, and prints its Markdown or writes it to --out."""
-    if args.name not in (*EXPERIMENTS, "all"):
-        raise UnknownName("experiment", args.name, (*EXPERIMENTS, "all"))
-    if args.out is not None:
-        check_output(args.out)
-    family = zoo.load(args.family)
-    start = _start(args, family)
-    lab = Lab(family, device.choose(args.device))
-    names = list(EXPERIMENTS) if args.name == "all" else [args.name]
-    outcomes = {name: list(_measured(name, family, start, lab, args.json)) for name in names}
-    place = lab.device.type
-    if args.name == "all":
-        text = report(family, start, outcomes, place) + _mergeability(start, lab, args.json)
+@command()
+@click.argument("name", metavar="NAME")
+@family_option
+@sources_option
+@varied("keep", "variation", "scaling")
+@setting("samples", None, "128")
+@setting("seed", None, "42")
+@device_option
+@out_option("The Markdown file to write.")
+def experiment(
+    name: str, family: str, device: str, out: Path | None, as_json: bool, **settings: Any
+) -> None:
+    """Redoes a table of the paper, or all of them, and prints it in Markdown."""
+    if name not in (*EXPERIMENTS, "all"):
+        raise UnknownName("experiment", name, (*EXPERIMENTS, "all"))
+    if out is not None:
+        check_output(out)
+    models = zoo.load(family)
+    start = _start(models, settings)
+    lab = Lab(models, devices.choose(device))
+    names = list(EXPERIMENTS) if name == "all" else [name]
+    outcomes = {n: list(_measured(n, models, start, lab, as_json)) for n in names}
+    if name == "all":
+        text = report(models, start, outcomes, lab.device.type)
+        text += _mergeability(start, lab, as_json)
     else:
-        text = "\n\n".join(section(args.name, family, outcomes[args.name])) + "\n"
-    if args.out is not None:
-        with written(args.out) as aside:
+        text = "\n\n".join(section(name, models, outcomes[name])) + "\n"
+    if out is not None:
+        with written(out) as aside:
             aside.write_text(text, encoding="utf-8")
-    if not args.json:
-        print(text if args.out is None else f"wrote {args.out}")
+    if not as_json:
+        print(text if out is None else f"wrote {out}")
 
 
 def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
@@ -60,15 +82,12 @@ def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
     return "\n" + judged(ties, start, lab.evaluators["test"], TRIPLES, as_json)[0]
 
 
-def _start(args: argparse.Namespace, family: Family) -> MergeRecipe:
-    """The recipe that experiments vary: the family's recommended one, changed by the arguments."""
-    changes: dict[str, Any] = {
-        name: getattr(args, name)
-        for name in ("keep", "variation", "scaling", "samples", "seed")
-        if getattr(args, name) is not None
-    }
-    if args.sources != "all":
-        changes["sources"] = tuple(args.sources.split(","))
+def _start(family: Family, settings: Mapping[str, Any]) -> MergeRecipe:
+    """The recipe that experiments vary: the family's recommended one, changed by the options."""
+    changes = {name: value for name, value in settings.items() if value is not None}
+    sources = changes.pop("sources")
+    if sources != "all":
+        changes["sources"] = parse_sources(sources, family)
     return start_recipe(family, **changes)
 
 

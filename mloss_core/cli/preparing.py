@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import sys
@@ -10,6 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+import click
 from tqdm import tqdm
 
 from ..data.datasets import datasets_root
@@ -21,47 +21,61 @@ from ..families.heads import FILE, make_heads
 from ..families.layouts import TOML, layout
 from ..families.pool import FILE as POOL
 from ..families.pool import make_pool
+from .options import command, family_argument
 
 
-def heads(args: argparse.Namespace) -> None:
-    """Writes heads.safetensors into the family's folder."""
-    family = zoo.load(args.family)
-    loose = family.parts.heads
-    prompts = {task: family.prompts(task) for task in family.tasks if task not in loose}
-    if not prompts or family.text_file is None:
+@command()
+@family_argument
+def heads(family: str, as_json: bool) -> None:
+    """Makes zero-shot heads from the base's text tower."""
+    models = zoo.load(family)
+    loose = models.parts.heads
+    prompts = {task: models.prompts(task) for task in models.tasks if task not in loose}
+    if not prompts or models.text_file is None:
         problem = "has no task that lacks a head"
-        raise BadFile("family", family.folder, problem, f"name tasks in its {TOML}")
-    path, total = family.folder / FILE, sum(len(p.classes) for p in prompts.values())
-    activation, width = family.model.activation, family.model.embed_dim
-    with tqdm(total=total, unit="class", disable=args.json or None, leave=False) as bar:
-        steps = make_heads(path, family.name, prompts, family.text_file, activation, width)
+        raise BadFile("family", models.folder, problem, f"name tasks in its {TOML}")
+    path, total = models.folder / FILE, sum(len(p.classes) for p in prompts.values())
+    activation, width = models.model.activation, models.model.embed_dim
+    with tqdm(total=total, unit="class", disable=as_json or None, leave=False) as bar:
+        steps = make_heads(path, models.name, prompts, models.text_file, activation, width)
         for done in steps:
             bar.update(done - bar.n)
-    if args.json:
+    if as_json:
         print(json.dumps({"written": str(path), "tasks": list(prompts), "classes": total}))
     else:
         print(f"made heads of {len(prompts)} tasks, {total} classes -> {path}")
 
 
-def pool(args: argparse.Namespace) -> None:
-    """Writes calibration.npz into the family's folder."""
-    family = zoo.load(args.family)
-    steps = make_pool(family, args.each)
-    done = list(tqdm(steps, unit="task", disable=args.json or None, leave=False))
-    path = family.folder / POOL
-    if args.json:
+@command()
+@family_argument
+@click.option(
+    "--each", type=int, default=64, metavar="IMAGES", help="Images of each task.  [default: 64]"
+)
+def pool(family: str, each: int, as_json: bool) -> None:
+    """Makes calibration images from the tasks' validation images."""
+    models = zoo.load(family)
+    steps = make_pool(models, each)
+    done = list(tqdm(steps, unit="task", disable=as_json or None, leave=False))
+    path = models.folder / POOL
+    if as_json:
         print(json.dumps({"written": str(path), "tasks": done}))
     else:
-        print(f"took up to {args.each} images of each of {len(done)} tasks -> {path}")
+        print(f"took up to {each} images of each of {len(done)} tasks -> {path}")
 
 
-def fetch(args: argparse.Namespace) -> None:
-    """Downloads the base by open_clip's name, where the family has one, and its datasets."""
-    folder = zoo.find(args.family)
-    for what, place, get in _wanted(folder, args.tasks):
+@command()
+@family_argument
+@click.option(
+    "--tasks", default="all", metavar="NAMES",
+    help="all, none, or names with commas.  [default: all]",
+)  # fmt: skip
+def fetch(family: str, tasks: str, as_json: bool) -> None:
+    """Downloads a family's base and the datasets of its tasks."""
+    folder = zoo.find(family)
+    for what, place, get in _wanted(folder, tasks):
         with contextlib.redirect_stdout(sys.stderr):  # torchvision prints what it does
             new = get()
-        if args.json:
+        if as_json:
             print(json.dumps({"fetched": what, "place": str(place), "new": new}), flush=True)
         else:
             print(f"{what:16} {'fetched' if new else 'was there'} -> {place}", flush=True)
@@ -77,7 +91,7 @@ def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[
     chosen = {"all": needed, "none": []}.get(selection, selection.split(","))
     for task in chosen:
         if task not in named:
-            raise UnknownName("--tasks", task, ("all", "none", *named))
+            raise UnknownName("tasks", task, ("all", "none", *named))
     base, root = str(parts.about.get("base", "")), datasets_root(folder)
     if base and (hub.pretrained(base) or not (folder / base).exists()):
         yield base, folder / base, partial(fetch_base, folder, base)

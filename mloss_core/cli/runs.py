@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
+from pathlib import Path
 
+import click
 from safetensors.torch import load_file
 from tqdm import tqdm
 
@@ -19,24 +20,29 @@ from ..runs.rerun import Rerun, again, checked, compare
 from ..runs.store import load_run
 from ..runs.write import versions
 from ..types import BlockMerged, Finished
+from .options import command, device_option, out_option
 
 FORMATS = ("hugging-face",)
 SHOWN = 10  # differing tensors that are named
 
 
-def rerun(args: argparse.Namespace) -> None:
-    """Repeats a finished run and compares the bytes; raises MlossError where they differ."""
-    record = load_run(args.run)
+RUN = click.argument("run", metavar="RUN")
+
+
+@command()
+@RUN
+@device_option
+def rerun(run: str, device: str, as_json: bool) -> None:
+    """Does a finished run again and compares the bytes."""
+    record = load_run(run)
     family = checked(record)
     events = []
-    with tqdm(
-        total=family.model.blocks, unit="block", disable=args.json or None, leave=False
-    ) as bar:
-        for event in again(record, family, args.device):
+    with tqdm(total=family.model.blocks, unit="block", disable=as_json or None, leave=False) as bar:
+        for event in again(record, family, device):
             events.append(event)
             bar.update(isinstance(event, BlockMerged))
     result = compare(record, events)
-    if args.json:
+    if as_json:
         differing = {k: v if math.isfinite(v) else None for k, v in result.differing.items()}
         row = {**vars(result), "run": record.id, "agrees": result.agrees, "differing": differing}
         print(json.dumps(row))
@@ -76,35 +82,42 @@ def _difference(result: Rerun) -> str:
     return f"{', '.join(words)}; use the versions and the device of the run to compare"
 
 
-def export(args: argparse.Namespace) -> None:
+@command()
+@RUN
+@out_option("The folder to write.", required=True)
+@click.option(
+    "--as", "format", default="hugging-face", metavar="NAME",
+    help="hugging-face, the only one yet.  [default: hugging-face]",
+)  # fmt: skip
+def export(run: str, out: Path, format: str, as_json: bool) -> None:
     """Writes a run's model as a folder of another library, with its card."""
-    if args.format not in FORMATS:
-        raise UnknownName("--as", args.format, FORMATS)
-    check_output(args.out)
-    record = load_run(args.run)
+    if format not in FORMATS:
+        raise UnknownName("format", format, FORMATS)
+    check_output(out)
+    record = load_run(run)
     if record.model is None:
         problem = "holds no merged model"
-        raise BadFile("run", args.run, problem, "choose a finished merge that left one model")
+        raise BadFile("run", run, problem, "choose a finished merge that left one model")
     family = zoo.load(record.metadata["recipe"]["family"])
     with as_bad_file(record.id):
         tensors = load_file(record.model)
     if {name: tuple(t.shape) for name, t in tensors.items()} != family.model.shapes():
         problem = f"does not fit the family {family.name} as it is now"
-        raise BadFile("run", args.run, problem, "bring the family back that it was merged from")
+        raise BadFile("run", run, problem, "bring the family back that it was merged from")
     text = model_card(record, transformers=True)
-    write_folder(args.out, tensors, family.model, record.metadata, text)
-    row = {"run": record.id, "written": str(args.out), "tensors": len(tensors)}
-    print(json.dumps(row) if args.json else f"exported {record.id} -> {args.out}")
+    write_folder(out, tensors, family.model, record.metadata, text)
+    row = {"run": record.id, "written": str(out), "tensors": len(tensors)}
+    print(json.dumps(row) if as_json else f"exported {record.id} -> {out}")
 
 
-def write_card(args: argparse.Namespace, finished: Finished) -> None:
+def write_card(out: Path, finished: Finished) -> None:
     """Writes the card beside the file that `merge --card` has written."""
     provenance = f"Merged on {finished.device}"
     text = card(finished.metadata, accuracies={}, versions=versions(), provenance=provenance)
-    path = args.out.with_suffix(".md")
+    path = out.with_suffix(".md")
     try:
         with path.open("x", encoding="utf-8") as file:
             file.write(text)
     except OSError as error:
         problem = f"cannot be written ({error})"
-        raise BadFile("--card", path, problem, "free space or go elsewhere") from error
+        raise BadFile("card", path, problem, "free space or go elsewhere") from error

@@ -7,9 +7,10 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-TABLE = Path(__file__).resolve().parents[2] / "assets" / "benchmarks.toml"
+from ..places import assets
+
+TABLE = assets() / "benchmarks.toml"
 ALIASES = {"cars": "StanfordCars", "flowers": "Flowers102"}  # what others call them
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..architecture import ViTConfig
 from ..errors import BadFile, BadValue
+from ..fields import FIELDS
 from ..types import CalibrationBatch
 from .images import decoded, picture_files
 from .tasks import check_images, read_npz
@@ -30,11 +31,11 @@ def batch_of(images: UInt8[np.ndarray, "n h w 3"]) -> CalibrationBatch:
 def load_batch(path: Path, family: ViTConfig) -> CalibrationBatch:
     """A batch of all images of an .npz (array `images`) or folder, in order; raises BadFile."""
     if path.is_dir():
-        paths = picture_files(path, argument="--calibration")
+        paths = picture_files(path, argument="calibration")
         return batch_of(decoded(paths, family.image_size))
-    images = read_npz(path, "--calibration", ("images",))["images"]
-    check_images(images, "--calibration", path)
-    check_size(images, family, "--calibration", path)
+    images = read_npz(path, "calibration", ("images",))["images"]
+    check_images(images, "calibration", path)
+    check_size(images, family, "calibration", path)
     return batch_of(images)
 
 
@@ -60,8 +61,7 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
     if arrays["tasks"].shape != (len(arrays["images"]),):
         problem = f"has tasks of shape {arrays['tasks'].shape}"
         raise BadFile("calibration pool", pool, problem, "give one task name an image")
-    if samples < 1:
-        raise BadValue("--samples", samples, "is below 1", "give at least 1 image")
+    FIELDS["samples"].check(samples)
     turns = []
     for name in sorted(tasks):
         own = np.flatnonzero(arrays["tasks"] == name)
@@ -69,7 +69,7 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
         turns += [(turn, name, index) for turn, index in enumerate(order)]
     if samples > len(turns):
         problem = f"is more than the {len(turns)} images of the pool for these sources"
-        raise BadValue("--samples", samples, problem, "lower it, or give --calibration FILE.npz")
+        raise BadValue("samples", samples, problem, "lower it, or give images of your own")
     chosen = [index for _, _, index in sorted(turns)[:samples]]
     return batch_of(arrays["images"][chosen])
 
@@ -94,7 +94,7 @@ def draw_pictures(
     paths = picture_files(pool, skipped)
     if samples > len(paths):
         problem = f"is more than the {len(paths)} pictures in {pool}"
-        raise BadValue("--samples", samples, problem, "lower it, or add pictures")
+        raise BadValue("samples", samples, problem, "lower it, or add pictures")
     order = np.random.default_rng(seed).permutation(len(paths))[:samples]
     return batch_of(decoded([paths[i] for i in order], size))
 

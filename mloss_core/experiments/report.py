@@ -10,12 +10,13 @@ import torch
 
 from ..families.family import Family
 from ..methods import METHODS
+from ..text_table import markdown_table
 from ..types import MergeRecipe
 from ..version import __version__
 from .claims import claims
 from .perform import CellDone
 from .plans import EXPERIMENTS
-from .tables import Row, markdown, percent, published, rows, settings
+from .tables import Row, percent, published, rows, settings
 
 # Heading, title, experiment, and which of its cells: one experiment may redo several tables.
 SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
@@ -103,7 +104,7 @@ def table(family: Family, shown: Sequence[Row]) -> str:
         line += ["" if row.seconds is None else f"{row.seconds:.2f}", memory(row)]
         line += [passed(row), str(row.towers)]
         lines.append(line)
-    return markdown(heads, lines)
+    return markdown_table(heads, lines)
 
 
 def memory(row: Row) -> str:
@@ -121,6 +122,6 @@ def _published_table(name: str) -> str:
     lines = published(name)
     origin = "the authors' released logs" if name.startswith("released") else "the paper"
     heads = list(lines[0])
-    return f"*Published ({origin}, `{name}`), not measured here:*\n\n" + markdown(
+    return f"*Published ({origin}, `{name}`), not measured here:*\n\n" + markdown_table(
         heads, [[str(line[head]) for head in heads] for line in lines]
     )

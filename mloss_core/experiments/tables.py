@@ -5,17 +5,17 @@ from __future__ import annotations
 import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..architecture import ViTConfig
 from ..evaluation.evaluator import mean_accuracy
 from ..evaluation.paired_test import Answers
+from ..places import assets
 from ..runs.store import RunRecord
 from ..types import Accuracy, MergeRecipe
 from .cost import Cost, cost, towers
 from .perform import CellDone
 
-PAPER = Path(__file__).resolve().parents[2] / "assets" / "paper"
+PAPER = assets() / "paper"
 NAMES = {"base": "Base", "own": "Own sources"}
 
 
@@ -93,12 +93,6 @@ def settings(recipe: MergeRecipe | None, reads: Sequence[str]) -> str:
 def percent(rate: float, low: float, high: float) -> str:
     """Text of a rate with its 95 % interval, in percent."""
     return f"{100 * rate:.1f} ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    ruled = [heads, ["---"] * len(heads), *lines]
-    return "\n".join("| " + " | ".join(line) + " |" for line in ruled)
 
 
 def published(name: str) -> list[Mapping[str, str]]:

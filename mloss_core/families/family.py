@@ -24,13 +24,14 @@ from ..data.benchmarks import benchmarks
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
+from ..places import assets
 from . import download as hub
 from . import heads
 from . import schema as declared
 from .layouts import OWN, TOML, Layout, is_family, layout
 from .tasks import read_prompts, read_task
 
-ZOO = Path(__file__).resolve().parents[2] / "assets" / "zoo"
+ZOO = assets() / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
@@ -131,7 +132,7 @@ class Family:
             BadTensor: its tensors differ from the base's.
         """
         if name not in self.sources:
-            raise UnknownName("--sources", name, self.sources)
+            raise UnknownName("sources", name, self.sources)
         if name not in self.opened:
             base = self.base()
             source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
@@ -167,7 +168,7 @@ class Family:
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""
         if name not in self.tasks:
-            raise UnknownName("--tasks", name, self.tasks)
+            raise UnknownName("tasks", name, self.tasks)
         labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
         size, skipped = self.model.image_size, self.about.get("skip", ())
         return read_task(self.folder, self._task(name), split, size, skipped, **labels)
@@ -207,11 +208,11 @@ def find(name: str) -> Path:
     """The folder of the family of that name; raises BadValue, UnknownName."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         remedy = f"choose from {', '.join(families())}"
-        raise BadValue("--family", name, "is not a plain name but a path or empty", remedy)
+        raise BadValue("family", name, "is not a plain name but a path or empty", remedy)
     for root in roots():
         if is_family(root / name):
             return root / name
-    raise UnknownName("--family", name, families())
+    raise UnknownName("family", name, families())
 
 
 def _read(folder: Path) -> Family:

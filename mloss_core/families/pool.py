@@ -26,7 +26,7 @@ def make_pool(family: Family, each: int) -> Iterator[str]:
     """
     path, tasks = family.folder / FILE, family.own_tasks(family.sources)
     if each < 1:
-        raise BadValue("--each", each, "is below 1", "give at least 1 image")
+        raise BadValue("each", each, "is below 1", "give at least 1 image")
     argument = f"calibration of {family.name}"
     check_output(path, argument, "move it away first")
     if not tasks:

@@ -20,15 +20,15 @@ def scaffold(folder: Path) -> str:
         BadFile: the folder is missing or holds no models, or describes itself already.
     """
     if not folder.is_dir():
-        raise BadFile("--init", folder, "is no folder", "check the path")
+        raise BadFile("init", folder, "is no folder", "check the path")
     for name in ("family.json", TOML):
         if (folder / name).exists():
-            raise BadFile("--init", folder / name, "exists and is never overwritten", "edit it")
+            raise BadFile("init", folder / name, "exists and is never overwritten", "edit it")
     parts = layout(folder)
     if parts.base is None and not parts.sources:
-        raise BadFile("--init", folder, "holds no models", "see docs/format.md")
+        raise BadFile("init", folder, "holds no models", "see docs/format.md")
     text = "\n".join([*_base_lines(parts, folder), "", *_source_lines(parts, folder)]) + "\n"
-    with written(folder / TOML, "--init") as aside:
+    with written(folder / TOML, "init") as aside:
         aside.write_text(text, encoding="utf-8")
     return text
 

@@ -20,7 +20,7 @@ def choose(name: str) -> torch.device:
         BadValue: this machine has none of that kind.
     """
     if name not in DEVICES:
-        raise UnknownName("--device", name, DEVICES)
+        raise UnknownName("device", name, DEVICES)
     present = {
         "cuda": torch.cuda.is_available(),
         "mps": torch.backends.mps.is_available(),
@@ -29,7 +29,7 @@ def choose(name: str) -> torch.device:
     if name == "auto":
         return torch.device(next(kind for kind, there in present.items() if there))
     if not present[name]:
-        raise BadValue("--device", name, "is not on this machine", "use auto or cpu")
+        raise BadValue("device", name, "is not on this machine", "use auto or cpu")
     return torch.device(name)
 
 

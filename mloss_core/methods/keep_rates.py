@@ -43,6 +43,6 @@ def node_rates(
         ranked = scores and (scores.node_squared if squared else scores.node)
         if ranked is None:
             remedy = "measure them first; none are ever invented"
-            raise BadValue("scores", recipe.scores, f"of block {block} are missing", remedy)
+            raise BadValue("M-Loss", recipe.scores, f"of block {block} are missing", remedy)
     reverse = recipe.ranks == "reversed"
     return keep_rates(ranked, recipe.keep, recipe.variation, reverse=reverse)

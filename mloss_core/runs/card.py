@@ -10,21 +10,12 @@ from typing import Any
 from ..errors import MlossError
 from ..evaluation.evaluator import mean_of
 from ..families.family import Family, load
+from ..fields import FIELDS
 from ..methods import METHODS
+from ..text_table import markdown_table
 from ..types import Accuracy
 from .record import RunRecord
 
-# Fields of a recipe as people read them; a field that is not here goes by its own name.
-NAMES = {
-    "keep": "base keep rate k",
-    "variation": "pruning variation e",
-    "scaling": "scaling λ",
-    "blocks": "blocks with node-wise treatment",
-    "samples": "calibration images",
-    "seed": "seed",
-    "tokens": "tokens an image that M-Loss was measured on",
-    "precision": "precision of the measured products",
-}
 APART = ("family", "method", "sources", "weights")
 MODELS = {
     "merged": "this model",
@@ -150,8 +141,16 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     rows = [("family", recipe["family"]), ("method", recipe["method"])]
     for key, value in recipe.items():
         if key not in APART:
-            rows.append((NAMES.get(key, key), setting(value)))
+            rows.append((field_name(key), setting(value)))
     return _table(("setting", "value"), rows)
+
+
+def field_name(key: str) -> str:
+    """A recipe field as people read it; one that is not in the table goes by its own name."""
+    if key not in FIELDS:  # of a newer version
+        return key
+    label = FIELDS[key].label
+    return label[0].lower() + label[1:]
 
 
 def setting(value: object) -> str:
@@ -202,8 +201,7 @@ def _range(mean: float, low: float, high: float) -> str:
 
 
 def _table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return "\n".join(f"| {' | '.join(map(_plain, line))} |" for line in lines)
+    return markdown_table(heads, [[_plain(cell) for cell in row] for row in rows])
 
 
 def _plain(value: object) -> str:

@@ -50,7 +50,7 @@ def writing() -> Iterator[None]:
     try:
         yield
     except BadFile as error:
-        if error.argument in ("run", "runs"):
+        if error.field in ("run", "runs"):
             raise
         raise _unwritable(error) from error
     except OSError as error:

@@ -25,6 +25,7 @@ def main() -> None:
         from views.jobs import kinds as work
         from views.jobs import strip
         from views.state import session
+        from views.state.error_text import error_text
         from views.tour import panel as tour_panel
     try:
         _start()
@@ -37,7 +38,7 @@ def main() -> None:
         session.remember()
         work.begin_references(session.current_family())
     except MlossError as error:
-        st.error(str(error))
+        st.error(error_text(error))
 
 
 def _linked(key: str) -> str:

@@ -23,8 +23,9 @@ from views.compatibility import figures
 from views.jobs import kinds as jobs
 from views.shared import widgets
 from views.shared.theme import written
-from views.state import compatibility_fields as compatibility_choices
 from views.state import session
+from views.state.compatibility_fields import RULES, pair_blocks
+from views.state.error_text import error_text
 from views.state.job_board import Job
 
 SIGNS = (0.4, 0.5)  # chance is a half: a thousandth of difference must not look large
@@ -50,12 +51,8 @@ def choose_set(family: Family) -> None:
 
 def block_of(family: Family) -> int | None:
     """The block whose M-Loss and signs are shown; None for all of them."""
-    options = ["all", *map(str, range(family.model.blocks))]
-    block = widgets.bound(
-        "pair_block", st.selectbox, "Blocks", options=options,
-        format_func=lambda b: "all blocks" if b == "all" else f"block {b}",
-        help="Of which block M-Loss and sign conflict are shown; cosines are of all tensors.",
-    )  # fmt: skip
+    names = pair_blocks(family.model.blocks)
+    block = widgets.bound("pair_block", st.selectbox, names=names)
     return None if block == "all" else int(block)
 
 
@@ -140,9 +137,9 @@ def gains_by_block(
 def study_problem(family: Family) -> str:
     """Why the prediction study cannot be made of the chosen sources; empty if it can."""
     try:
-        check_studied(study_recipe(family, compatibility_choices.RULES[0]), family, TRIPLES)
+        check_studied(study_recipe(family, RULES[0]), family, TRIPLES)
     except InputError as error:
-        return str(error)
+        return error_text(error)
     return ""
 
 
@@ -172,10 +169,7 @@ def show_study(family: Family, study: Study) -> None:
             st.markdown("\n".join(f"- {line}" for line in said.prediction(parts[what], what)))
     left, right = st.columns(2)
     with left:
-        shown = widgets.bound(
-            "predictor", st.selectbox, "Known before", options=list(said.TITLES),
-            format_func=lambda name: said.TITLES[name],
-        )  # fmt: skip
+        shown = widgets.bound("predictor", st.selectbox)
         sets = [[family.title(study.sources[i]) for i in members] for members in study.sets]
         figure = figures.drops(study.predictors[shown], study.drops, sets, said.TITLES[shown])
         alt = f"Accuracy lost by every merged set over its {said.TITLES[shown]}"

@@ -20,6 +20,7 @@ from views.shared import difference_figure as differences
 from views.shared import figures, readouts
 from views.shared.theme import written
 from views.state import session
+from views.state.error_text import error_text
 from views.state.explain_fields import WHEN
 from views.state.job_board import Job
 
@@ -103,7 +104,7 @@ def _draw(
     try:
         (first, images), (second, others) = (_map(jobs.get(key), key) for key in keys)
     except MlossError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return
     sizes = {len(nodes) for nodes in (*first.values(), *second.values())}
     if len(sizes) > 1 or max(first.keys() | second.keys(), default=0) >= family.model.blocks:

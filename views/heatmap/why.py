@@ -161,13 +161,7 @@ def close_up(family: Family, sources: Sequence[str], node: Node) -> None:
 def _gap(node: Node, names: list[str], places: list[int]) -> None:
     """The gap at a typical token, or at the mean pre-activations: said which."""
     st.markdown("**The gap: activation of the mean, mean of the activations**")
-    at = bound(
-        "gap_at", st.segmented_control, "Drawn at", options=tuple(why_choice.PLACES),
-        format_func=lambda key: why_choice.PLACES[key], required=True,
-        help="Typical: the token whose gap is nearest to the node's M-Loss, which is the mean gap "
-        "of all tokens. Mean: each source's pre-activation averaged over all tokens; there the "
-        "sources' differences partly cancel, so that the gap is smaller.",
-    )  # fmt: skip
+    at = bound("gap_at", st.segmented_control)
     image, token = node.typical()
     h = node.h[:, image, token] if at == "token" else node.h.mean((1, 2))
     local_gap = gap(h, node.act, node.alpha)

@@ -12,7 +12,7 @@ import streamlit as st
 
 from mloss_core import Family, InputError, MlossError, RunRecord, list_runs, load, load_run
 from mloss_core.evaluation.evaluator import mean_of
-from mloss_core.runs.card import NAMES, setting
+from mloss_core.runs.card import field_name, setting
 from views.runs import reopen
 from views.shared import difference_figure as differences
 from views.shared import nav, readouts
@@ -213,7 +213,7 @@ def differing(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> pd.DataF
     for field in fields:
         cells = {name: values.get(field, "not read") for name, values in flat.items()}
         if len(set(cells.values())) > 1:
-            rows.append({"": NAMES.get(field, field), **cells})
+            rows.append({"": field_name(field), **cells})
     return pd.DataFrame(rows)
 
 

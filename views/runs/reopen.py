@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from mloss_core import MergeRecipe, load
+from mloss_core.fields import FIELDS
 from mloss_core.recipe import check
 from views.state import session
 
@@ -17,18 +18,9 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
     """
     family = load(recipe.family)
     check(recipe, family)
-    tokens = family.model.tokens if recipe.tokens is None else recipe.tokens
-    blocks = recipe.blocks
-    weights = "" if recipe.weights is None else ",".join(map(repr, recipe.weights))
-    state = session.usual(family) | {
-        "sources": ",".join(recipe.sources),
-        "weights": weights,
-        "method": recipe.method,
-        "blocks": "all" if blocks is None else ",".join(map(str, blocks)) or "none",
-        "tokens": str(tokens),
-    }
-    for key in ("keep", "variation", "scaling", "samples", "seed"):
-        state[key] = repr(getattr(recipe, key))
+    values = dataclasses.asdict(recipe) | {"tokens": recipe.tokens or family.model.tokens}
+    settings = {f.link: f.format(values[name]) for name, f in FIELDS.items() if f.link}
+    state = session.usual(family) | settings
     if family.name == session.chosen("family"):
         state |= {key: session.chosen(key) for key in ("reference", "saved")}
     session.replace(state | {"view": session.chosen("view")})

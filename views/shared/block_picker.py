@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 import streamlit as st
 
 from mloss_core import Family
-from mloss_core.cli.arguments import parse_blocks
+from mloss_core.fields import FIELDS, parse_blocks
 from views.state import selection, session
 from views.state.selection import Blocks, Selection
 
@@ -28,7 +28,7 @@ def current(family: Family) -> Selection:
 
 def blocks_of(text: str, family: Family) -> Blocks:
     """Blocks as a link holds them."""
-    chosen = parse_blocks(text, family.model)
+    chosen = parse_blocks(text, family.model.blocks)
     return tuple(range(family.model.blocks)) if chosen is None else chosen
 
 
@@ -69,11 +69,10 @@ def block_choice(family: Family) -> None:
     names = list(range(family.model.blocks))
     place = key("blocks", chosen.blocks)
     st.pills(
-        "Blocks with node-wise treatment", names, selection_mode="multi", key=place, wrap=True,
+        FIELDS["blocks"].label, names, selection_mode="multi", key=place, wrap=True,
         default=list(chosen.blocks),
         on_change=lambda: take(family, st.session_state[place], "blocks"),
-        help="The other blocks are trimmed as in plain TIES. Few are often enough: the paper uses "
-        "0, 8, 9, 10 of 12. By keyboard: Tab to a block, Space chooses it or not.",
+        help=f"{FIELDS['blocks'].help} By keyboard: Tab to a block, Space chooses it or not.",
     )  # fmt: skip
     with st.container(horizontal=True):
         for label, blocks in selection.presets(len(names)).items():

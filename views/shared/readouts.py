@@ -18,6 +18,7 @@ from mloss_core import (
     mean_accuracy,
     verdict,
 )
+from mloss_core.fields import FIELDS
 from mloss_core.run import evaluable_tasks
 from mloss_core.runs.store import Hits, final_hits
 from views.shared import figures
@@ -162,31 +163,16 @@ def with_interval(rate: float, low: float, high: float) -> str:
 
 def summary(recipe: MergeRecipe | Mapping) -> str:
     """A recipe in a few words."""
-    fields = recipe if isinstance(recipe, Mapping) else vars(recipe)
-    method = METHODS.get(fields["method"])  # None: of a newer version
-    words = [method.title if method else fields["method"], f"{len(fields['sources'])} sources"]
-    for key, letter in (("keep", "k"), ("variation", "e"), ("scaling", "λ")):
-        if key in fields and method and key in method.reads:
-            words.append(f"{letter} = {fields[key]:g}")
-    if fields["method"] == "task-arithmetic":
-        words[-1] += f" ({per_task(fields)} a task)"
-    words += _choices(fields)
-    if fields.get("blocks") is not None and method and method.node_wise:
-        words.append("blocks " + (",".join(map(str, fields["blocks"])) or "none"))
+    values = recipe if isinstance(recipe, Mapping) else vars(recipe)
+    method = METHODS.get(values["method"])  # None: of a newer version
+    words = [method.title if method else values["method"], f"{len(values['sources'])} sources"]
+    reads = method.reads if method else ()
+    for name, field in FIELDS.items():
+        if name in values and name in reads and (said := field.summary(values[name])):
+            words.append(said)
+            if name == "scaling" and values["method"] == "task-arithmetic":
+                words[-1] += f" ({per_task(values)} a task)"
     return ", ".join(words)
-
-
-def _choices(fields: Mapping) -> list[str]:
-    """What a recipe has chosen otherwise than the paper, in words."""
-    names = {
-        ("inputs_from", "pretrained"): "inputs from the base",
-        ("scores", "squared"): "squared scores",
-        ("ranks", "random"): "random ranks",
-        ("ranks", "reversed"): "reversed ranks",
-        ("scope", "global"): "global trim",
-    }
-    reads = METHODS[fields["method"]].reads
-    return [w for (key, value), w in names.items() if key in reads and fields.get(key) == value]
 
 
 def per_task(recipe: MergeRecipe | Mapping) -> str:

@@ -14,84 +14,49 @@ from mloss_core.memory_estimate import amount, needed, too_much
 from views.shared import figures, readouts
 from views.shared.block_picker import block_choice
 from views.state import session
-from views.state.bound import bound, short, worded
+from views.state.bound import bound
+from views.state.error_text import error_text
 
 
 def rates(method: str) -> None:
     """Sliders of k and e, and lambda, as far as the method reads them."""
     reads = METHODS[method].reads
     if "keep" in reads:
-        bound(
-            "keep", st.slider, "Base keep rate k", float, short,
-            min_value=0.05, max_value=1.0, step=0.05,
-            help="Share of each task vector's entries that is kept, largest changes first; by "
-            "DARE at random.",
-        )  # fmt: skip
+        bound("keep", st.slider, min_value=0.05, max_value=1.0, step=0.05)
         if "scope" in reads:
-            worded(
-                "scope", st.segmented_control, "Scope of k",
-                {"tensor": "each tensor", "global": "whole task vector"},
-                help="Whether k of every tensor is kept, or k of all entries together: then more "
-                "where fine-tuning changed more.",
-            )  # fmt: skip
+            bound("scope", st.segmented_control)
         if "variation" in reads:
-            bound(
-                "variation", st.slider, "Pruning variation e", float, short,
-                min_value=0.0, max_value=1.0, step=0.025, format="%.3f",
-                help="The node of the highest M-Loss in its block keeps k - e, the lowest keeps k; "
-                "at most k.",
-            )  # fmt: skip
+            bound("variation", st.slider, min_value=0.0, max_value=1.0, step=0.025, format="%.3f")
     if "scaling" in reads:
-        bound(
-            "scaling", st.slider, "Scaling λ", float, short,
-            min_value=0.0, max_value=4.0, step=0.1,
-            help="Factor on the merged task vector before it is added to the base.",
-        )  # fmt: skip
+        bound("scaling", st.slider, min_value=0.0, max_value=4.0, step=0.1)
         if method == "task-arithmetic":
             both_lambdas()
 
 
 def samples(family: Family) -> None:
-    """Size of the calibration draw, up to what the pool holds for the chosen sources; a class does
-    without."""
-    if session.lecture():
-        return
-    bound(
-        "samples", st.number_input, "Calibration images", int, str,
-        min_value=1, max_value=session.pool_size(family, session.chosen_sources()), step=16,
-        help="Unlabeled training images, drawn evenly over the chosen sources' tasks. 128 as in "
-        "the paper.",
-    )  # fmt: skip
+    """Size of the calibration draw, up to what the pool holds for the chosen sources; hidden in
+    the lecture view."""
+    if not session.lecture():
+        most = session.pool_size(family, session.chosen_sources())
+        bound("samples", st.number_input, min_value=1, max_value=most, step=16)
 
 
 def tokens(family: Family) -> None:
-    """How many tokens of an image M-Loss is measured on; a class does without."""
-    if session.lecture():
-        return
-    bound(
-        "tokens", st.number_input, "Tokens an image", int, str,
-        min_value=1, max_value=family.model.tokens, step=1,
-        help="M-Loss is measured on so many tokens of each image, drawn at random. A quarter of "
-        "them gives nearly the same ranks in about half the time.",
-    )  # fmt: skip
+    """How many tokens of an image M-Loss is measured on; hidden in the lecture view."""
+    if not session.lecture():
+        most = family.model.tokens
+        bound("tokens", st.number_input, min_value=1, max_value=most, step=1)
 
 
-def seed(label: str = "Seed") -> None:
-    """The seed of whatever the method draws; a class does without."""
-    if session.lecture():
-        return
-    bound(
-        "seed", st.number_input, label, int, str, min_value=0, max_value=2**31, step=1,
-        help="Of the draw of images, of DARE's random masks and of random ranks.",
-    )  # fmt: skip
+def seed(label: str = "") -> None:
+    """The seed of whatever the method draws; hidden in the lecture view."""
+    if not session.lecture():
+        bound("seed", st.number_input, label, min_value=0, max_value=2**31, step=1)
 
 
 def recipe_form(family: Family) -> MergeRecipe | None:
     """Method and its settings; None, with the reason shown in place, if they make no recipe."""
-    method = bound(
-        "method", st.selectbox, "Method",
-        options=list(METHODS), format_func=lambda key: METHODS[key].title,
-    )  # fmt: skip
+    method = bound("method", st.selectbox)
     row = METHODS[method]
     st.caption(f"{row.explanation} *{row.paper}.*")
     if not session.lecture():
@@ -113,7 +78,7 @@ def recipe_form(family: Family) -> MergeRecipe | None:
     try:
         return session.current_recipe()
     except InputError as error:
-        st.error(str(error))
+        st.error(error_text(error))
         return None
 
 
@@ -194,22 +159,5 @@ def controls() -> None:
             "the base and squares the losses. A gain by M-Loss should vanish under random ranks, "
             "and turn round under reversed ones."
         )
-        worded(
-            "inputs", st.selectbox, "Inputs of a block come from",
-            {"merged": "the model merged so far (paper)", "pretrained": "the base (released code)"},
-            help="The model that the calibration images run through on their way to each block.",
-        )  # fmt: skip
-        worded(
-            "loss", st.selectbox, "Nodes are ranked by",
-            {"absolute": "M-Loss, Eq. 4 (paper)", "squared": "squared M-Loss (released code)"},
-            help="Squares give a few large gaps more say. The heatmap always shows Eq. 4.",
-        )  # fmt: skip
-        worded(
-            "ranks", st.selectbox, "Ranks",
-            {
-                "m-loss": "by M-Loss: high keeps less",
-                "random": "control: drawn at random, nothing measured",
-                "reversed": "control: reversed, high keeps most",
-            },
-            help="The keep rates are the same in all three; only who gets which differs.",
-        )  # fmt: skip
+        for key in ("inputs", "loss", "ranks"):
+            bound(key, st.selectbox)

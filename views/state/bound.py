@@ -1,22 +1,20 @@
-"""Streamlit widgets bound to session state: each starts from a field and writes it back."""
+"""Streamlit widgets bound to fields of the link: each starts from its field and writes it back."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import streamlit as st
 
-from mloss_core.types import CHOICES
 from views.state import link, session
 
 
 def bound(
     key: str,
     widget: Callable[..., Any],
-    label: str,
-    read: Callable[[str], Any] = str,
-    write: Callable[[Any], str] = str,
+    label: str = "",
+    names: Mapping[str, str] | None = None,
     **options: Any,
 ) -> Any:
     """A widget that starts from a field of the choice and writes it back.
@@ -25,30 +23,24 @@ def bound(
     instead can be overtaken by a rerun before the browser has drawn it, and then shows wrong.
 
     Args:
-        read, write: between the field's text and the widget's value.
+        key: of the field in a link; label, help and words are the field's own unless given.
+        names: what to call the words that the field may be.
+        options: of the widget, e.g. the bounds of a slider.
     """
-    value = read(session.chosen(key))
-    if widget is st.selectbox:
-        options["index"] = list(options["options"]).index(value)
-    elif widget is st.segmented_control:
-        options["default"] = value
+    field = link.FIELDS[key]
+    value = field.parse(session.chosen(key))
+    options.setdefault("help", field.help or None)
+    if widget in (st.selectbox, st.segmented_control):
+        names = names or field.choices
+        options |= {"options": list(names), "format_func": lambda word: names[word]}
+        if widget is st.selectbox:
+            options["index"] = list(names).index(value)
+        else:
+            options |= {"default": value, "required": True}
     else:  # a limit may have moved past what was chosen
         options["value"] = min(max(value, options["min_value"]), options["max_value"])
-    value = widget(label, key=session.widget(f"w-{key}"), **options)
-    session.choose_value(key, write(value))
+    value = widget(label or field.label, key=session.widget(f"w-{key}"), **options)
+    # Six digits, as a slider means them: its steps add up to numbers such as 0.15000000000000002.
+    rounded = float(f"{value:g}") if isinstance(value, float) else value
+    session.choose_value(key, field.format(rounded))
     return value
-
-
-def short(value: float) -> str:
-    """A number as links hold it."""
-    return f"{value:g}"
-
-
-def worded(
-    key: str, widget: Callable[..., Any], label: str, names: dict[str, str], **options: Any
-) -> str:
-    """A widget for a field of the recipe whose values are words, shown by these names."""
-    values = CHOICES[link.WORDS[key]]
-    if widget is st.segmented_control:
-        options["required"] = True
-    return bound(key, widget, label, options=values, format_func=lambda k: names[k], **options)

@@ -19,6 +19,7 @@ from typing import Any
 
 from mloss_core import MlossError
 from mloss_core.types import Planned, progress
+from views.state.error_text import error_text
 
 ACTIVE = ("queued", "running")
 GIVES_WAY = object()  # not an event: from here on the job that yields it is idle work
@@ -207,7 +208,7 @@ class JobBoard:
                     job.result = finish(job.events)
                     job.state = "finished"
         except MlossError as error:
-            job.state, job.error = "failed", str(error)
+            job.state, job.error = "failed", error_text(error)
         except Exception as error:  # a bug of ours: the server's log gets it whole
             traceback.print_exc()
             job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"

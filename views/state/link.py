@@ -1,35 +1,101 @@
-"""Query-string fields of a link: their order, defaults and validation."""
+"""Fields of a link: the query string's keys in their order, with defaults and allowed values."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import re
+from dataclasses import replace
 
-from mloss_core import METHODS, Family
-from mloss_core.cli.arguments import parse_blocks, parse_weights
+from mloss_core import METHODS, Family, InputError
 from mloss_core.experiments import EXPERIMENTS
+from mloss_core.fields import FIELDS as OF_RECIPE
+from mloss_core.fields import Choice, Field, Number, parse_blocks
 from mloss_core.runs.layout import PLAIN
-from mloss_core.types import CHOICES
-from views.state import compatibility_fields as compatibility_choices
-from views.state import explain_fields as why_choice
-from views.state import selection
-from views.state import theory_fields as theory_choice
+from views.state import compatibility_fields, explain_fields, selection, theory_fields
 from views.state import tour_steps as tour
+from views.state.checked import Checked
 
-# Everything that makes up a link: its text form in the URL, in this order.
-FIELDS = (
-    "family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks", "saved",
-    "samples", "tokens", "seed", "inputs", "loss", "ranks", "scope",
-    "group", "colours", "scores", "score_job", "merge_job", "reference",
-    "experiment", "experiment_job", "node", "view", "tour",
-    "live",
-    *theory_choice.DEFAULTS, *compatibility_choices.DEFAULTS, *why_choice.DEFAULTS,
-)  # fmt: skip
-# Fields of a recipe whose values are words, by their keys in a link ("scores" is the heatmap's).
-WORDS = {"inputs": "inputs_from", "loss": "scores", "ranks": "ranks", "scope": "scope"}
-COLOURS = ("log", "linear", "rank")
-SCORES = ("raw", "normalised")
-LIVE = ("", "on", "off")  # "": on for small families
-VIEWS = ("full", "lecture")  # "lecture" hides what a class does not need
+NARROW = 1500  # nodes of a block: a model with fewer is drawn in finer groups
+COLOURS = {"log": "log", "linear": "linear", "rank": "rank"}
+SCORES = {"raw": "raw", "normalised": "normalised"}
+LIVE = {"": "for small families", "on": "on", "off": "off"}
+VIEWS = {"full": "full", "lecture": "lecture"}  # "lecture" hides what a class does not need
+# Recipe fields by their keys in a link.
+RECIPE = {field.link: field for field in OF_RECIPE.values() if field.link}
+METHOD = replace(RECIPE["method"], choices={name: m.title for name, m in METHODS.items()})
+
+
+def _check_run(value: str) -> None:
+    if value and not PLAIN.fullmatch(value):
+        raise ValueError("give a run's id")
+
+
+def _check_saved(value: str, blocks: int | None = None) -> None:
+    """Choices of blocks with names; of a model with so many blocks, where that is known."""
+    for chosen in selection.named(value).values():
+        try:
+            parse_blocks(chosen, *([blocks] if blocks else []))
+        except InputError as error:
+            raise ValueError(f"{chosen[:40]} {error.problem}: {error.remedy}") from error
+
+
+def _check_node(value: str, blocks: int = 1, nodes: int = 1) -> None:
+    """A node in the map is written "block:node"."""
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", value)
+    if value and not (match and int(match[1]) < blocks and int(match[2]) < nodes):
+        raise ValueError(f"the family's nodes run from 0:0 to {blocks - 1}:{nodes - 1}")
+
+
+OF_APP = (
+    Checked(name="saved", label="Named choices of blocks", rule=_check_saved),
+    Number(
+        name="group",
+        label="Nodes per group",
+        help="Each cell is the mean of so many consecutive nodes; the paper uses 50.",
+        default=50,
+        kind=int,
+        low=1,
+        allowed="at least 1 node",
+    ),
+    Choice(
+        name="colours",
+        label="Colours",
+        help="M-Loss is heavy-tailed: log shows the layers, linear the outliers, rank the "
+        "order. Ticks show real values in all three.",
+        default="log",
+        choices=COLOURS,
+    ),
+    Choice(
+        name="scores",
+        label="Scores",
+        help="Normalised divides each loss by the size of the merged activation (Eq. 7).",
+        default="raw",
+        choices=SCORES,
+    ),
+    Field(name="score_job", label="Job of the map"),
+    Field(name="merge_job", label="Job of the merge"),
+    Checked(name="reference", label="Reference run", rule=_check_run),
+    Choice(
+        name="experiment",
+        label="Experiment",
+        default=next(iter(EXPERIMENTS)),
+        choices={name: f"{e.title} ({e.paper})" for name, e in EXPERIMENTS.items()},
+    ),
+    Field(name="experiment_job", label="Job of the experiment"),
+    Checked(name="node", label="Node", rule=_check_node),
+    Choice(name="view", label="View", default="full", choices=VIEWS),
+    Checked(name="tour", label="Step of the tour", rule=tour.check),
+    Choice(name="live", label="Live", choices=LIVE),
+    *theory_fields.FIELDS,
+    *compatibility_fields.FIELDS,
+    *explain_fields.FIELDS,
+)
+# Everything that makes up a link, in this order.
+FIRST = (
+    *("family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks", "saved"),
+    *("samples", "tokens", "seed", "inputs", "loss", "ranks", "scope"),
+)
+_ALL = RECIPE | {field.name: field for field in OF_APP} | {"method": METHOD}
+FIELDS: dict[str, Field] = {key: _ALL[key] for key in dict.fromkeys((*FIRST, *_ALL))}
 
 
 def defaults(family: Family, pool: int) -> dict[str, str]:
@@ -39,81 +105,22 @@ def defaults(family: Family, pool: int) -> dict[str, str]:
         pool: calibration images that there are.
     """
     tuned = family.recommended("m-ties")
-    return {
+    of_family = {
         "family": family.name,
-        "sources": ",".join(family.sources),
-        "weights": "",
-        "method": "m-ties",
-        "keep": f"{tuned.get('keep', 0.2):g}",
-        "variation": f"{tuned.get('variation', 0.1):g}",
-        "scaling": f"{tuned.get('scaling', 1.0):g}",
-        "blocks": "all",
-        "saved": "",
-        "samples": str(min(128, pool)),
-        "tokens": str(family.model.tokens),
-        "seed": "42",
-        **{key: CHOICES[field][0] for key, field in WORDS.items()},
-        "group": "50" if family.model.nodes >= 1500 else "16",
-        "colours": COLOURS[0],
-        "scores": SCORES[0],
-        "score_job": "",
-        "merge_job": "",
-        "reference": "",
-        "experiment": next(iter(EXPERIMENTS)),
-        "experiment_job": "",
-        "node": "",
-        "view": VIEWS[0],
-        "tour": "",
-        "live": LIVE[0],
-        **theory_choice.DEFAULTS,
-        **compatibility_choices.DEFAULTS,
-        **why_choice.DEFAULTS,
+        "sources": family.sources,
+        "samples": min(FIELDS["samples"].default, pool),
+        "tokens": family.model.tokens,
+        "group": FIELDS["group"].default if family.model.nodes >= NARROW else 16,
+        **{key: tuned[key] for key in ("keep", "variation", "scaling") if key in tuned},
     }
+    return {key: field.format(of_family.get(key, field.default)) for key, field in FIELDS.items()}
 
 
-def check_field(key: str, chosen: Mapping[str, str], family: Family) -> None:
-    """Raises InputError or ValueError if one field of a link makes no sense by itself."""
-    value = chosen[key]
-    if key in ("keep", "variation", "scaling"):
-        float(value)
-    elif key in ("samples", "tokens", "seed", "group"):
-        if int(value) < (0 if key == "seed" else 1):
-            raise ValueError("it is below the least")
-    elif key == "blocks":
-        parse_blocks(value, family.model)
-    elif key == "saved":
-        for blocks in selection.named(value).values():
-            parse_blocks(blocks, family.model)
-    elif key == "weights" and value:
-        parse_weights(value)
-    elif key == "reference" and value and not PLAIN.fullmatch(value):
-        raise ValueError("it is no run's id")
-    elif key == "node" and value:
-        _check_node(value, family)
-    elif key == "tour":
-        tour.check(value)
-    elif key in (words := _words(family)):
-        allowed = words[key]
-        if value not in allowed:
-            raise ValueError(f"choose from {', '.join(allowed)}")
-    else:
-        theory_choice.check(key, value)
-        why_choice.check(key, value)
-
-
-def _check_node(value: str, family: Family) -> None:
-    """A node in the map is written "block:node"."""
-    block, node = (int(part) for part in value.split(":"))
-    if not (0 <= block < family.model.blocks and 0 <= node < family.model.nodes):
-        most = f"{family.model.blocks - 1}:{family.model.nodes - 1}"
-        raise ValueError(f"the family's nodes run from 0:0 to {most}")
-
-
-def _words(family: Family) -> Mapping[str, Sequence[str]]:
-    """The fields that are one of a few words."""
-    allowed: dict[str, Sequence[str]] = {
-        "colours": COLOURS, "scores": SCORES, "view": VIEWS, "method": tuple(METHODS),
-        "experiment": tuple(EXPERIMENTS), "live": LIVE, **why_choice.choices(),
-    }  # fmt: skip
-    recipe = {key: CHOICES[field] for key, field in WORDS.items()}
-    return allowed | recipe | compatibility_choices.choices(family)
+def fields(family: Family) -> dict[str, Field]:
+    """The fields, with what the family alone knows: how many blocks and nodes there are."""
+    count, nodes = family.model.blocks, family.model.nodes
+    blocks = replace(RECIPE["blocks"], count=count)
+    pairs = replace(FIELDS["pair_block"], choices=compatibility_fields.pair_blocks(count))
+    saved = replace(FIELDS["saved"], rule=lambda value: _check_saved(value, count))
+    node = replace(FIELDS["node"], rule=lambda value: _check_node(value, count, nodes))
+    return FIELDS | {"blocks": blocks, "pair_block": pairs, "saved": saved, "node": node}

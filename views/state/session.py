@@ -17,14 +17,15 @@ import torch
 
 from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
 from mloss_core.analysis.task_vectors import Geometry
-from mloss_core.cli.arguments import parse_blocks, parse_weights
 from mloss_core.data import calibration
+from mloss_core.fields import FIELDS as OF_RECIPE
 from mloss_core.hardware.device import choose
 from mloss_core.recipe import check
 from mloss_core.tensor_cache import TensorCache
 from views.state import tour_steps as tour
+from views.state.error_text import error_text
 from views.state.job_board import Job, JobBoard
-from views.state.link import FIELDS, WORDS, check_field, defaults
+from views.state.link import FIELDS, defaults, fields
 
 
 @st.cache_resource(show_spinner=False)
@@ -83,27 +84,29 @@ def start() -> list[str]:
         return st.session_state.wrong
     query = st.query_params.to_dict()
     wrong = []
-    name = query.get("family", "demo")
     try:
-        family = load(name)
+        family = load(query.get("family", "demo"))
     except InputError as error:
-        wrong.append(str(error))
+        wrong.append(f"{error_text(error)}. Another family is shown.")
         names = families()
         family = load("demo" if "demo" in names else names[0])
-    chosen = usual(family)
-    for key in ("tour", *(key for key in FIELDS if key != "tour")):
-        if key in query and key != "family":
-            try:
-                check_field(key, chosen | {key: query[key]}, family)
-                chosen[key] = query[key]
-                if key == "tour":  # the link holds what differs from the step's own settings
-                    chosen |= tour.settings(query[key], family.model.blocks)
-            except (InputError, ValueError) as error:
-                wrong.append(f"link: {key}={query[key][:60]} was not used: {error}")
+    chosen, of_link = usual(family), fields(family)
+    for key in ("tour", *(key for key in FIELDS if key not in ("tour", "family"))):
+        if key not in query:
+            continue
+        try:
+            of_link[key].parse(query[key])
+        except InputError as error:
+            problem = error.labelled(of_link[key].label)
+            wrong.append(f"{problem}. In the link, {key}={query[key][:60]} was not used.")
+            continue
+        chosen[key] = query[key]
+        if key == "tour":  # the link holds what differs from the step's own settings
+            chosen |= tour.settings(query[key], family.model.blocks)
     try:
         check(recipe_of(chosen, family), family)
     except InputError as error:
-        wrong.append(f"link: {error}")
+        wrong.append(f"{error_text(error)}. The settings of the link were not used.")
         chosen = usual(family)
     st.session_state.chosen = chosen
     st.session_state.wrong = wrong
@@ -166,22 +169,14 @@ def chosen_sources() -> tuple[str, ...]:
 
 def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> MergeRecipe:
     """The recipe that a state describes; raises InputError."""
-    sources = tuple(name for name in state["sources"].split(",") if name)
-    fields: dict[str, Any] = {
-        "family": family.name,
-        "method": state["method"],
-        "sources": sources,
-        "weights": _alpha(state["weights"], sources),
-        "keep": float(state["keep"]),
-        "variation": float(state["variation"]),
-        "scaling": float(state["scaling"]),
-        "blocks": parse_blocks(state["blocks"], family.model),
-        "samples": int(state["samples"]),
-        "tokens": int(state["tokens"]) if int(state["tokens"]) != family.model.tokens else None,
-        "seed": int(state["seed"]),
-        **{field: state[key] for key, field in WORDS.items()},
+    values: dict[str, Any] = {
+        name: field.parse(state[field.link]) for name, field in OF_RECIPE.items() if field.link
     }
-    return MergeRecipe(**(fields | changes))
+    values["weights"] = _alpha(values["weights"], values["sources"])
+    if values["tokens"] == family.model.tokens:
+        values["tokens"] = None
+    values |= {"family": family.name, **changes}
+    return MergeRecipe(**values)
 
 
 def current_recipe(**changes: Any) -> MergeRecipe:
@@ -189,17 +184,14 @@ def current_recipe(**changes: Any) -> MergeRecipe:
     return recipe_of(st.session_state.chosen, current_family(), **changes)
 
 
-def _alpha(parts: str, sources: tuple[str, ...]) -> tuple[float, ...] | None:
-    """Merging weights from relative parts such as "1,1,2"; None where all are equal."""
-    if not parts:
+def _alpha(parts: tuple[float, ...] | None, sources: tuple[str, ...]) -> tuple[float, ...] | None:
+    """Merging weights from relative parts such as 1, 1, 2; None where all are equal."""
+    if parts is None or (len(set(parts)) == 1 and parts[0] > 0 and len(parts) == len(sources)):
         return None
-    numbers = parse_weights(parts)
-    if len(set(numbers)) == 1 and numbers[0] > 0 and len(numbers) == len(sources):
-        return None
-    total = math.fsum(numbers)
+    total = math.fsum(parts)
     if total <= 0 or abs(total - 1) < 1e-12:  # a run's own weights stay as they are, to the bit
-        return numbers
-    return tuple(n / total for n in numbers)
+        return parts
+    return tuple(part / total for part in parts)
 
 
 def job_of(key: str) -> Job | None:

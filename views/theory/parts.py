@@ -11,22 +11,16 @@ import streamlit as st
 
 from mloss_core import BlockTheory, Setting, expected, simulated
 from mloss_core.activations import SMOOTH
-from mloss_core.analysis.expectation import THEORY, close_limit, printed, relu_formula, wide_limit
+from mloss_core.analysis.expectation import close_limit, printed, relu_formula, wide_limit
 from mloss_core.analysis.second_order import Agreement, agreement
 from mloss_core.analysis.theory import explained
 from mloss_core.types import Z95
 from views.shared import figures, widgets
 from views.shared import theme as looks
 from views.state import session
+from views.state.theory_fields import ACTIVATIONS
 from views.theory import figures as theory_figures
 
-NAMES = {
-    "relu": "ReLU",
-    "leaky_relu": "leaky ReLU",
-    "gelu": "GELU",
-    "quick_gelu": "QuickGELU",
-    "silu": "SiLU",
-}
 SHIFTS = np.geomspace(0.01, 30, 24)
 COARSE = 1 << 12  # points of the rule for the curve: closer than the line is wide
 DRAWS = 4000  # of the Monte Carlo at each shift of the curve
@@ -36,33 +30,16 @@ def controls() -> Setting:
     """What the sliders say."""
     left, right = st.columns(2)
     with left:
-        activation = widgets.bound(
-            "theory_activation", st.selectbox, "Activation",
-            options=THEORY, format_func=NAMES.__getitem__,
-            help="The bent function between a node's pre-activation and its output.",
-        )  # fmt: skip
-        k = widgets.bound(
-            "theory_k", st.slider, "Range K", float, widgets.short,
-            min_value=1.0, max_value=50.0, step=1.0,
-            help="The base's pre-activation is anywhere between -K and K.",
-        )  # fmt: skip
+        activation = widgets.bound("theory_activation", st.selectbox)
+        k = widgets.bound("theory_k", st.slider, min_value=1.0, max_value=50.0, step=1.0)
         slope = float(session.chosen("theory_slope"))
         if activation == "leaky_relu":
             slope = widgets.bound(
-                "theory_slope", st.slider, "Slope", float, widgets.short,
-                min_value=0.0, max_value=1.0, step=0.01,
-                help="Of leaky ReLU below zero. With slope 1 it is a straight line.",
-            )  # fmt: skip
+                "theory_slope", st.slider, min_value=0.0, max_value=1.0, step=0.01
+            )
     with right:
-        q = widgets.bound(
-            "theory_q", st.slider, "Sources q", int, str,
-            min_value=2, max_value=16, step=1, help="How many models are averaged.",
-        )  # fmt: skip
-        s = widgets.bound(
-            "theory_s", st.slider, "Shift s", float, widgets.short,
-            min_value=0.05, max_value=10.0, step=0.05,
-            help="How far a source's pre-activation lies from the base's: a standard deviation.",
-        )  # fmt: skip
+        q = widgets.bound("theory_q", st.slider, min_value=2, max_value=16, step=1)
+        s = widgets.bound("theory_s", st.slider, min_value=0.05, max_value=10.0, step=0.05)
     return Setting(activation=activation, k=k, s=s, q=q, slope=slope)
 
 
@@ -135,7 +112,7 @@ def curves(setting: Setting) -> None:
     if np.isfinite(along["printed"]).all():
         lines["printed in the paper"] = along["printed"]
     here = (setting.s, _estimates(setting)[0] / relu_formula(setting))
-    name = NAMES[setting.activation]
+    name = ACTIVATIONS[setting.activation]
     st.plotly_chart(
         theory_figures.over_shift(
             SHIFTS, along["exact"], (along["low"], along["high"]), lines, here

@@ -46,7 +46,7 @@ def ensemble_gap(
     """
     if not tasks:
         problem = "leave no task with test images to compare on"
-        raise BadValue("--sources", ",".join(recipe.sources), problem, "add tasks to the family")
+        raise BadValue("sources", ",".join(recipe.sources), problem, "add tasks to the family")
     keys, family = {}, evaluator.family
     merges = [dataclasses.replace(recipe, method=m) for m in ("m-ties", "ties", "ensembling")]
     total = sum(steps(merge, family, cell(), tasks) for merge in merges)

@@ -96,12 +96,12 @@ def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
     shown = ",".join(recipe.sources)
     if len(recipe.sources) < LEAST:
         remedy = "give three sources or more, better eight"
-        raise BadValue("--sources", shown, "is too few to correlate anything over pairs", remedy)
+        raise BadValue("sources", shown, "is too few to correlate anything over pairs", remedy)
     if lacking := [n for n in recipe.sources if family.own_task(n) not in family.tasks]:
         problem = f"has no test images for {', '.join(lacking)}"
-        raise BadValue("--sources", shown, problem, "leave those out, or add their tasks")
+        raise BadValue("sources", shown, problem, "leave those out, or add their tasks")
     if triples < 0:
-        raise BadValue("--triples", triples, "is below 0", "give 0 or more")
+        raise BadValue("triples", triples, "is below 0", "give 0 or more")
 
 
 def _drop(recipe: MergeRecipe, lab: Lab, members: Members) -> Iterator[StudyEvent]:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ...evaluation.evaluator import mean_difference
 from ...mloss import MEASURES
+from ...text_table import markdown_table
 from ...types import MergeRecipe
 from ..task_vectors import Geometry
 from . import words
@@ -98,7 +99,7 @@ def markdown(
         if len(study.of_size(size).sets):
             said = words.prediction(study.of_size(size), what)
             lines += [f"- {sentence}" for sentence in said] + [""]
-    lines += _table(
+    lines += markdown_table(
         ("predictor", "sets", "rank correlation", "95 % over models", "95 % over sets"),
         [
             (
@@ -107,7 +108,7 @@ def markdown(
             )
             for r in correlation_rows(study)
         ],
-    )  # fmt: skip
+    ).splitlines()  # fmt: skip
     gains = compatibility.gains("layer")
     if gains is not None:
         lines += [
@@ -118,13 +119,13 @@ def markdown(
             "",
         ]
         rows = zip(compatibility.sources, gains.T, strict=True)
-        lines += _table(
+        lines += markdown_table(
             ("without", "M-Loss falls by", "95 % interval"),
             [(n, f"{m:+.1%}", spread(lo, hi, "+.1%")) for n, (m, lo, hi) in rows],
-        )
+        ).splitlines()
     if gaps:
         lines += ["", "### The ensemble gap", "", words.gap(gaps), ""]
-        lines += _table(
+        lines += markdown_table(
             ("task", "M-TIES", "TIES", "TIES minus M-TIES", "95 % interval"),
             [
                 (
@@ -133,7 +134,7 @@ def markdown(
                 )
                 for r in gap_rows(gaps)
             ],
-        )  # fmt: skip
+        ).splitlines()  # fmt: skip
     return "\n".join(lines) + "\n"
 
 
@@ -151,11 +152,6 @@ def _setting(recipe: MergeRecipe, study: Study) -> list[str]:
         "treats them as independent and is too narrow. The main measure, fixed beforehand, is "
         "Eq. 3 summed over the blocks. Pairs and triples together mix in the number of sources.",
     ]
-
-
-def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [heads, ["---"] * len(heads), *rows]
-    return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def _interval(values: Float[np.ndarray, "3"]) -> Row:

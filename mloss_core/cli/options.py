@@ -1,0 +1,170 @@
+"""What commands share: their class, which names options in errors, and options made from FIELDS."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import torch
+
+from ..errors import InputError, UnknownName
+from ..families.family import Family
+from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
+from ..hardware.device import reported_memory
+from ..methods import METHODS
+from ..types import MergeRecipe
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+# Recipe fields in the order in which help lists them.
+SETTINGS = (
+    *("sources", "weights", "keep", "variation", "scaling", "blocks", "samples", "seed"),
+    *("tokens", "precision", "inputs_from", "scores", "ranks", "scope"),
+)
+
+
+class Refused(click.ClickException):
+    """Bad input, in one line that names the option."""
+
+    exit_code = InputError.exit_status
+
+
+class Command(click.Command):
+    """A command whose errors call a field by the option or argument that it was given by."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Parses the arguments."""
+        with self._named_options():
+            return super().make_context(*arguments, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        with self._named_options(), reported_memory(ctx.params.get("device", "cpu")):
+            return super().invoke(ctx)
+
+    @contextlib.contextmanager
+    def _named_options(self) -> Iterator[None]:
+        try:
+            yield
+        except InputError as error:
+            raise Refused(error.named(self._option(error.field))) from error
+
+    def _option(self, field: str) -> str:
+        """The option of that field, or the word that stands for an argument in the usage line."""
+        for param in self.params:
+            if param.name == field:
+                option = isinstance(param, click.Option)
+                return param.opts[0] if option else param.human_readable_name
+        return field
+
+
+class FieldType(click.ParamType):
+    """The values of a recipe's field."""
+
+    def __init__(self, field: Field):
+        self.field = field
+        self.name = field.unit
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The value of an option's text; a default stays as it is."""
+        return self.field.parse(value) if isinstance(value, str) else value
+
+
+def command(name: str | None = None) -> Callable[[Callable[..., None]], Command]:
+    """Makes a function a command; the docstring is its help. Every command takes --json."""
+
+    def decorate(function: Callable[..., None]) -> Command:
+        json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON lines.")
+        return click.command(name, cls=Command)(json_option(function))
+
+    return decorate
+
+
+def setting(name: str, default: Any = ..., shown: str = "") -> Callable[[Function], Function]:
+    """The option of a recipe's field.
+
+    Args:
+        default: instead of the field's own.
+        shown: the default in words, where its value says too little.
+    """
+    field = FIELDS[name]
+    value = field.default if default is ... else default
+    # Sources, weights and blocks can be told only with the family at hand.
+    parsed = FieldType(field) if isinstance(field, Number | Choice) else str
+    words = f" One of {', '.join(field.choices)}." if field.choices else ""
+    usual = shown or (field.format(value) if parsed is not str else value)
+    return click.option(
+        field.flag, name, type=parsed, default=value, metavar=field.unit.upper(),
+        help=f"{field.help}{words}  [default: {usual}]",
+    )  # fmt: skip
+
+
+def recipe_options(function: Function) -> Function:
+    """The options of every field of a recipe but family and method."""
+    words = {"sources": "all", "blocks": "all", "weights": "1/q each", "tokens": "all"}
+    for name in reversed(SETTINGS):
+        default = "all" if name in ("sources", "blocks") else ...
+        function = setting(name, default, words.get(name, ""))(function)
+    return function
+
+
+def varied(*names: str) -> Callable[[Function], Function]:
+    """Options of fields that are as the family recommends unless given."""
+
+    def decorate(function: Function) -> Function:
+        for name in reversed(names):
+            function = setting(name, None, "as the family recommends")(function)
+        return function
+
+    return decorate
+
+
+family_option = setting("family")
+sources_option = setting("sources", "all")
+device_option = click.option(
+    "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.  [default: auto]"
+)
+family_argument = click.argument("family", metavar="FAMILY")
+
+
+def out_option(help: str, required: bool = False) -> Callable[[Function], Function]:
+    """The option --out: what is written, which must not exist."""
+    return click.option("--out", type=Path, required=required, metavar="PATH", help=help)
+
+
+def recipe_of(family: Family, method: str, settings: Mapping[str, Any]) -> MergeRecipe:
+    """The recipe that the options ask for; raises InputError."""
+    values = dict(settings)
+    # A default that the method never reads must not be refused.
+    if method in METHODS and "variation" not in METHODS[method].reads:
+        values["variation"] = 0.0
+    if values["weights"] is not None:
+        values["weights"] = parse_weights(values["weights"])
+    values["blocks"] = parse_blocks(values["blocks"], family.model.blocks)
+    values["sources"] = parse_sources(values["sources"], family)
+    return MergeRecipe(family=family.name, method=method, **values)
+
+
+def parse_sources(text: str, family: Family) -> tuple[str, ...]:
+    """Names of sources from "all" or names with commas."""
+    return family.sources if text == "all" else FIELDS["sources"].parse(text)
+
+
+def parse_dtype(text: str) -> torch.dtype:
+    """The dtype of that name; raises UnknownName."""
+    if text not in DTYPES:
+        raise UnknownName("dtype", text, DTYPES)
+    return DTYPES[text]
+
+
+def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
+    """Task names from "all" or names with commas; raises UnknownName."""
+    if text == "all":
+        return family.tasks
+    for name in text.split(","):
+        if name not in family.tasks:
+            raise UnknownName("tasks", name, ("all", *family.tasks))
+    return tuple(dict.fromkeys(text.split(",")))
