@@ -20,7 +20,7 @@ from torch import Tensor
 from .activations import Activation, activation
 from .errors import BadValue
 from .parallel import thread_map
-from .types import Z95, NodeScores, check_rates
+from .types import NodeScores, check_rates
 
 EPSILON = 1e-4
 
@@ -364,12 +364,3 @@ def _measured(h: Tensor, alpha: Tensor, sigma: Activation) -> Tensor:
     merged = sigma.kernel(torch.tensordot(alpha, h, 1))
     gap = torch.tensordot(alpha, sigma.kernel(h.clone()), 1).sub_(merged).abs_()
     return torch.stack([gap.sum(2), gap.square_().sum(2), merged.square_().sum(2)])
-
-
-def with_interval(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "3 *rows"]:
-    """Means over the last axis with their normal 95 % intervals: mean, low, high; NaN of one."""
-    mean, count = values.mean(-1), values.shape[-1]
-    if count < 2:
-        return np.stack([mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)])
-    half = Z95 * values.std(-1, ddof=1) / math.sqrt(count)
-    return np.stack([mean, mean - half, mean + half])

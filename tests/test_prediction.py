@@ -26,7 +26,12 @@ from mloss_core.analysis.compatibility.prediction import (
 )
 from mloss_core.analysis.compatibility.sets import alphas_of, losses_of_sets
 from mloss_core.errors import BadValue
-from mloss_core.evaluation.rank_correlation import correlated, draws_of_models, interval, spearman
+from mloss_core.evaluation.rank_correlation import (
+    correlated,
+    draws_of_models,
+    interval,
+    weighted_spearman,
+)
 from mloss_core.run import measured
 
 CPU = torch.device("cpu")
@@ -135,7 +140,7 @@ def test_rank_correlations_are_scipys_also_of_repeated_sets(points):
     x, y = np.array(points, dtype=float).T
     counts = np.random.default_rng(len(points)).integers(0, 3, (4, len(points)))
     for weights in (np.ones((1, len(x))), counts.astype(float)):
-        for row, rho in zip(weights.astype(int), spearman(x, y, weights), strict=True):
+        for row, rho in zip(weights.astype(int), weighted_spearman(x, y, weights), strict=True):
             a, b = np.repeat(x, row), np.repeat(y, row)
             if (row > 0).sum() < 5 or np.ptp(a) == 0 or np.ptp(b) == 0:
                 assert np.isnan(rho)

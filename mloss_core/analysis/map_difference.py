@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..evaluation.rank_correlation import spearman
-from ..mloss import with_interval
+from ..intervals import with_interval
 
 Nodes = Mapping[int, Float[np.ndarray, " nodes"]]  # M-Loss of a block's nodes
 Images = Mapping[int, Float[np.ndarray, " images"]]  # mean M-Loss of a block's nodes by image
@@ -60,7 +60,7 @@ def paired(
                 second=float(b.mean()),
                 difference=(mean, low, high),
                 higher=float((a > b).mean()),
-                order=float(spearman(a, b, np.ones((1, len(a))))[0]),
+                order=spearman(a, b),
             )
         )
     return pairs

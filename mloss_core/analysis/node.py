@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..activations import activation
 from ..errors import BadValue
-from ..mloss import with_interval
+from ..intervals import with_interval
 from .compatibility.sets import alphas_of
 from .theory import BlockTheory
 from .trace import TracedBlock

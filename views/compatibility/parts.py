@@ -18,7 +18,8 @@ from mloss_core.analysis.compatibility.prediction import MAIN, TRIPLES, Study, c
 from mloss_core.analysis.compatibility.sets import Compatibility
 from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, conflict
 from mloss_core.analysis.task_vectors import Geometry
-from mloss_core.mloss import MEASURES, with_interval
+from mloss_core.intervals import with_interval
+from mloss_core.mloss import MEASURES
 from views.compatibility import figures
 from views.jobs import kinds as jobs
 from views.shared import widgets

@@ -125,7 +125,8 @@ def beside_reference(family: Family, hits: Mapping[str, Mapping] | None) -> None
     ):
         st.caption("It was evaluated on other images, so the two cannot be compared.")
     else:
-        st.markdown(readouts.verdict("This merge", "the reference", merged_hits, reference_hits))
+        said = readouts.verdict("This merge", "the reference", merged_hits, reference_hits)
+        readouts.verdicts([said])
 
 
 def same_images(first: Mapping, second: Mapping) -> bool:
@@ -195,13 +196,15 @@ def _accuracies(family: Family, chosen: Sequence[RunRecord], names: Mapping[str,
         return
     readouts.table(family, hits)
     (first, first_hits), *others = hits.items()
+    readouts.verdicts(
+        [
+            readouts.verdict(readouts.plain(first), readouts.plain(name), first_hits, other_hits)
+            for name, other_hits in others
+            if same_images(first_hits, other_hits)
+        ]
+    )
     for name, other_hits in others:
-        if same_images(first_hits, other_hits):
-            said = readouts.verdict(
-                readouts.plain(first), readouts.plain(name), first_hits, other_hits
-            )
-            st.markdown(said)
-        else:
+        if not same_images(first_hits, other_hits):
             st.caption(f"{name} was evaluated on other tasks or images than {first}.")
 
 

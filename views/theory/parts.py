@@ -14,7 +14,7 @@ from mloss_core.activations import SMOOTH
 from mloss_core.analysis.expectation import THEORY, close_limit, printed, relu_formula, wide_limit
 from mloss_core.analysis.second_order import Agreement, agreement
 from mloss_core.analysis.theory import explained
-from mloss_core.types import Z95
+from mloss_core.intervals import half_width
 from views.shared import figures, widgets
 from views.shared import theme as looks
 from views.state import session
@@ -79,8 +79,8 @@ def _estimates_by_shift(setting: Setting) -> dict[str, np.ndarray]:
     drawn = np.array([simulated(each, DRAWS) for each in settings])
     estimates = {
         "exact": [expected(each, COARSE) for each in settings],
-        "low": drawn[:, 0] - Z95 * drawn[:, 1],
-        "high": drawn[:, 0] + Z95 * drawn[:, 1],
+        "low": [mean - half_width(error) for mean, error in drawn],
+        "high": [mean + half_width(error) for mean, error in drawn],
         "close": [close_limit(each) for each in settings],
         "wide": [wide_limit(each) for each in settings],
         "printed": [printed(each) or math.nan for each in settings],
@@ -95,7 +95,7 @@ def numbers(setting: Setting) -> None:
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
     a.metric("Exact", looks.written(exact), help="Numerical integration; docs/theory.md.")
-    half = looks.written(Z95 * error)
+    half = looks.written(half_width(error))
     b.metric(
         "Monte Carlo", looks.written(mean), f"± {half} (95 %)", delta_color="off",
         delta_arrow="off", help="The mean loss of 20 000 random draws of the model.",

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ...evaluation.evaluator import mean_difference
+from ...intervals import with_interval
 from ...mloss import MEASURES
 from ...types import MergeRecipe
 from ..task_vectors import Geometry
@@ -81,7 +81,7 @@ def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
     """Rows of each task: mean distances to the ensemble, and their paired difference."""
     for g in gaps:
         row: Row = {"task": g.task, "m_ties": float(g.m_ties.mean()), "ties": float(g.ties.mean())}
-        mean, low, high = mean_difference([g.ties - g.m_ties])
+        mean, low, high = with_interval(g.ties - g.m_ties).tolist()
         yield row | {"difference": mean, "low": low, "high": high, "images": len(g.ties)}
 
 
