@@ -194,7 +194,8 @@ def show_study(family: Family, study: Study) -> None:
         f"Correlations are turned so that above 0 means: points as expected. {said.TITLES[MAIN]}, "
         "is the main measure, fixed beforehand; the best of several, found later, would flatter. "
         "Bars are 95 % intervals over models: sets share models, so models, not sets, are drawn "
-        "anew 2,000 times (bootstrap). With few models they are still rather too narrow."
+        "anew 2,000 times (bootstrap). With few models they are still rather too narrow. "
+        "Distinguishable: the interval of the two correlations' difference excludes zero."
     )
 
 

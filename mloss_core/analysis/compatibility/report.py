@@ -82,7 +82,8 @@ def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
     for g in gaps:
         row: Row = {"task": g.task, "m_ties": float(g.m_ties.mean()), "ties": float(g.ties.mean())}
         mean, low, high = with_interval(g.ties - g.m_ties).tolist()
-        yield row | {"difference": mean, "low": low, "high": high, "images": len(g.ties)}
+        row |= {"difference": mean, "low": _finite_or_none(low), "high": _finite_or_none(high)}
+        yield row | {"images": len(g.ties)}
 
 
 def markdown(
@@ -114,7 +115,7 @@ def markdown(
             "",
             "### Leaving one source out",
             "",
-            words.gains(compatibility.sources, gains),
+            words.gains(compatibility.sources, gains, recipe.alpha, "layer"),
             "",
         ]
         rows = zip(compatibility.sources, gains.T, strict=True)
@@ -129,7 +130,7 @@ def markdown(
             [
                 (
                     r["task"], f"{r['m_ties']:.4f}", f"{r['ties']:.4f}", f"{r['difference']:+.5f}",
-                    f"{r['low']:+.5f} to {r['high']:+.5f}",
+                    "not measured" if r["low"] is None else spread(r["low"], r["high"], "+.5f"),
                 )
                 for r in gap_rows(gaps)
             ],
@@ -169,9 +170,9 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "not known" if value is None else f"{value:+.2f}"
+    return "not measured" if value is None else f"{value:+.2f}"
 
 
 def _spread(row: Row, label: str) -> str:
     low, high = row[f"low_{label}"], row[f"high_{label}"]
-    return "not known" if low is None else spread(low, high)
+    return "not measured" if low is None else spread(low, high)
