@@ -82,7 +82,7 @@ def test_runs_are_filtered_and_sorted(visit, family, both):
 
 def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
     test = ticked(visit("runs"), both[0])
-    assert "on 24 images" in words(test)
+    assert ", 24 images)." in words(test)
     assert not [m.value for m in test.markdown if m.value.strip("`") == "None"]
     links = [e.proto.url for e in test.get("link_button")]
     assert links == [f"/{what}/{both[0].id}" for what in ("download", "card", "export")]

@@ -22,6 +22,7 @@ from ..hardware import device
 from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
+from ..number_format import three_digits_alike
 from ..recipe import check
 from ..run import run
 from ..runs import store
@@ -166,9 +167,12 @@ def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
 
 
 def _score_rows(scores: Sequence[NodeScores]) -> Iterator[tuple[str, ...]]:
-    for s in scores:
-        mean, low, high = s.mean_interval()
-        yield str(s.block), f"{mean:.5f}", f"{low:.5f} - {high:.5f}", f"{s.layer:.4f}"
+    means = three_digits_alike(value for s in scores for value in s.mean_interval())
+    layers = three_digits_alike(s.layer for s in scores)
+    for i, s in enumerate(scores):
+        mean, low, high = means[3 * i : 3 * i + 3]
+        interval = f"{low} to {high}" if len(s.per_image) > 1 else "one image has none"
+        yield str(s.block), mean, interval, layers[i]
 
 
 def _table(heads: Sequence[str], rows: Iterator[Sequence[str]] | Sequence[Sequence[str]]) -> None:

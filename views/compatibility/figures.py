@@ -48,7 +48,7 @@ def matrix(
     heat = go.Heatmap(
         z=shown, zmin=limits[0], zmax=limits[1], colorscale=MAGNITUDES, customdata=both,
         text=text, texttemplate="%{text}" if q <= 12 else None, hoverongaps=False, xgap=1, ygap=1,
-        hovertemplate="%{customdata}<br>" + what + " %{z:.4g}<extra></extra>",
+        hovertemplate="%{customdata}<br>" + what + " %{z:.3g}<extra></extra>",
         colorbar={"orientation": "h", "y": -0.02, "yanchor": "top", "thickness": 8, "nticks": 4,
                   "ticklabelposition": "outside bottom"},
     )  # fmt: skip
@@ -129,7 +129,7 @@ def drops(
             marker={"size": 9, "symbol": shape, "color": colour},
             error_y={"type": "data", "symmetric": False, "array": high - mean,
                      "arrayminus": mean - low, "thickness": 1, "width": 0},
-            hovertemplate="%{text}<br>" + what + " %{x:.4g}<br>lost %{y:.1f} points<extra></extra>",
+            hovertemplate="%{text}<br>" + what + " %{x:.3g}<br>lost %{y:.1f} points<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title=what, nticks=6, exponentformat="power", zeroline=False)
     figure.update_yaxes(title="accuracy lost (points)", zeroline=True)

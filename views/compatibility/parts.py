@@ -23,7 +23,7 @@ from mloss_core.mloss import MEASURES
 from views.compatibility import figures
 from views.jobs import kinds as jobs
 from views.shared import widgets
-from views.shared.theme import written
+from views.shared.theme import written_alike
 from views.state import compatibility_fields as compatibility_choices
 from views.state import session
 from views.state.job_board import Job
@@ -118,12 +118,13 @@ def matrices(
 def total(family: Family, compatibility: Compatibility, measure: str) -> str:
     """M-Loss of the chosen set over the blocks measured so far, in words."""
     mean, low, high = map(float, compatibility.whole(measure))
+    whole, least, most = written_alike((mean, low, high))
     how = "mean" if measure == "node" else "sum"
     blocks, every = len(compatibility.blocks), family.model.blocks
     return (
         f"{len(compatibility.sources)} sources, {how} over {blocks} of {every} blocks: "
-        f"**{written(mean)}** (95 % interval over the calibration images {written(low)} to "
-        f"{written(high)}). These are unlabeled images; all models see the base's activations "
+        f"**{whole}** (95 % interval over the calibration images {least} to {most}). "
+        "These are unlabeled images; all models see the base's activations "
         "there, for nothing is merged yet. On the heatmap's page a block sees what the merged "
         "blocks before it make of them."
     )

@@ -18,7 +18,7 @@ from views.jobs import strip
 from views.runs import parts as runs
 from views.shared import difference_figure as differences
 from views.shared import figures, readouts
-from views.shared.theme import written
+from views.shared.theme import written_alike
 from views.state import session
 from views.state.explain_fields import WHEN
 from views.state.job_board import Job
@@ -166,10 +166,11 @@ def summary(pairs: list[BlockPair], titles: tuple[str, ...]) -> str:
         if orders
         else ""
     )
+    first, second, apart = written_alike((a, b, most.difference[0]))
     return (
-        f"Mean node M-Loss over {len(pairs)} blocks is **{written(a)}** {_phrase(titles[0])} and "
-        f"**{written(b)}** {_phrase(titles[1])}{ratio}. They differ most in block {most.block}, by "
-        f"{written(most.difference[0])}.{order}"
+        f"Mean node M-Loss over {len(pairs)} blocks is **{first}** {_phrase(titles[0])} and "
+        f"**{second}** {_phrase(titles[1])}{ratio}. They differ most in block {most.block}, by "
+        f"{apart}.{order}"
     )
 
 
@@ -186,7 +187,7 @@ def _table(pairs: list[BlockPair]) -> None:
         }
         for p in pairs
     )  # fmt: skip
-    number = st.column_config.NumberColumn(format="%.4g")
+    number = st.column_config.NumberColumn(format="%.3g")
     with st.expander("The blocks of both as a table"):
         config = {name: number for name in list(rows)[1:]}
         st.dataframe(rows, hide_index=True, column_config=config)

@@ -94,15 +94,16 @@ def numbers(setting: Setting) -> None:
     exact, mean, error = _estimates(setting)
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
-    a.metric("Exact", looks.written(exact), help="Numerical integration; docs/theory.md.")
-    half = looks.written(half_width(error))
+    shown = looks.written_alike((exact, mean, half_width(error), paper_value or 0.0))
+    a.metric("Exact", shown[0], help="Numerical integration; docs/theory.md.")
+    half = shown[2]
     b.metric(
-        "Monte Carlo", looks.written(mean), f"± {half} (95 %)", delta_color="off",
+        "Monte Carlo", shown[1], f"± {half} (95 %)", delta_color="off",
         delta_arrow="off", help="The mean loss of 20 000 random draws of the model.",
     )  # fmt: skip
     none = "The paper prints no estimate for this activation."
     c.metric(
-        "Printed in the paper", looks.written(paper_value) if paper_value is not None else "none",
+        "Printed in the paper", shown[3] if paper_value is not None else "none",
         help="For two sources, whatever q is (Section 4)." if paper_value is not None else none,
     )  # fmt: skip
     ratio = f"{paper_value / exact:.2f}" if paper_value is not None and exact > 0 else "none"
@@ -171,7 +172,7 @@ def blocks(theories: list[BlockTheory]) -> None:
         "predicted / measured": ratio,
         "second order": second,
     }
-    number = st.column_config.NumberColumn(format="%.4g")
+    number = st.column_config.NumberColumn(format="%.3g")
     with st.expander("The blocks as a table"):
         config = {name: number for name in list(rows)[1:]}
         st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config)
