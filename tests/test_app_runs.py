@@ -91,7 +91,7 @@ def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
 def test_two_runs_stand_side_by_side(visit, family, both):
     other = kept(family, tasks=family.tasks[:2], seed=7)
     test = ticked(visit("runs"), both[0], both[1], other)
-    assert "Side by side" in words(test) and words(test).count("on 24 images") == 2
+    assert "Side by side" in words(test) and words(test).count(", 24 images).") == 2
     tables = [frame.value for frame in test.dataframe]
     differing = next(t for t in tables if "method" in set(t.iloc[:, 0]))
     fields = set(differing.iloc[:, 0])

@@ -11,6 +11,7 @@ import math
 import statistics
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,9 +28,12 @@ from mloss_core.errors import BadValue
 from mloss_core.evaluation import paired_test, rank_correlation
 from mloss_core.evaluation.evaluator import mean_of
 from mloss_core.evaluation.rank_correlation import correlated, difference
-from mloss_core.experiments.tables import percent
+from mloss_core.experiments.tables import Row, percent
 from mloss_core.intervals import half_width, mean_of_means, of_draws, of_mean_share, with_interval
 from mloss_core.mloss import SetLosses
+from views.compatibility import parts as compatibility_parts
+from views.experiments import figures as experiment_figures
+from views.merge import live
 from views.shared.readouts import with_interval as text_of
 from views.theory import parts as theory_parts
 
@@ -331,6 +335,33 @@ def test_the_monte_carlo_band_holds_what_repeated_draws_give():
     unit = [2 * s**2 / (4 * 3 * 5) for s in theory_parts.SHIFTS]
     expected = [2 * Z * error / one for (_, error), one in zip(drawn, unit, strict=True)]
     assert band["high"] - band["low"] == pytest.approx(np.array(expected), rel=1e-6)
+
+
+# --- where they are drawn -------------------------------------------------------------------------
+
+
+def test_bars_and_readouts_reach_to_the_ends_of_the_interval():
+    counts = {"a": np.arange(263) < 81, "b": np.arange(148) < 15}
+    (low_a, high_a), (low_b, high_b) = wilson(81, 263), wilson(15, 148)
+    mean = (81 / 263 + 15 / 148) / 2
+    below = math.hypot(81 / 263 - low_a, 15 / 148 - low_b) / 2
+    above = math.hypot(high_a - 81 / 263, high_b - 15 / 148) / 2
+    row = Row(label="x", recipe=None, answers=counts, cost=None, towers=1, seconds=None, peak=None)
+    assert row.mean == pytest.approx((mean, mean - below, mean + above))
+    bar = experiment_figures.means([row]).data[0].error_x
+    assert (bar.array[0], bar.arrayminus[0]) == pytest.approx((above, below))
+    line = live.table([live.row("x", Accuracy(correct=81, total=263), None, None)], False)
+    assert "30.8%</span>  (25.5% to 36.6%)" in line
+    assert f"left:{100 * low_a:.2f}%;width:{100 * (high_a - low_a):.2f}%" in line
+
+
+def test_the_gaps_bars_have_students_intervals():
+    values = np.array([0.3, 0.5, 0.2, 0.6])
+    gaps = [GapMeasured(task="a", ties=values, m_ties=values / 2, seconds=0.0)]
+    titles = SimpleNamespace(title=str.upper)
+    m_ties, ties = compatibility_parts.gap_rows(titles, gaps)["A"]
+    assert ties == pytest.approx(student(values, T3), rel=1e-6)
+    assert m_ties == pytest.approx(student(values / 2, T3), rel=1e-6)
 
 
 def test_importing_the_library_does_not_import_scipys_statistics():
