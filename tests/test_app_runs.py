@@ -99,7 +99,7 @@ def test_two_runs_stand_side_by_side(visit, family, both):
     assert not {"family", "sources", "base keep rate k", "version of torch"} & fields
     rates = next(t for t in tables if list(t.columns) == ["", "0", "1", "2"])
     assert rates.iloc[0]["1"] == "40.0%" and rates.iloc[1]["1"] == "50.0%"
-    assert "less that of" in words(test), "the difference map of the two that were scored"
+    assert "minus that of" in words(test), "the difference map of the two that were scored"
 
 
 def test_runs_that_differ_in_nothing_say_so(visit, family, both):

@@ -22,7 +22,7 @@ class BlockPair:
 
     Args:
         first, second: mean node M-Loss (Eq. 4) of either.
-        difference: first less second, with its 95 % interval over the images; the interval is NaN
+        difference: first minus second, with its 95 % interval over the images; the interval is NaN
             where a map does not tell its images apart.
         higher: share of the nodes that are higher in the first.
         order: Spearman's rank correlation of the nodes: 1 where both put them in the same order,

@@ -40,7 +40,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     with left:
         first = _choose("compared", "This map", records)
     with right:
-        second = _choose("against", "less this one", records)
+        second = _choose("against", "minus this one", records)
     if first is None or second is None:
         return
     if first == second:
@@ -132,16 +132,16 @@ def _figures(
 ) -> None:
     blocks = family.model.blocks
     left, right = st.columns([3, 1])
-    names = " less ".join(readouts.plain(title) for title in titles)
+    names = " minus ".join(readouts.plain(title) for title in titles)
     left.markdown(f"**{names[0].upper()}{names[1:]}**")
     figure = differences.difference(first, second, blocks, int(session.chosen("group")))
-    alt = f"Difference of M-Loss by block and node group: {' less '.join(titles)}"
+    alt = f"Difference of M-Loss by block and node group: {' minus '.join(titles)}"
     left.plotly_chart(figure, key="two-maps", alt=alt)
     right.markdown("**Mean of each block**")
     means = {pair.block: pair.difference for pair in pairs}
     right.plotly_chart(
         figures.block_means(means, blocks, "difference of means"), key="two-means",
-        alt=f"Difference of each block's mean node M-Loss: {' less '.join(titles)}",
+        alt=f"Difference of each block's mean node M-Loss: {' minus '.join(titles)}",
     )  # fmt: skip
     has_intervals = not math.isnan(pairs[0].difference[1])
     st.caption(

@@ -245,15 +245,15 @@ def _keep_rates(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
 
 
 def _maps(family: Family, chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
-    """M-Loss of the first scored run less that of each other."""
+    """M-Loss of the first scored run minus that of each other."""
     scored = [(names[run.id], scores) for run in chosen if (scores := run.scores())]
     for name, scores in scored[1:]:
         first, ours = scored[0]
         if not ours.keys() & scores.keys():
             continue
-        st.markdown(f"**M-Loss of {readouts.plain(first)} less that of {readouts.plain(name)}**")
+        st.markdown(f"**M-Loss of {readouts.plain(first)} minus that of {readouts.plain(name)}**")
         st.plotly_chart(
             differences.difference(ours, scores, family.model.blocks, int(session.chosen("group"))),
             key=f"difference-{name}",
-            alt=f"Difference of M-Loss by block and node group: {first} less {name}",
+            alt=f"Difference of M-Loss by block and node group: {first} minus {name}",
         )

@@ -20,7 +20,7 @@ def difference(
     blocks: int,
     size: int,
 ) -> go.Figure:
-    """M-Loss of one run less another's: blocks by node groups, of the blocks that both measured."""
+    """M-Loss of one run minus another's, by block and node group, where both measured it."""
     common = sorted(first.keys() & second.keys())
     table = np.full((blocks, len(first[common[0]])), np.nan)
     for block in common:
