@@ -36,7 +36,7 @@ async def warm_up(app: st.App) -> AsyncIterator[None]:
 
 def load() -> None:
     """Imports the library (and with it torch, seconds) and what the pages draw with."""
-    for name in ("mloss_core", "pandas", "plotly.graph_objects"):
+    for name in ("mloss_core", "pandas", "plotly.graph_objects", "scipy.stats"):
         importlib.import_module(name)
     # Streamlit collects garbage after every run, a third of a second for all that torch has
     # loaded, and nothing else runs meanwhile: those objects stay, so they needn't be looked at.

@@ -21,7 +21,7 @@ from torch import Tensor
 from .activations import Activation, activation
 from .errors import BadValue
 from .parallel import thread_map
-from .types import Z95, NodeScores, check_rates, check_weights
+from .types import NodeScores, check_rates, check_weights
 
 EPSILON = 1e-4
 # Loss to activation below which a node is measured in doubles: fp32 would err by 1e-5 and more.
@@ -286,15 +286,6 @@ def some_tokens(
     order = np.random.default_rng(seed).random((images, tokens)).argsort(1)[:, :count]
     chosen = torch.from_numpy(np.sort(order, axis=1)).to(inputs.device)
     return inputs.take_along_dim(chosen[..., None], dim=1)
-
-
-def with_interval(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "3 *rows"]:
-    """Means over the last axis with their normal 95 % intervals: mean, low, high; NaN of one."""
-    mean, count = values.mean(-1), values.shape[-1]
-    if count < 2:
-        return np.stack([mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)])
-    half = Z95 * values.std(-1, ddof=1) / math.sqrt(count)
-    return np.stack([mean, mean - half, mean + half])
 
 
 def wide(x: Tensor) -> torch.dtype:

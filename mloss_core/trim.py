@@ -20,6 +20,9 @@ from .parallel import thread_map
 PIECE = 1 << 20
 # Entries of several sources that are made at once and kept; of larger tensors, no more than pieces.
 SMALL = 1 << 22
+# Relative to a row's length: above the rounding of a rate in [0, 1] and of its product (2^-52),
+# below the distance of any decimal rate of six digits from the next whole number, to 1e9 entries.
+ROUNDING = 2**-50
 # Entries whose thresholds one thread finds at once.
 GROUP = 1 << 17
 
@@ -128,8 +131,13 @@ def rows_of(tensor: Tensor) -> Tensor:
 
 
 def kept_counts(rates: Float[np.ndarray, " rows"], length: int) -> Int[np.ndarray, " rows"]:
-    """Entries a row of that length keeps: the rate's share rounded down, at least one."""
-    return np.clip(np.floor(np.asarray(rates) * length).astype(np.int64), 1, length)
+    """Entries a row of that length keeps: the rate's share rounded down, at least one.
+
+    A rate is the nearest double of a decimal, or a difference of such: what falls short of a whole
+    number by that rounding alone (.29 of 100) counts as the whole number.
+    """
+    share = np.asarray(rates, dtype=np.float64) * length
+    return np.clip(np.floor(share + ROUNDING * length).astype(np.int64), 1, length)
 
 
 def trim_(

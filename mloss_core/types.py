@@ -18,8 +18,8 @@ from torch import Tensor
 
 from .errors import BadValue
 from .fields import FIELDS
+from .intervals import of_share, with_interval
 
-Z95 = 1.959963984540054
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -142,19 +142,28 @@ class NodeScores:
 
     def mean_interval(self) -> tuple[float, float, float]:
         """Mean node M-Loss of the block and its 95 % interval over calibration images."""
-        mean = float(self.per_image.mean())
-        if len(self.per_image) < 2:
-            return mean, math.nan, math.nan
-        half = Z95 * float(self.per_image.std(ddof=1)) / math.sqrt(len(self.per_image))
-        return mean, mean - half, mean + half
+        mean, low, high = with_interval(self.per_image).tolist()
+        return mean, low, high
 
 
 @dataclass(frozen=True, kw_only=True)
 class Accuracy:
-    """Correct answers out of total; never a bare float."""
+    """Correct answers out of total; never a bare float.
+
+    Raises:
+        BadValue: there was nothing to answer, or more is correct than that.
+    """
 
     correct: int
     total: int
+
+    def __post_init__(self) -> None:
+        shown = f"{self.correct} of {self.total}"
+        if self.total < 1:
+            raise BadValue("accuracy", shown, "is of no images", "evaluate on one image or more")
+        if not 0 <= self.correct <= self.total:
+            problem = "counts more correct answers than images, or fewer than none"
+            raise BadValue("accuracy", shown, problem, "count each image once")
 
     @property
     def rate(self) -> float:
@@ -163,10 +172,7 @@ class Accuracy:
 
     def interval(self) -> tuple[float, float]:
         """Wilson's 95 % score interval of the rate (Wilson 1927)."""
-        n, p, z = self.total, self.rate, Z95
-        centre = (p + z * z / (2 * n)) / (1 + z * z / n)
-        half = z / (1 + z * z / n) * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return of_share(self.correct, self.total)
 
 
 @runtime_checkable

@@ -16,6 +16,7 @@ from mloss_core.analysis.compatibility.ensemble_gap import GapMeasured
 from mloss_core.analysis.compatibility.prediction import TRIPLES, gathered
 from mloss_core.analysis.compatibility.sets import Compatibility
 from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, conflict
+from mloss_core.analysis.exchangeable import gains_if_alike
 from mloss_core.mloss import MEASURES, SetLosses
 from views.compatibility import figures
 from views.compatibility import parts as views
@@ -77,7 +78,7 @@ def maps(family: Family, recipe: MergeRecipe, job: Job) -> None:
     signs = [e for e in events if isinstance(e, SignsCounted)]
     pairs(family, recipe, compatibility, signs)
     whole_set(family, compatibility)
-    leave_one_out(family, compatibility)
+    leave_one_out(family, recipe, compatibility)
 
 
 def pairs(
@@ -121,7 +122,7 @@ def whole_set(family: Family, compatibility: Compatibility) -> None:
     export("set", report.whole_rows(compatibility))
 
 
-def leave_one_out(family: Family, compatibility: Compatibility) -> None:
+def leave_one_out(family: Family, recipe: MergeRecipe, compatibility: Compatibility) -> None:
     """What leaving out each source gains: in all, and by block."""
     st.subheader("Leave this source out")
     measure = session.chosen("measure")
@@ -130,13 +131,13 @@ def leave_one_out(family: Family, compatibility: Compatibility) -> None:
         st.info("Choose three sources or more: of two, nothing is left to merge without one.")
         return
     names = [family.title(name) for name in compatibility.sources]
-    st.markdown(said.gains(names, gains))
+    st.markdown(said.gains(names, gains, recipe.alpha, measure))
     left, right = st.columns(2)
     tasks = [family.sources.index(name) for name in compatibility.sources]
-    figure = figures.gains(gains, names, tasks, said.alike(len(names)))
+    figure = figures.gains(gains, names, tasks, gains_if_alike(recipe.alpha, measure))
     alt = "By how much the set's M-Loss falls without each source, with 95 % intervals"
     left.plotly_chart(figure, key="gains", alt=alt)
-    left.caption("Dashed: what any source would give if all were alike.")
+    left.caption("Dashed: what the source would give if all were alike.")
     by_block, blocks = views.gains_by_block(compatibility, measure)
     alt = "By how much each block's M-Loss falls without each source"
     right.plotly_chart(figures.left_out(by_block, names, blocks), key="by-block", alt=alt)
@@ -216,7 +217,10 @@ def gap(family: Family, job: Job) -> None:
     st.markdown(said.gap(gaps))
     alt = "Mean distance to the ensemble on each task, of M-TIES and of TIES"
     st.plotly_chart(figures.ensemble_gap(views.gap_rows(family, gaps)), key="gap", alt=alt)
-    st.caption("Bars hold each merge's own interval; the sentence above pairs them by image.")
+    st.caption(
+        "Bars hold each merge's own interval; the sentence above pairs them by image. "
+        "Distinguishable: that paired interval excludes zero."
+    )
     export("ensemble-gap", report.gap_rows(gaps))
 
 

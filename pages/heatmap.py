@@ -132,12 +132,13 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     mean, low, high = highest.mean_interval()
     state = "measured so far" if job.active else f"measured in {elapsed(job.seconds)}"
     state += f" on {session.device().type}"
-    interval = f"95 % interval over images {looks.written(low)} to {looks.written(high)}"
+    shown, least, most = looks.written_alike((mean, low, high))
+    interval = f"95 % interval over images {least} to {most}"
     if math.isnan(low):
         interval = "one image has no interval"
     st.caption(
         f"{len(scores)} of {blocks} blocks {state}. Highest mean: block {highest.block} with "
-        f"{looks.written(mean)} ({interval}). Means and intervals are of raw M-Loss."
+        f"{shown} ({interval}). Means and intervals are of raw M-Loss."
     )
 
 

@@ -102,15 +102,15 @@ def test_before_along_and_kept_runs_are_compared(visit, family):
     list(recorded(run(recipe, family), recipe, kind="merge", id="kept"))
     test = done(visit("heatmap", "explain=runs"))
     assert "They differ most in block" in words(test) and "95 % intervals" in words(test)
-    assert any("along the merge (Algorithm 1) less before" in alt for alt in alts(test))
+    assert any("along the merge (Algorithm 1) minus before" in alt for alt in alts(test))
     rows = test.dataframe[-1].value
     assert list(rows["block"]) == [0, 1, 2] and list(rows["difference"]) == pytest.approx(
         list(rows["first"] - rows["second"])
     )
-    chosen(test, "less this one").select("kept").run()
+    chosen(test, "minus this one").select("kept").run()
     assert link_of(sound(test))["against"] == "kept" and "No intervals" in words(test)
     assert list(test.dataframe[-1].value["block"]) == [1]
-    chosen(test, "less this one").select("along").run()
+    chosen(test, "minus this one").select("along").run()
     assert "Both are the same map" in words(sound(test))
 
 
@@ -118,7 +118,7 @@ def test_a_run_that_has_gone_is_said_to_be(visit):
     test = done(visit("heatmap", "explain=runs&against=gone"))
     assert "Run gone of this link is not here" in words(test) and test.error.len == 0
     assert link_of(test)["against"] == "gone", "until another is chosen"
-    chosen(test, "less this one").select("before").run()
+    chosen(test, "minus this one").select("before").run()
     assert "They differ most in block" in words(done(test)) and "against" not in link_of(test)
 
 

@@ -82,7 +82,7 @@ def test_runs_are_filtered_and_sorted(visit, family, both):
 
 def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
     test = ticked(visit("runs"), both[0])
-    assert "on 24 images" in words(test)
+    assert ", 24 images)." in words(test)
     assert not [m.value for m in test.markdown if m.value.strip("`") == "None"]
     links = [e.proto.url for e in test.get("link_button")]
     assert links == [f"/{what}/{both[0].id}" for what in ("download", "card", "export")]
@@ -91,7 +91,7 @@ def test_one_run_is_shown_with_its_accuracies_and_papers(visit, both):
 def test_two_runs_stand_side_by_side(visit, family, both):
     other = kept(family, tasks=family.tasks[:2], seed=7)
     test = ticked(visit("runs"), both[0], both[1], other)
-    assert "Side by side" in words(test) and words(test).count("on 24 images") == 2
+    assert "Side by side" in words(test) and words(test).count(", 24 images).") == 2
     tables = [frame.value for frame in test.dataframe]
     differing = next(t for t in tables if "method" in set(t.iloc[:, 0]))
     fields = set(differing.iloc[:, 0])
@@ -99,7 +99,7 @@ def test_two_runs_stand_side_by_side(visit, family, both):
     assert not {"family", "sources", "base keep rate k", "version of torch"} & fields
     rates = next(t for t in tables if list(t.columns) == ["", "0", "1", "2"])
     assert rates.iloc[0]["1"] == "40.0%" and rates.iloc[1]["1"] == "50.0%"
-    assert "less that of" in words(test), "the difference map of the two that were scored"
+    assert "minus that of" in words(test), "the difference map of the two that were scored"
 
 
 def test_runs_that_differ_in_nothing_say_so(visit, family, both):

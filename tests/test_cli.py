@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import socket
@@ -12,7 +13,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mloss_core import BlockScored, Finished, MergeRecipe, __version__, run
+from mloss_core import BlockScored, Finished, MergeRecipe, NodeScores, __version__, run
+from mloss_core.cli.merging import _score_rows
 from mloss_core.data.calibration import batch_of, draw_batch
 from mloss_core.families import family as zoo
 
@@ -167,6 +169,20 @@ def test_score_writes_node_scores_a_block(cli, family, tmp_path):
     head, *rows = outcome.out.splitlines()
     assert "M-Loss" in head and "95 % interval" in head
     assert [row.split()[0] for row in rows] == ["0", "1", "2"]
+
+
+def test_the_score_table_has_three_digits_of_small_losses_too():
+    nodes = np.array([4e-5, 5e-5])
+    scores = NodeScores(
+        block=3, node=nodes, node_normalised=nodes, layer=2.5e-4, layer_normalised=0.1,
+        per_image=np.array([4.5e-5, 4.7e-5]),
+    )  # fmt: skip
+    (row,) = _score_rows([scores])
+    half = 12.7062047 * 1e-6  # Student's t of one degree of freedom
+    low, high = (f"{1e5 * (4.6e-5 + sign * half):.2f}×10⁻⁵" for sign in (-1, 1))
+    assert row == ("3", "4.60×10⁻⁵", f"{low} to {high}", "2.50×10⁻⁴")
+    one = dataclasses.replace(scores, per_image=np.array([4.5e-5]))
+    assert next(_score_rows([one]))[1:3] == ("4.50×10⁻⁵", "one image has none")
 
 
 @pytest.mark.parametrize("command", ["merge", "score"])

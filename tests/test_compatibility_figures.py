@@ -21,11 +21,13 @@ def test_a_matrix_leaves_the_diagonal_out_and_writes_its_values():
 
 def test_gains_carry_the_colours_of_their_tasks_and_their_intervals():
     gains = np.array([[0.1, -0.2], [0.05, -0.3], [0.2, -0.1]])
-    figure = figures.gains(gains, ["a", "b"], [5, 1], 0.25)
+    figure = figures.gains(gains, ["a", "b"], [5, 1], np.array([0.25, np.nan]))
     assert [t.marker.color for t in figure.data] == [HUES[5], HUES[1]]
     assert figure.data[0].error_x.array[0] == pytest.approx(0.1)
     assert figure.data[1].error_x.arrayminus[0] == pytest.approx(0.1)
-    assert [shape.x0 for shape in figure.layout.shapes] == [0.25, 0]
+    dashed, zero = figure.layout.shapes
+    assert (dashed.x0, dashed.x1, dashed.y0, dashed.y1) == (0.25, 0.25, -0.5, 0.5)
+    assert zero.x0 == 0
 
 
 def test_differences_have_grey_at_zero():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import subprocess
 import sys
@@ -88,7 +89,7 @@ def test_log_colours_keep_zeros_at_the_least_known_value():
     heat = figures.heatmap({0: np.array([0.0, 1e-4, 1e-2])}, 1, 1).data[0]
     assert heat.z[0] == pytest.approx([-4, -4, -2])
     assert heat.customdata[0][0][0] == 0, "hover tells the truth"
-    assert heat.colorbar.ticktext[0] == "≤ 0.0001", "the clipping is stated"
+    assert heat.colorbar.ticktext[0] == "≤ 1.00×10⁻⁴", "the clipping is stated"
 
 
 @pytest.mark.parametrize("value", [0.0, 3e-5, 2.0])
@@ -107,10 +108,43 @@ def test_rank_colours_are_even_whatever_the_values():
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (0.01234, "0.0123"), (2.293e-5, "2.29×10⁻⁵"), (1.5e7, "1.5×10⁷"), (12, "12")],
+    [
+        (0, "0"),
+        (-0.0, "0"),
+        (0.01234, "0.0123"),
+        (0.05, "0.0500"),
+        (12, "12.0"),
+        (123.4, "123"),
+        (-0.00057, "-5.70×10⁻⁴"),
+        (2.293e-5, "2.29×10⁻⁵"),
+        (1.5e7, "1.50×10⁷"),
+        (1000, "1.00×10³"),
+        (999.6, "1.00×10³"),
+        (0.00099999, "0.00100"),
+        (9.996, "10.0"),
+        (math.nan, "nan"),
+    ],
 )
 def test_numbers_are_written_for_people(value, text):
     assert looks.written(value) == text
+
+
+FINITE = st.floats(1e-30, 1e30) | st.floats(-1e30, -1e-30) | st.just(0.0)
+
+
+@given(st.lists(FINITE, min_size=1, max_size=8))
+def test_numbers_that_stand_together_have_three_digits_and_one_notation(values):
+    texts = looks.written_alike(values)
+    for value, text in zip(values, texts, strict=True):
+        assert number(text) == pytest.approx(value, rel=5.01e-3)
+        digits = text.lstrip("-").partition("×")[0].replace(".", "").lstrip("0")
+        assert len(digits) == 3 or value == 0
+    assert len({"×" in text for text in texts if text != "0"}) <= 1
+
+
+def test_a_colour_bar_has_one_notation():
+    bar = figures.heatmap({0: np.array([6e-5, 1.05e-4, 2e-3, 0.5])}, 1, 1, "log").data[0].colorbar
+    assert all("×10" in text for text in bar.ticktext) and bar.ticktext[0] == "6.00×10⁻⁵"
 
 
 @given(st.floats(0.05, 1), st.floats(0, 1), st.integers(2, 60))

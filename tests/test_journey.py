@@ -169,7 +169,7 @@ def test_an_experiment_is_stopped_and_goes_on_and_two_runs_are_compared(open_pag
         tick(page, row)
         idle(page)
     expect(page.get_by_text("Side by side")).to_be_visible()
-    expect(page.get_by_text(re.compile("McNemar"))).not_to_have_count(0)
+    expect(page.get_by_text(re.compile("istinguishable: "))).not_to_have_count(0)
     tick(page, 1)
     model = taken(page, "Download", tmp_path)
     card = taken(page, "Model card", tmp_path)

@@ -66,9 +66,9 @@ def test_blocks_are_chosen_merged_and_found_again(open_page):
 
     page.get_by_role("button", name="Merge with blocks 1,2").click()
     expect(
-        page.get_by_text(re.compile("M-TIES, blocks 1,2 is .* M-TIES, all blocks"))
+        page.get_by_text(re.compile("istinguishable: M-TIES, blocks 1,2 is .* M-TIES, all blocks"))
     ).to_be_visible()
-    expect(page.get_by_text(re.compile("McNemar"))).to_have_count(3)
+    expect(page.get_by_text(re.compile("istinguishable: M-TIES"))).to_have_count(3)
     expect(page.get_by_text(re.compile("2 choices tried with these settings"))).to_be_visible()
     idle(page)
     frontier = page.get_by_label(re.compile("^Mean accuracy over the cost")).locator(".legendtext")

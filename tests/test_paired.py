@@ -27,7 +27,7 @@ def test_the_interval_is_of_the_differences_by_image():
     a, b = np.array([0.3, 0.5, 0.2, 0.6]), np.array([0.1, 0.4, 0.2, 0.1])
     (pair,) = paired(FIRST, {0: FIRST[0] - 0.2}, ({0: a}, {0: b}))
     each = [x - y for x, y in zip(a, b, strict=True)]
-    half = 1.959963984540054 * statistics.stdev(each) / 2
+    half = 3.182446305284263 * statistics.stdev(each) / 2  # Student's t, 3 degrees of freedom
     mean = statistics.fmean(each)
     assert pair.difference == pytest.approx((mean, mean - half, mean + half))
     assert pair.order == pytest.approx(1) and pair.higher == 1

@@ -54,8 +54,41 @@ def test_tensors_that_differ_are_named_with_the_largest_difference(cli, family):
     tensors["visual.ln_pre.bias"][0] += 0.5
     save_file(tensors, record.model)
     outcome = cli("rerun", record.id, "--device", "cpu")
-    assert outcome.status == 1 and "2 of 47 tensors differ, by at most 0.5" in outcome.err
+    assert (
+        outcome.status == 1
+        and "2 of 47 tensors and blocks' scores differ, by at most 0.5" in outcome.err
+    )
     assert "differs by at most 0.25: visual.proj" in outcome.out
+
+
+@pytest.mark.parametrize(("moved", "agrees"), [(2e-6, True), (2e-4, False)])
+def test_scores_agree_to_a_tolerance_that_is_stated_and_tensors_to_the_byte(
+    moved, agrees, cli, family
+):
+    record = kept(family)
+    scores = load_file(record.folder / "scores.safetensors")
+    largest = scores["block.1"].abs().max()
+    scores["block.1"][3] += moved * largest  # as another number of threads rounds, or more
+    save_file(scores, record.folder / "scores.safetensors")
+    outcome = cli("rerun", record.id, "--device", "cpu")
+    assert outcome.status == (0 if agrees else 1), outcome
+    assert f"at most {moved:.1e} of their block's largest apart; up to 1e-05" in outcome.out
+    assert ("differs by at most 0.0002: block.1" in outcome.out) == (not agrees)
+    (row,) = cli("rerun", record.id, "--device", "cpu", "--json").events
+    assert row["score_gap"] == pytest.approx(moved, rel=0.1) and row["score_tolerance"] == 1e-5
+    tensors = load_file(record.model)
+    tensors["visual.proj"][0, 0] = torch.nextafter(tensors["visual.proj"][0, 0], torch.tensor(9.0))
+    save_file(tensors, record.model)
+    assert cli("rerun", record.id, "--device", "cpu").status == 1, "one bit of a tensor"
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_scores_that_are_no_numbers_differ(bad, cli, family):
+    record = kept(family, kind="score")
+    scores = load_file(record.folder / "scores.safetensors")
+    scores["block.0"][0] = bad
+    save_file(scores, record.folder / "scores.safetensors")
+    assert cli("rerun", record.id, "--device", "cpu").status == 1
 
 
 def test_zeros_of_another_sign_are_other_bytes(cli, family):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import numpy as np
 import pytest
@@ -26,7 +27,13 @@ from mloss_core.analysis.compatibility.prediction import (
 )
 from mloss_core.analysis.compatibility.sets import alphas_of, losses_of_sets
 from mloss_core.errors import BadValue
-from mloss_core.evaluation.rank_correlation import correlated, draws_of_models, interval, spearman
+from mloss_core.evaluation.rank_correlation import (
+    Correlation,
+    correlated,
+    draws_of_models,
+    interval,
+    weighted_spearman,
+)
 from mloss_core.run import cell
 
 CPU = torch.device("cpu")
@@ -73,7 +80,11 @@ def test_drops_are_own_minus_merged_accuracy_and_are_kept(family, runs):
         merged = hits_of(measured(dataclasses.replace(recipe, sources=names), evaluator, names))
         own = {n: evaluator.judged("own", n, evaluator.of_file(n, n), 0.0).hits for n in names}
         expected = np.mean([own[n].mean() - merged[n].mean() for n in names])
-        assert event.drop[0] == pytest.approx(expected) and event.drop[1] <= event.drop[0]
+        assert event.drop[0] == pytest.approx(expected)
+        rng = np.random.default_rng(1)  # resampled image by image, as one would do it by hand
+        gaps = [own[n].astype(float) - merged[n] for n in names]
+        draws = [np.mean([rng.choice(g, len(g)).mean() for g in gaps]) for _ in range(2000)]
+        assert event.drop[1:] == pytest.approx(np.quantile(draws, (0.025, 0.975)), abs=0.06)
     kept = list_runs(kinds=("cell",))
     assert len(kept) == 4 and {run.state for run in kept} == {"finished"}
     again = [e for e in study(recipe, Evaluator(family, CPU), 5) if isinstance(e, DropMeasured)]
@@ -141,7 +152,7 @@ def test_rank_correlations_are_scipys_also_of_repeated_sets(points):
     x, y = np.array(points, dtype=float).T
     counts = np.random.default_rng(len(points)).integers(0, 3, (4, len(points)))
     for weights in (np.ones((1, len(x))), counts.astype(float)):
-        for row, rho in zip(weights.astype(int), spearman(x, y, weights), strict=True):
+        for row, rho in zip(weights.astype(int), weighted_spearman(x, y, weights), strict=True):
             a, b = np.repeat(x, row), np.repeat(y, row)
             if (row > 0).sum() < 5 or np.ptp(a) == 0 or np.ptp(b) == 0:
                 assert np.isnan(rho)
@@ -213,21 +224,37 @@ def test_the_gap_is_the_distance_to_the_mean_of_unit_embeddings(family):
     )
 
 
+def gap_of(m_ties, ties):
+    return words.gap([GapMeasured(task="a", m_ties=m_ties, ties=ties, seconds=0.0)])
+
+
 @pytest.mark.parametrize(("shift", "word"), [(0.1, "nearer to"), (-0.1, "farther from")])
-def test_the_gap_in_words(shift, word):
+def test_the_gap_in_words_begins_with_its_verdict(shift, word):
     ties = np.linspace(0.3, 0.5, 50)
-    gaps = [GapMeasured(task="a", m_ties=ties - shift, ties=ties, seconds=0.0)]
-    assert word in words.gap(gaps) and "not distinguishable" not in words.gap(gaps)
-    same = [GapMeasured(task="a", m_ties=ties, ties=ties, seconds=0.0)]
-    assert "as far from" in words.gap(same) and "not distinguishable" in words.gap(same)
+    noise = 0.01 * np.cos(np.arange(50.0))
+    said = gap_of(ties - shift + noise, ties)
+    assert said.startswith(f"**Distinguishable**: M-TIES is {word} the ensemble than TIES by 25.0%")
+    little = gap_of(ties - 0.001 * shift + noise, ties)
+    assert little.startswith(f"**Not distinguishable**: M-TIES is {word} the ensemble than")
+    same = gap_of(ties, ties)
+    assert same.startswith("**Not distinguishable**: M-TIES is as far from the ensemble as TIES. ")
+    one = gap_of(ties[:1] - shift, ties[:1])
+    assert one.startswith("**Not measured**") and "(95 % interval not measured" in one
+
+
+def test_a_rival_without_an_interval_gets_no_verdict():
+    rng = np.random.default_rng(2)
+    nothing = Correlation(rho=0.3, by_models=(np.nan, np.nan), by_sets=(0.0, 0.5))
+    said = words._against("cosine", nothing, (0.1, np.nan, np.nan))
+    assert "not measured" in said and "distinguishable" not in said
+    x = rng.normal(0, 1, 28)
+    for line in words.prediction(study_of(x, x), "pairs")[1:]:
+        outcome, low, high = re.search(
+            r": ((?:not )?distinguishable) from M-Loss.*interval (\S+) to (\S+)\)\.$", line
+        ).groups()
+        assert (outcome == "distinguishable") == (float(low) > 0 or float(high) < 0)
 
 
 def test_without_tasks_there_is_no_gap(family):
     with pytest.raises(BadValue, match="no task"):
         next(ensemble_gap(recipe_for(family, "m-ties"), Evaluator(family, CPU), ()))
-
-
-def test_gains_in_words_say_what_any_source_would_give():
-    gains = np.array([[0.3, -0.1, 0.05], [0.2, -0.2, 0.0], [0.4, 0.0, 0.1]])
-    said = words.gains(["a", "b", "c"], gains)
-    assert "Leaving out a" in said and "25.0%" in said and "Without b M-Loss rises" in said

@@ -156,6 +156,13 @@ def test_theory_refuses_what_measures_nothing(family):
         next(theory(some, family, device="cpu"))
 
 
+@pytest.mark.parametrize("weights", [(1.0, 0.0, 0.0), (0.0, 0.0, 1.0)])
+def test_theory_of_one_source_alone_is_refused(family, weights):
+    recipe = MergeRecipe(family="tiny", method="m-ties", sources=TASKS, weights=weights, samples=4)
+    with pytest.raises(InputError, match="--weights"):
+        next(theory(recipe, family, device="cpu"))
+
+
 def test_agreement_of_a_line_and_of_nothing():
     p = np.array([1.0, 2.0, 4.0])
     line = agreement(p, 2 * p + 1)

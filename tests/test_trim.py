@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from fractions import Fraction
 from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 import oracle
-from mloss_core import MergeRecipe, trim
+from mloss_core import MergeRecipe, keep_rates, trim
 from mloss_core import trim as global_trim
 from mloss_core.methods import emr
 from mloss_core.methods import rules as data_free
@@ -65,10 +67,40 @@ def test_the_threshold_is_the_magnitude_at_the_count(matrix, data):
 
 
 @pytest.mark.parametrize(
-    "rate, length, kept", [(0.2, 10, 2), (0.29, 10, 2), (1e-9, 10, 1), (1.0, 10, 10), (0.5, 1, 1)]
-)
+    "rate, length, kept",
+    [
+        (0.2, 10, 2), (0.29, 10, 2), (1e-9, 10, 1), (1.0, 10, 10), (0.5, 1, 1), (0.29, 100, 29),
+        (0.57, 100, 57), (0.289999, 100, 28), (0.999999, 1_000_000, 999_999),
+    ],
+)  # fmt: skip
 def test_the_share_kept_is_rounded_down_but_never_to_nothing(rate, length, kept):
     assert trim.kept_counts(np.array([rate]), length).tolist() == [kept]
+
+
+@settings(max_examples=1000)
+@given(st.integers(1, 10**6), st.integers(1, 10**8))
+def test_counts_are_exact_for_rates_of_six_decimals(millionths, length):
+    exact = Fraction(millionths, 10**6) * length
+    expected = min(max(math.floor(exact), 1), length)
+    assert trim.kept_counts(np.array([millionths / 10**6]), length).tolist() == [expected]
+
+
+def test_counts_are_exact_where_products_are_whole_numbers():
+    """Doubles of decimals fall short of them in one of 50: exhaustively for three decimals."""
+    for length in (100, 1000, 3072, 768, 4096, 99_999_000):
+        rates = np.arange(1, 1001) / 1000
+        expected = [max(1, k * length // 1000) for k in range(1, 1001)]
+        assert trim.kept_counts(rates, length).tolist() == expected
+
+
+@given(st.integers(1, 100), st.integers(0, 100), st.integers(2, 4096), st.sampled_from([64, 768]))
+def test_counts_of_a_schedule_are_exact(keep, share, nodes, length):
+    """k - e rank / (nodes - 1) in fractions, with k and e in percent."""
+    k, e = Fraction(keep, 100), Fraction(min(share, keep), 100)
+    exact = [(k - e * Fraction(rank, nodes - 1)) * length for rank in range(nodes)]
+    rates = keep_rates(np.arange(float(nodes)), float(k), float(e))
+    expected = [min(max(math.floor(x), 1), length) for x in exact]
+    assert trim.kept_counts(rates, length).tolist() == expected
 
 
 def test_equal_magnitudes_at_the_threshold_are_all_kept():

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..evaluation.rank_correlation import spearman
-from ..mloss import with_interval
+from ..intervals import with_interval
 
 Nodes = Mapping[int, Float[np.ndarray, " nodes"]]  # M-Loss of a block's nodes
 Images = Mapping[int, Float[np.ndarray, " images"]]  # mean M-Loss of a block's nodes by image
@@ -22,7 +22,7 @@ class BlockPair:
 
     Args:
         first, second: mean node M-Loss (Eq. 4) of either.
-        difference: first less second, with its 95 % interval over the images; the interval is NaN
+        difference: first minus second, with its 95 % interval over the images; the interval is NaN
             where a map does not tell its images apart.
         higher: share of the nodes that are higher in the first.
         order: Spearman's rank correlation of the nodes: 1 where both put them in the same order,
@@ -60,7 +60,7 @@ def paired(
                 second=float(b.mean()),
                 difference=(mean, low, high),
                 higher=float((a > b).mean()),
-                order=float(spearman(a, b, np.ones((1, len(a))))[0]),
+                order=spearman(a, b),
             )
         )
     return pairs

@@ -14,7 +14,8 @@ from jaxtyping import Float
 
 from ..activations import activation
 from ..errors import BadValue
-from ..mloss import token_gap, with_interval
+from ..intervals import with_interval
+from ..mloss import token_gap
 from .compatibility.sets import alphas_of
 from .theory import BlockTheory
 from .trace import TracedBlock

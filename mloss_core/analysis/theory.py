@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ..errors import BadValue
 from ..families.family import Family
 from ..types import MergeRecipe, NodeScores
 from .expectation import LEAST, MOST, Setting, expected
@@ -37,8 +38,12 @@ def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iter
 
     The inputs are those that the recipe says.
 
-    Takes and raises what `trace_blocks` does.
+    Takes and raises what `trace_blocks` does, and BadValue where one source has all the weight.
     """
+    if max(recipe.alpha) > 1 - 1e-6:
+        problem = "leaves one source alone: it has no M-Loss to explain"
+        remedy = "give two sources or more a weight above 0"
+        raise BadValue("--weights", ",".join(f"{a:g}" for a in recipe.alpha), problem, remedy)
     act = family.model.activation
 
     def predicted(block: TracedBlock) -> BlockTheory:
@@ -48,7 +53,7 @@ def theory(recipe: MergeRecipe, family: Family, *, device: str = "auto") -> Iter
             scores=block.scores, factors=factors, setting=setting, predicted=expected(setting)
         )
 
-    return trace_blocks(recipe, family, predicted, device=device)
+    yield from trace_blocks(recipe, family, predicted, device=device)
 
 
 def estimate(factors: SecondOrder, act: str, alpha: Sequence[float]) -> Setting:

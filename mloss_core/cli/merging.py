@@ -27,11 +27,12 @@ from ..hardware import device as devices
 from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
+from ..number_format import three_digits_alike
 from ..recipe import check
-from ..run import run
+from ..run import Merge, run
 from ..runs import store
 from ..text_table import plain_table
-from ..types import BlockMerged, BlockScored, Event, Finished, MergeRecipe, NodeScores
+from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, Planned
 from ..vit import Tower
 from . import runs as papers
 from .options import (
@@ -224,13 +225,13 @@ def _events(call: Call) -> Iterator[Event]:
     recipe = recipe_of(family, call.method, call.settings)
     batch = load_batch(call.calibration, family.model) if call.calibration else None
     _warn(recipe, family, call.device)
-    with tqdm(
-        total=family.model.blocks, unit="block", disable=call.as_json or None, leave=False
-    ) as bar:
-        for event in run(recipe, family, device=call.device, calibration=batch):
+    with tqdm(unit="step", disable=call.as_json or None, leave=False) as bar:
+        for event in run(recipe, family, stages=(Merge(),), device=call.device, calibration=batch):
             if call.as_json:
                 print(json.dumps(store.event_json(event)), flush=True)
-            elif isinstance(event, BlockMerged):
+            elif isinstance(event, Planned):
+                bar.reset(event.steps)
+            else:
                 bar.update()
             yield event
 
@@ -260,6 +261,9 @@ def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
 
 
 def _score_rows(scores: Sequence[NodeScores]) -> Iterator[tuple[str, ...]]:
-    for s in scores:
-        mean, low, high = s.mean_interval()
-        yield str(s.block), f"{mean:.5f}", f"{low:.5f} - {high:.5f}", f"{s.layer:.4f}"
+    means = three_digits_alike(value for s in scores for value in s.mean_interval())
+    layers = three_digits_alike(s.layer for s in scores)
+    for i, s in enumerate(scores):
+        mean, low, high = means[3 * i : 3 * i + 3]
+        interval = f"{low} to {high}" if len(s.per_image) > 1 else "one image has none"
+        yield str(s.block), mean, interval, layers[i]

@@ -16,7 +16,7 @@ from ..errors import BadFile, MlossError, UnknownName
 from ..families import family as zoo
 from ..runs.card import card, model_card
 from ..runs.layout import as_bad_file
-from ..runs.rerun import Rerun, again, checked, compare
+from ..runs.rerun import TOLERANCE, Rerun, again, checked, compare
 from ..runs.store import load_run
 from ..runs.write import versions
 from ..types import BlockMerged, Finished
@@ -44,7 +44,9 @@ def rerun(run: str, device: str, as_json: bool) -> None:
     result = compare(record, events)
     if as_json:
         differing = {k: v if math.isfinite(v) else None for k, v in result.differing.items()}
+        gap = result.score_gap if math.isfinite(result.score_gap) else None
         row = {**vars(result), "run": record.id, "agrees": result.agrees, "differing": differing}
+        row |= {"score_gap": gap, "score_tolerance": TOLERANCE}
         print(json.dumps(row))
     else:
         for line in _lines(result):
@@ -61,9 +63,18 @@ def _lines(result: Rerun) -> list[str]:
         (result.judged, "counts of correct answers"),
     ]
     lines = [f"compared {', '.join(f'{n} {what}' for n, what in compared if n)}"]
+    if result.scores:
+        lines.append(
+            f"scores are at most {result.score_gap:.1e} of their block's largest apart; up to "
+            f"{TOLERANCE:.0e} is rounding (another number of threads)"
+        )
     if result.agrees:
-        agreed = "all bytes agree" if result.tensors or result.scores else "all counts agree"
-        return [*lines, f"{agreed}{', and all counts' * bool(result.judged and result.tensors)}"]
+        agreed = (
+            (result.tensors, "all bytes of the tensors"),
+            (result.scores, "all scores"),
+            (result.judged, "all counts"),
+        )
+        return [*lines, f"agree: {', '.join(what for n, what in agreed if n)}"]
     worst = sorted(result.differing.items(), key=lambda pair: -pair[1])
     lines += [f"differs by at most {gap:.3g}: {name}" for name, gap in worst[:SHOWN]]
     lines += [f"and {len(worst) - SHOWN} more"] * (len(worst) > SHOWN)
@@ -75,7 +86,7 @@ def _difference(result: Rerun) -> str:
     if result.differing:
         largest = max(result.differing.values())
         of = result.tensors + result.scores
-        words.append(f"the bytes of {len(result.differing)} of {of} tensors differ")
+        words.append(f"{len(result.differing)} of {of} tensors and blocks' scores differ")
         words.append(f"by at most {largest:.3g}")
     if result.miscounted:
         words.append(f"{len(result.miscounted)} of {result.judged} counts differ")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -17,8 +16,9 @@ from ..data.calibration import preprocess
 from ..data.tasks import Task
 from ..errors import BadTensor
 from ..families.family import Family
+from ..intervals import of_mean_share
 from ..parallel import thread_map
-from ..types import Z95, Accuracy, MergedModel, TaskEvaluated
+from ..types import Accuracy, MergedModel, TaskEvaluated
 from ..vit import Tower
 
 KEPT = 128  # models whose features an Evaluator keeps
@@ -186,24 +186,10 @@ class Evaluator:
 
 
 def mean_accuracy(rates: Mapping[str, Bool[np.ndarray, " n"]]) -> tuple[float, float, float]:
-    """Unweighted mean of the tasks' accuracies and its 95 % interval (normal, tasks fixed)."""
+    """Unweighted mean of the tasks' accuracies and its 95 % interval (tasks fixed)."""
     return mean_of({t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in rates.items()})
 
 
 def mean_of(accuracies: Mapping[str, Accuracy]) -> tuple[float, float, float]:
-    """The same from the tasks' counts."""
-    means = [a.rate for a in accuracies.values()]
-    return _with_interval(means, [a.rate * (1 - a.rate) / a.total for a in accuracies.values()])
-
-
-def mean_difference(gaps: Sequence[Float[np.ndarray, " n"]]) -> tuple[float, float, float]:
-    """Mean over the tasks of differences image by image, with its 95 % interval (tasks fixed)."""
-    return _with_interval([float(g.mean()) for g in gaps], [float(g.var()) / len(g) for g in gaps])
-
-
-def _with_interval(
-    means: Sequence[float], variances: Sequence[float]
-) -> tuple[float, float, float]:
-    mean = math.fsum(means) / len(means)
-    half = Z95 * math.sqrt(math.fsum(variances)) / len(means)
-    return mean, mean - half, mean + half
+    """The same from the tasks' counts; raises BadValue where there are none."""
+    return of_mean_share([(a.correct, a.total) for a in accuracies.values()])

@@ -7,10 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool
-from scipy.stats import binomtest
+
+from ..errors import BadValue
+from ..intervals import of_draws
 
 DRAWS, SEED = 10_000, 0
-Answers = Mapping[str, Bool[np.ndarray, " n"]]  # task -> whether each image's answer was correct
+Answers = Mapping[str, Bool[np.ndarray, " _"]]  # task -> whether each image's answer was correct
+RULE = (
+    "Two models are called distinguishable where the 95 % interval of their mean difference, "
+    "paired over the same images, excludes zero."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,66 +26,92 @@ class Comparison:
     Args:
         difference: ours minus the other's, in points of accuracy.
         low, high: its 95 % interval (paired bootstrap over each task's images).
-        p: McNemar's exact test on all images: how often chance alone splits the images that only
-            one of the two answers correctly at least so unevenly.
         images: how many were compared.
     """
 
     difference: float
     low: float
     high: float
-    p: float
     images: int
 
     @property
     def distinguishable(self) -> bool:
-        """Whether the interval excludes zero."""
+        """Whether the interval excludes zero: the one RULE of every verdict."""
         return self.low > 0 or self.high < 0
 
 
 def compare(ours: Answers, other: Answers) -> Comparison:
-    """Difference of two models' mean accuracies on the same images (Efron 1979; McNemar 1947).
+    """Difference of two models' mean accuracies on the same images (Efron 1979).
 
     An image adds -1, 0 or 1 to the difference, so that resampling a task's images is one draw from
     a multinomial distribution.
+
+    Raises:
+        BadValue: there is no task, or a task's answers are not of the same images.
     """
+    _check_same_images(ours, other)
     rng = np.random.default_rng(SEED)
-    means, drawn, better, worse = [], np.zeros(DRAWS), 0, 0
+    means, drawn = [], np.zeros(DRAWS)
     for task in ours:
         gap = ours[task].astype(np.int64) - other[task]
         n, up, down = len(gap), int((gap > 0).sum()), int((gap < 0).sum())
         counts = rng.multinomial(n, [up / n, down / n, (n - up - down) / n], size=DRAWS)
         drawn += (counts[:, 0] - counts[:, 1]) / n
         means.append((up - down) / n)
-        better, worse = better + up, worse + down
-    low, high = np.quantile(drawn / len(means), [0.025, 0.975])
+    low, high = of_draws(drawn / len(means))
     return Comparison(
         difference=100 * float(np.mean(means)),
-        low=100 * float(low),
-        high=100 * float(high),
-        p=float(binomtest(better, better + worse).pvalue) if better + worse else 1.0,
+        low=100 * low,
+        high=100 * high,
         images=sum(len(hits) for hits in ours.values()),
     )
 
 
+def _check_same_images(ours: Answers, other: Answers) -> None:
+    """Raises BadValue unless both have answers to the same images of the same tasks."""
+    if not ours or ours.keys() != other.keys():
+        shown = f"{','.join(ours)} and {','.join(other)}"
+        remedy = "compare on one task or more, the same for both"
+        raise BadValue("tasks", shown, "are none, or not the same for both models", remedy)
+    for task, hits in ours.items():
+        if len(hits) != len(other[task]) or not len(hits):
+            shown = f"{len(hits)} and {len(other[task])} answers"
+            remedy = "evaluate both models on the same images"
+            raise BadValue(f"answers on {task}", shown, "cannot be paired by image", remedy)
+
+
 def verdict(name: str, rival: str, ours: Answers, other: Answers) -> str:
-    """The paired comparison in words: ahead, behind, or not distinguishable.
+    """The paired comparison in words: distinguishable or not, then the difference.
 
     Only tasks that both models answer count: some are made for a few tasks alone.
     """
     both = {task: hits for task, hits in ours.items() if task in other}
     if not both:
-        return f"**{name} and {rival} are made for different tasks**: nothing to compare."
-    comparison, total = compare(both, other), len({*ours, *other})
-    tasks = f" of the {len(both)} of {total} tasks that both were evaluated on" * (
-        len(both) < total
-    )
+        return f"**Not measured**: {name} and {rival} are made for different tasks."
+    comparison = compare(both, {task: other[task] for task in both})
+    total = len({*ours, *other})
+    tasks = f" of the {len(both)} of {total} tasks that both were evaluated on"
     gap = comparison.difference
     where = "ahead of" if gap > 0 else "behind" if gap < 0 else "level with"
-    sure = "distinguishable" if comparison.distinguishable else "not distinguishable"
-    p = f"p = {comparison.p:.2g}" if comparison.p >= 0.001 else "p < 0.001"
+    head = "Distinguishable" if comparison.distinguishable else "Not distinguishable"
     return (
-        f"**{name} is {where} {rival}{f' by {abs(gap):.2f} points' * (gap != 0)}** "
-        f"(95 % interval of the difference {comparison.low:+.2f} to {comparison.high:+.2f}; "
-        f"McNemar {p}): {sure} on {comparison.images:,} images{tasks}."
+        f"**{head}**: {name} is {f'{points(abs(gap))[1:]} points ' * (gap != 0)}{where} {rival} "
+        f"({spread(comparison)}, {comparison.images:,} images"
+        f"{tasks * (len(both) < total)})."
     )
+
+
+def spread(comparison: Comparison) -> str:
+    """The interval of a difference, in words."""
+    return f"95 % interval {points(comparison.low)} to {points(comparison.high)}"
+
+
+def points(value: float) -> str:
+    """Signed points with two digits; more where an end near zero would be rounded to zero.
+
+    An end at "0.00" would leave open whether the interval excludes zero.
+    """
+    text = f"{value:+.2f}"
+    if float(text) != 0:
+        return text
+    return f"{value:+.1g}" if value else "0.00"

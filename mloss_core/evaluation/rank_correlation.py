@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from ..intervals import of_draws
+
 DRAWS = 2000
 ENOUGH = 0.5  # share of draws that must tell something before their interval is given
 LEAST = 5  # different sets that a draw must hold: of three, any ranks correlate strongly
@@ -28,7 +30,16 @@ class Correlation:
     by_sets: tuple[float, float]
 
 
-def spearman(
+def spearman(x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"]) -> float:
+    """Spearman's rank correlation; NaN where either does not vary."""
+    from scipy.stats import spearmanr  # takes seconds to import: not before it is needed
+
+    if np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan")
+    return float(np.asarray(spearmanr(x, y))[0])
+
+
+def weighted_spearman(
     x: Float[np.ndarray, " n"], y: Float[np.ndarray, " n"], weights: Float[np.ndarray, "draws n"]
 ) -> Float[np.ndarray, " draws"]:
     """Spearman's rank correlation where set i counts weights[., i] times.
@@ -82,9 +93,9 @@ def correlated(
     by_models = draws_of_models(sets, models, seed)
     by_sets = draws_of_sets(len(sets), seed)
     return Correlation(
-        rho=float(spearman(x, y, np.ones((1, len(x))))[0]),
-        by_models=interval(spearman(x, y, by_models)),
-        by_sets=interval(spearman(x, y, by_sets)),
+        rho=float(weighted_spearman(x, y, np.ones((1, len(x))))[0]),
+        by_models=interval(weighted_spearman(x, y, by_models)),
+        by_sets=interval(weighted_spearman(x, y, by_sets)),
     )
 
 
@@ -99,9 +110,12 @@ def difference(
     """Difference of x's and the rival's rank correlations with y, with the interval over models."""
     weights = draws_of_models(sets, models, seed)
     every = np.ones((1, len(x)))
-    apart = spearman(x, y, weights) - spearman(rival, y, weights)
-    low, high = interval(apart)
-    return float((spearman(x, y, every) - spearman(rival, y, every))[0]), low, high
+
+    def apart(counts: Float[np.ndarray, "draws n"]) -> Float[np.ndarray, " draws"]:
+        return weighted_spearman(x, y, counts) - weighted_spearman(rival, y, counts)
+
+    low, high = interval(apart(weights))
+    return float(apart(every)[0]), low, high
 
 
 def interval(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
@@ -109,5 +123,4 @@ def interval(values: Float[np.ndarray, " draws"]) -> tuple[float, float]:
     finite = values[np.isfinite(values)]
     if len(finite) < ENOUGH * len(values):
         return float("nan"), float("nan")
-    low, high = np.quantile(finite, [0.025, 0.975])
-    return float(low), float(high)
+    return of_draws(finite)

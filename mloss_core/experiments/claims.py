@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import rankdata
 
-from ..evaluation.paired_test import Comparison, compare, verdict
+from ..evaluation.paired_test import Comparison, compare, points, spread, verdict
+from ..evaluation.rank_correlation import spearman
 from ..runs.store import RunRecord
 from .perform import CellDone
 from .tables import Row
@@ -25,8 +25,7 @@ def _paper(claim: str, comparison: Comparison) -> str:
         outcome = "holds here" if comparison.low > 0 else "is the other way round here"
     return (
         f"**The paper claims that {claim}. That {outcome}** "
-        f"(difference {comparison.difference:+.2f} points, "
-        f"95 % interval {comparison.low:+.2f} to {comparison.high:+.2f})."
+        f"(difference {points(comparison.difference)} points, {spread(comparison)})."
     )
 
 
@@ -117,8 +116,7 @@ def _mean(done: CellDone, rows: Sequence[Row]) -> float:
 def rank_correlations(ours: RunRecord, other: RunRecord) -> Float[np.ndarray, " blocks"]:
     """Spearman's rank correlation of two runs' node scores, block by block."""
     first, second = ours.scores(), other.scores()
-    pairs = [(rankdata(first[block]), rankdata(second[block])) for block in sorted(first)]
-    return np.array([np.corrcoef(a, b)[0, 1] for a, b in pairs])
+    return np.array([spearman(first[block], second[block]) for block in sorted(first)])
 
 
 def _out_of_domain(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:

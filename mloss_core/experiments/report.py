@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 
+from ..evaluation.paired_test import RULE
 from ..families.family import Family
 from ..methods import METHODS
 from ..text_table import markdown_table
@@ -44,10 +45,10 @@ def report(
         f"Written on {today} by `python -m mloss_core experiment all --family {family.name} --out "
         f"FILE.md` (mloss_core {__version__}, torch {torch.__version__}, {device}, "
         f"{platform.machine()}). {settings_of(start)} Accuracies are percentages with 95 % "
-        "intervals (Wilson's a task; for the mean over tasks a normal one). Differences are paired "
-        "on the same test images: bootstrap interval, McNemar's exact test. Settings are chosen on "
-        "validation images only. What the paper or its authors' released logs say stands under "
-        "*Published*, and was not measured here.",
+        "intervals: Wilson's per task, and combined from those for the mean over tasks "
+        f"(Newcombe's method). {RULE} Intervals of differences are bootstrapped. Settings are "
+        "chosen on validation images only. What the paper or its authors' released logs say stands "
+        "under *Published*, and was not measured here.",
     ]
     for heading, title, name, wanted in SECTIONS:
         if name in outcomes:

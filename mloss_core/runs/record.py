@@ -82,7 +82,8 @@ class RunRecord:
     @property
     def accuracies(self) -> Mapping[str, Mapping[str, Accuracy]]:
         """Accuracy of each whole model on each task, read without the hits where counted."""
-        return counts(self.hits) if self.counted is None else self.counted
+        with as_bad_file(self.id):
+            return counts(self.hits) if self.counted is None else self.counted
 
     @property
     def scored(self) -> bool:

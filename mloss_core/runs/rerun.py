@@ -1,8 +1,9 @@
-"""Rerun of a finished run: checks its inputs, and compares the results byte by byte."""
+"""Rerun of a finished run: checks its inputs, and compares tensors, scores and counts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +19,10 @@ from .events import Hits, final_hits, score_tensors
 from .layout import MODEL, SCORES, as_bad_file
 from .record import RunRecord, counts
 
+# Of a block's scores, in multiples of its largest: sums over tokens are cut by the number of
+# threads, and rounding then differs by some 1e-7. Merged tensors have no such sums.
+TOLERANCE = 1e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class Rerun:
@@ -25,7 +30,9 @@ class Rerun:
 
     Args:
         tensors, scores: how many tensors of the model, and blocks' scores, were compared.
-        differing: largest absolute difference by name; infinite where shape or dtype differ, or
+        score_gap: the largest difference of scores, over the largest score of its block.
+        differing: largest absolute difference by name, of tensors whose bytes differ and of
+            scores that differ by more than TOLERANCE; infinite where shape or dtype differ, or
             only one has it.
         judged: how many counts of correct answers were compared.
         miscounted: what was counted then and now, by model and task.
@@ -33,13 +40,14 @@ class Rerun:
 
     tensors: int
     scores: int
+    score_gap: float
     differing: Mapping[str, float]
     judged: int
     miscounted: Mapping[str, tuple[int, int]]
 
     @property
     def agrees(self) -> bool:
-        """Whether all bytes and all counts agree."""
+        """Whether tensors agree to the byte, scores to TOLERANCE, and all counts."""
         return not self.differing and not self.miscounted
 
 
@@ -77,7 +85,7 @@ def again(record: RunRecord, family: Family, device: str) -> Iterator[Event]:
 
 
 def compare(record: RunRecord, events: Sequence[Event]) -> Rerun:
-    """Compares a rerun's events with the run on disk, byte by byte.
+    """Compares a rerun's events with the run on disk: tensors byte by byte, scores to TOLERANCE.
 
     Raises:
         BadFile: the run's files cannot be read, or other images were drawn.
@@ -87,41 +95,62 @@ def compare(record: RunRecord, events: Sequence[Event]) -> Rerun:
     then = record.metadata.get("calibration")
     _same("calibration images", then, finished.metadata["calibration"])
     scored = score_tensors([e.scores for e in events if isinstance(e, BlockScored)])
+    model, scores = record.folder / MODEL, record.folder / SCORES
+    tensors = finished.weights or {} if model.is_file() else {}
     differing: dict[str, float] = {}
-    number = [0, 0]
-    for i, (name, now) in enumerate(((MODEL, finished.weights or {}), (SCORES, scored))):
-        path = record.folder / name
-        if path.is_file():
-            with as_bad_file(record.id):
-                number[i] = len(now)
-                differing |= _differences(path, now)
+    score_gap = 0.0
+    with as_bad_file(record.id):
+        if model.is_file():
+            differing |= _differences(model, tensors, _byte_gap)
+        if scores.is_file():
+            shares = _differences(scores, scored, _share)
+            score_gap = max(shares.values(), default=0.0)
+            differing |= {n: gap for n, gap in shares.items() if gap > TOLERANCE}
     judged, miscounted = _counts(record.hits, final_hits(events))
     return Rerun(
-        tensors=number[0],
-        scores=number[1],
+        tensors=len(tensors),
+        scores=len(scored) if scores.is_file() else 0,
+        score_gap=score_gap,
         differing=differing,
         judged=judged,
         miscounted=miscounted,
     )
 
 
-def _differences(path: Path, now: Mapping[str, Tensor]) -> dict[str, float]:
-    """Tensors whose bytes differ from the file's, with their largest difference."""
+def _differences(
+    path: Path, now: Mapping[str, Tensor], compared: Callable[[Tensor, Tensor], float | None]
+) -> dict[str, float]:
+    """Tensors that differ from the file's, with how far they do.
+
+    Args:
+        compared: how far two tensors of one shape and dtype are apart; None where they are not.
+    """
     differences = {}
     with safe_open(path, framework="pt") as file:
         names = set(file.keys())
         for name in sorted(names | now.keys()):
             if name not in names or name not in now:
                 differences[name] = float("inf")
-            elif (gap := _gap(file.get_tensor(name), now[name])) is not None:
+                continue
+            then = file.get_tensor(name)
+            if then.shape != now[name].shape or then.dtype != now[name].dtype:
+                differences[name] = float("inf")
+            elif (gap := compared(then, now[name])) is not None:
                 differences[name] = gap
     return differences
 
 
-def _gap(then: Tensor, now: Tensor) -> float | None:
+def _share(then: Tensor, now: Tensor) -> float | None:
+    """The largest difference over the largest value; None where all values are the same."""
+    gap = float((then.double() - now.double()).abs().max())
+    largest = float(then.double().abs().max())
+    if gap == 0:
+        return None
+    return gap / largest if largest > 0 and math.isfinite(gap) else math.inf
+
+
+def _byte_gap(then: Tensor, now: Tensor) -> float | None:
     """The largest difference of two tensors; None where their bytes are the same."""
-    if then.shape != now.shape or then.dtype != now.dtype:
-        return float("inf")
     parts = (t.contiguous().reshape(-1).view(torch.uint8) for t in (then, now))
     if torch.equal(*parts):
         return None

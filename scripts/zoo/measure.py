@@ -1,9 +1,9 @@
 """Tunes the plain merges on validation pictures, then measures everything once on the test pictures."""
 
-import math
-
 import numpy as np
 import torch
+
+from mloss_core.intervals import of_share
 
 from . import merges
 from .merges import Pictures, State
@@ -22,11 +22,8 @@ def average(right: dict[str, np.ndarray], names: list[str]) -> float:
 
 def wilson(correct: int, total: int) -> tuple[float, float]:
     """95 % Wilson interval of a share, in percent."""
-    z = 1.959964
-    share, spread = correct / total, z * z / total
-    middle = (share + spread / 2) / (1 + spread)
-    half = z * math.sqrt(share * (1 - share) / total + spread / (4 * total)) / (1 + spread)
-    return 100 * (middle - half), 100 * (middle + half)
+    low, high = of_share(correct, total)
+    return 100 * low, 100 * high
 
 
 def _best(base: State, deltas: dict, scales: list[float], heads: State, val: Pictures) -> tuple:

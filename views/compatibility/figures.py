@@ -48,7 +48,7 @@ def matrix(
     heat = go.Heatmap(
         z=shown, zmin=limits[0], zmax=limits[1], colorscale=MAGNITUDES, customdata=both,
         text=text, texttemplate="%{text}" if q <= 12 else None, hoverongaps=False, xgap=1, ygap=1,
-        hovertemplate="%{customdata}<br>" + what + " %{z:.4g}<extra></extra>",
+        hovertemplate="%{customdata}<br>" + what + " %{z:.3g}<extra></extra>",
         colorbar={"orientation": "h", "y": -0.02, "yanchor": "top", "thickness": 8, "nticks": 4,
                   "ticklabelposition": "outside bottom"},
     )  # fmt: skip
@@ -79,13 +79,16 @@ def left_out(
 
 
 def gains(
-    estimates: Float[np.ndarray, "3 q"], names: Sequence[str], tasks: Sequence[int], alike: float
+    estimates: Float[np.ndarray, "3 q"],
+    names: Sequence[str],
+    tasks: Sequence[int],
+    alike: Float[np.ndarray, " q"],
 ) -> go.Figure:
     """By how much the total falls without each source, with 95 % intervals.
 
     Args:
         tasks: place of each source's task among the family's, for its colour.
-        alike: what any source would give if all were alike: a dashed line.
+        alike: what each source would give if all were alike: a dashed line.
     """
     mean, low, high = estimates
     figure = go.Figure()
@@ -97,7 +100,10 @@ def gains(
             error_x={"type": "data", "symmetric": False, **error},
             hovertemplate="without %{y}<br>falls by %{x:.1%}<extra></extra>",
         )  # fmt: skip
-    figure.add_vline(x=alike, line={"dash": "dash", "color": GUIDE})
+    for i, gain in enumerate(alike):
+        if np.isfinite(gain):
+            line = {"dash": "dash", "color": GUIDE}
+            figure.add_shape(type="line", x0=gain, x1=gain, y0=i - 0.5, y1=i + 0.5, line=line)
     figure.add_vline(x=0, line={"color": GUIDE, "width": 1})
     figure.update_xaxes(title="total M-Loss falls by", tickformat=".0%", zeroline=False, nticks=6)
     figure.update_yaxes(autorange="reversed")
@@ -123,7 +129,7 @@ def drops(
             marker={"size": 9, "symbol": shape, "color": colour},
             error_y={"type": "data", "symmetric": False, "array": high - mean,
                      "arrayminus": mean - low, "thickness": 1, "width": 0},
-            hovertemplate="%{text}<br>" + what + " %{x:.4g}<br>lost %{y:.1f} points<extra></extra>",
+            hovertemplate="%{text}<br>" + what + " %{x:.3g}<br>lost %{y:.1f} points<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title=what, nticks=6, exponentformat="power", zeroline=False)
     figure.update_yaxes(title="accuracy lost (points)", zeroline=True)

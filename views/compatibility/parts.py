@@ -18,11 +18,12 @@ from mloss_core.analysis.compatibility.prediction import MAIN, TRIPLES, Study, c
 from mloss_core.analysis.compatibility.sets import Compatibility
 from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, conflict
 from mloss_core.analysis.task_vectors import Geometry
-from mloss_core.mloss import MEASURES, with_interval
+from mloss_core.intervals import with_interval
+from mloss_core.mloss import MEASURES
 from views.compatibility import figures
 from views.jobs import kinds as jobs
 from views.shared import widgets
-from views.shared.theme import written
+from views.shared.theme import written_alike
 from views.state import session
 from views.state.compatibility_fields import RULES, pair_blocks
 from views.state.error_text import error_text
@@ -114,12 +115,13 @@ def matrices(
 def total(family: Family, compatibility: Compatibility, measure: str) -> str:
     """M-Loss of the chosen set over the blocks measured so far, in words."""
     mean, low, high = map(float, compatibility.whole(measure))
+    whole, least, most = written_alike((mean, low, high))
     how = "mean" if measure == "node" else "sum"
     blocks, every = len(compatibility.blocks), family.model.blocks
     return (
         f"{len(compatibility.sources)} sources, {how} over {blocks} of {every} blocks: "
-        f"**{written(mean)}** (95 % interval over the calibration images {written(low)} to "
-        f"{written(high)}). These are unlabeled images; all models see the base's activations "
+        f"**{whole}** (95 % interval over the calibration images {least} to {most}). "
+        "These are unlabeled images; all models see the base's activations "
         "there, for nothing is merged yet. On the heatmap's page a block sees what the merged "
         "blocks before it make of them."
     )
@@ -187,7 +189,8 @@ def show_study(family: Family, study: Study) -> None:
         f"Correlations are turned so that above 0 means: points as expected. {said.TITLES[MAIN]}, "
         "is the main measure, fixed beforehand; the best of several, found later, would flatter. "
         "Bars are 95 % intervals over models: sets share models, so models, not sets, are drawn "
-        "anew 2,000 times (bootstrap). With few models they are still rather too narrow."
+        "anew 2,000 times (bootstrap). With few models they are still rather too narrow. "
+        "Distinguishable: the interval of the two correlations' difference excludes zero."
     )
 
 

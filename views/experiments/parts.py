@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import METHODS, Family
+from mloss_core.evaluation.paired_test import RULE
 from mloss_core.experiments import EXPERIMENTS, CellDone, Row, claims, rows
 from mloss_core.experiments.report import memory, passed, section
 from mloss_core.experiments.tables import percent, published, settings
@@ -48,6 +49,7 @@ def results(name: str, family: Family, cells: Sequence[CellDone]) -> None:
     if (last := cells[-1]).done == last.total:
         st.markdown("**What follows**")
         st.markdown("\n".join(f"- {line}" for line in claims(name, cells, table_rows)))
+        st.caption(RULE)
         if not session.lecture():
             take_away(name, family, cells, table_rows)
     else:

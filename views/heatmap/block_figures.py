@@ -27,7 +27,7 @@ def distributions(
                 "shape": "hv", "width": 2, "color": HUES[block % len(HUES)],
                 "dash": DASHES[block // len(HUES) % len(DASHES)],
             },
-            hovertemplate=f"block {block}<br>%{{y:.0%}} of the nodes at most %{{x:.4g}}"
+            hovertemplate=f"block {block}<br>%{{y:.0%}} of the nodes at most %{{x:.3g}}"
             "<extra></extra>",
         )  # fmt: skip
     positive = any((node > 0).any() for node in scores.values())

@@ -131,7 +131,7 @@ def table(family: Family, events: Sequence[BlockScored]) -> None:
     losses = mean_losses([e.scores for e in events])
     blocks = [event.scores.block for event in events]
     rows = [{CHOSEN: e.scores.block in chosen} | _row(e, losses) for e in events]
-    numbers = st.column_config.NumberColumn(format="%.4g")
+    numbers = st.column_config.NumberColumn(format="%.3g")
     shares = st.column_config.NumberColumn(format="percent")
     config = {name: shares if "share" in name else numbers for name in list(rows[0])[2:]}
 

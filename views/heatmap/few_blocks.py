@@ -86,8 +86,10 @@ def _beside(family: Family, mine: Tried, whole: Tried | None, trials: Sequence[T
             continue  # it is TIES
         if hits := mine.run.hits.get(key) or reference(trials, key):
             rivals[label] = hits
-    said = [readouts.verdict(name, rival, mine.row.answers, hits) for rival, hits in rivals.items()]
-    st.markdown("\n".join(f"- {line}" for line in said))
+    verdicts = (
+        readouts.verdict(name, rival, mine.row.answers, hits) for rival, hits in rivals.items()
+    )
+    readouts.verdicts(list(verdicts))
     with st.expander("Every task, with 95 % intervals"):
         readouts.table(family, {name: mine.row.answers, **rivals})
     nav.next_step("merge", "The merge itself, with its file, is on the Merge page")

@@ -10,6 +10,7 @@ import streamlit as st
 from mloss_core import Family, MergeRecipe
 from mloss_core.analysis.compatibility import words
 from mloss_core.analysis.compatibility.sets import Compatibility
+from mloss_core.analysis.exchangeable import gains_if_alike, variance_if_alike
 from mloss_core.analysis.node import Node
 from views.compatibility import figures
 from views.compatibility import parts as compatibility_views
@@ -30,8 +31,9 @@ def show(
     places = [family.sources.index(name) for name in recipe.sources]
     st.markdown(
         "Each source is left out in turn; the others keep their weights, divided by their sum. The "
-        "inputs stay those of the map. Where M-Loss **falls** a lot without a source, that source "
-        "causes it; where it **rises**, the source stands in the middle of the others."
+        "inputs stay those of the map. Where M-Loss **falls** more without a source than it would "
+        "if all were alike, that source causes it. Where it falls less, or **rises**, the source "
+        "is nearer to the middle of all."
     )
     if node is not None:
         of_node(node, names, places)
@@ -42,8 +44,8 @@ def show(
     blocks = tuple(job.events)
     if blocks:
         compatibility = Compatibility(sources=recipe.sources, blocks=blocks)
-        of_blocks(family, compatibility, names)
-        of_block(family, compatibility, block, names, places)
+        of_blocks(family, recipe, compatibility, names)
+        of_block(family, recipe, compatibility, block, names, places)
 
 
 def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
@@ -56,12 +58,12 @@ def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
         st.info("All sources agree at this node: its M-Loss is zero.")
         return
     left, right = st.columns([2, 1])
-    figure = figures.gains(gains, names, places, words.alike(len(names)))
+    figure = figures.gains(gains, names, places, gains_if_alike(node.alpha, MEASURE))
     figure.update_xaxes(title="the node's M-Loss falls by")
     alt = f"By how much M-Loss of {where} falls without each source, with 95 % intervals"
     left.plotly_chart(figure, key="culprit-node", alt=alt)
     left.caption(
-        "Bars: 95 % intervals over the calibration images, paired. Dashed: what any source would "
+        "Bars: 95 % intervals over the calibration images, paired. Dashed: what the source would "
         "give if all were alike."
     )
     best, spread = int(gains[0].argmax()), node.spread()
@@ -71,19 +73,21 @@ def of_node(node: Node, names: Sequence[str], places: Sequence[int]) -> None:
         f"**Without {names[best]} this node's M-Loss falls most**, by {mean:.0%} (95 % interval "
         f"{words.spread(low, high, '.0%')}). Farthest from the mean pre-activation is "
         f"{names[farthest]}: it holds {spread[farthest]:.0%} of the variance, where "
-        f"{1 / len(names):.1%} would be an equal share."
+        f"{variance_if_alike(node.alpha)[farthest]:.1%} would be its share if all were alike."
     )
 
 
-def of_blocks(family: Family, compatibility: Compatibility, names: Sequence[str]) -> None:
+def of_blocks(
+    family: Family, recipe: MergeRecipe, compatibility: Compatibility, names: Sequence[str]
+) -> None:
     """By how much each block's M-Loss falls or rises without each source."""
     st.markdown("#### Every block")
     by_block, blocks = compatibility_views.gains_by_block(compatibility, MEASURE)
     source, column = (int(i) for i in np.unravel_index(by_block.argmax(), by_block.shape))
     st.markdown(
         f"Most falls in block {blocks[column]} without **{names[source]}**: "
-        f"{by_block[source, column]:.1%} of the block's mean node M-Loss. If all sources were "
-        f"alike it would be {words.alike(len(names)):.1%} everywhere."
+        f"{by_block[source, column]:.1%} of the block's mean node M-Loss. "
+        f"{words.alike(gains_if_alike(recipe.alpha, MEASURE)[source], MEASURE)}"
     )
     alt = "By how much each block's mean node M-Loss falls without each source"
     st.plotly_chart(figures.left_out(by_block, names, blocks), key="culprit-blocks", alt=alt)
@@ -95,6 +99,7 @@ def of_blocks(family: Family, compatibility: Compatibility, names: Sequence[str]
 
 def of_block(
     family: Family,
+    recipe: MergeRecipe,
     compatibility: Compatibility,
     block: int,
     names: Sequence[str],
@@ -108,7 +113,7 @@ def of_block(
     left, right = st.columns(2)
     gains = compatibility.gains(MEASURE, block)
     assert gains is not None, "there are three sources or more"
-    figure = figures.gains(gains, names, places, words.alike(len(names)))
+    figure = figures.gains(gains, names, places, gains_if_alike(recipe.alpha, MEASURE))
     figure.update_xaxes(title=f"M-Loss of block {block} falls by")
     left.markdown("**Without each source**")
     alt = f"By how much M-Loss of block {block} falls without each source, with 95 % intervals"

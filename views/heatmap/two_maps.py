@@ -18,7 +18,7 @@ from views.jobs import strip
 from views.runs import parts as runs
 from views.shared import difference_figure as differences
 from views.shared import figures, readouts
-from views.shared.theme import written
+from views.shared.theme import written_alike
 from views.state import session
 from views.state.error_text import error_text
 from views.state.explain_fields import WHEN
@@ -41,7 +41,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     with left:
         first = _choose("compared", "This map", records)
     with right:
-        second = _choose("against", "less this one", records)
+        second = _choose("against", "minus this one", records)
     if first is None or second is None:
         return
     if first == second:
@@ -133,16 +133,16 @@ def _figures(
 ) -> None:
     blocks = family.model.blocks
     left, right = st.columns([3, 1])
-    names = " less ".join(readouts.plain(title) for title in titles)
+    names = " minus ".join(readouts.plain(title) for title in titles)
     left.markdown(f"**{names[0].upper()}{names[1:]}**")
     figure = differences.difference(first, second, blocks, int(session.chosen("group")))
-    alt = f"Difference of M-Loss by block and node group: {' less '.join(titles)}"
+    alt = f"Difference of M-Loss by block and node group: {' minus '.join(titles)}"
     left.plotly_chart(figure, key="two-maps", alt=alt)
     right.markdown("**Mean of each block**")
     means = {pair.block: pair.difference for pair in pairs}
     right.plotly_chart(
         figures.block_means(means, blocks, "difference of means"), key="two-means",
-        alt=f"Difference of each block's mean node M-Loss: {' less '.join(titles)}",
+        alt=f"Difference of each block's mean node M-Loss: {' minus '.join(titles)}",
     )  # fmt: skip
     has_intervals = not math.isnan(pairs[0].difference[1])
     st.caption(
@@ -167,10 +167,11 @@ def summary(pairs: list[BlockPair], titles: tuple[str, ...]) -> str:
         if orders
         else ""
     )
+    first, second, apart = written_alike((a, b, most.difference[0]))
     return (
-        f"Mean node M-Loss over {len(pairs)} blocks is **{written(a)}** {_phrase(titles[0])} and "
-        f"**{written(b)}** {_phrase(titles[1])}{ratio}. They differ most in block {most.block}, by "
-        f"{written(most.difference[0])}.{order}"
+        f"Mean node M-Loss over {len(pairs)} blocks is **{first}** {_phrase(titles[0])} and "
+        f"**{second}** {_phrase(titles[1])}{ratio}. They differ most in block {most.block}, by "
+        f"{apart}.{order}"
     )
 
 
@@ -187,7 +188,7 @@ def _table(pairs: list[BlockPair]) -> None:
         }
         for p in pairs
     )  # fmt: skip
-    number = st.column_config.NumberColumn(format="%.4g")
+    number = st.column_config.NumberColumn(format="%.3g")
     with st.expander("The blocks of both as a table"):
         config = {name: number for name in list(rows)[1:]}
         st.dataframe(rows, hide_index=True, column_config=config)

@@ -13,7 +13,7 @@ from mloss_core.activations import SMOOTH
 from mloss_core.analysis.node import Node, Reasons, activated_at, gap, reasons
 from views.heatmap import why_figures
 from views.jobs import strip
-from views.shared.theme import written
+from views.shared.theme import written, written_alike
 from views.state import explain_fields as why_choice
 from views.state.bound import bound
 from views.state.job_board import Job
@@ -170,16 +170,15 @@ def _gap(node: Node, names: list[str], places: list[int]) -> None:
         (local_gap.mean, local_gap.merged, local_gap.ensembled, local_gap.slope),
     )  # fmt: skip
     where = why_choice.PLACES[at]
-    alt = (
-        f"The gap at {where}: sigma of the mean is {local_gap.merged:.4g}, the mean of sigma is "
-        f"{local_gap.ensembled:.4g}"
+    merged, ensembled, size, typical = written_alike(
+        (local_gap.merged, local_gap.ensembled, local_gap.size, float(node.losses().mean()))
     )
+    alt = f"The gap at {where}: sigma of the mean is {merged}, the mean of sigma is {ensembled}"
     st.plotly_chart(figure, key="why-gap", alt=alt)
     which = f"image {image}, token {token}" if at == "token" else "each source's mean"
     st.caption(
-        f"At {where} ({which}): σ(mean h) = {written(local_gap.merged)}, mean of σ(h) = "
-        f"{written(local_gap.ensembled)}, gap **{written(local_gap.size)}**. The node's M-Loss, "
-        f"the mean gap of all tokens, is {written(float(node.losses().mean()))}. Below, the "
+        f"At {where} ({which}): σ(mean h) = {merged}, mean of σ(h) = {ensembled}, "
+        f"gap **{size}**. The node's M-Loss, the mean gap of all tokens, is {typical}. Below, the "
         "tangent is taken away: only the bend is left, and the gap is the mean height of the "
         "sources."
     )

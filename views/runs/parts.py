@@ -125,7 +125,8 @@ def beside_reference(family: Family, hits: Mapping[str, Mapping] | None) -> None
     ):
         st.caption("It was evaluated on other images, so the two cannot be compared.")
     else:
-        st.markdown(readouts.verdict("This merge", "the reference", merged_hits, reference_hits))
+        said = readouts.verdict("This merge", "the reference", merged_hits, reference_hits)
+        readouts.verdicts([said])
 
 
 def same_images(first: Mapping, second: Mapping) -> bool:
@@ -195,13 +196,15 @@ def _accuracies(family: Family, chosen: Sequence[RunRecord], names: Mapping[str,
         return
     readouts.table(family, hits)
     (first, first_hits), *others = hits.items()
+    readouts.verdicts(
+        [
+            readouts.verdict(readouts.plain(first), readouts.plain(name), first_hits, other_hits)
+            for name, other_hits in others
+            if same_images(first_hits, other_hits)
+        ]
+    )
     for name, other_hits in others:
-        if same_images(first_hits, other_hits):
-            said = readouts.verdict(
-                readouts.plain(first), readouts.plain(name), first_hits, other_hits
-            )
-            st.markdown(said)
-        else:
+        if not same_images(first_hits, other_hits):
             st.caption(f"{name} was evaluated on other tasks or images than {first}.")
 
 
@@ -242,15 +245,15 @@ def _keep_rates(chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
 
 
 def _maps(family: Family, chosen: Sequence[RunRecord], names: Mapping[str, str]) -> None:
-    """M-Loss of the first scored run less that of each other."""
+    """M-Loss of the first scored run minus that of each other."""
     scored = [(names[run.id], scores) for run in chosen if (scores := run.scores())]
     for name, scores in scored[1:]:
         first, ours = scored[0]
         if not ours.keys() & scores.keys():
             continue
-        st.markdown(f"**M-Loss of {readouts.plain(first)} less that of {readouts.plain(name)}**")
+        st.markdown(f"**M-Loss of {readouts.plain(first)} minus that of {readouts.plain(name)}**")
         st.plotly_chart(
             differences.difference(ours, scores, family.model.blocks, int(session.chosen("group"))),
             key=f"difference-{name}",
-            alt=f"Difference of M-Loss by block and node group: {first} less {name}",
+            alt=f"Difference of M-Loss by block and node group: {first} minus {name}",
         )

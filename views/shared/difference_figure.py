@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 
 from views.shared.figures import ROW, node_groups, spans
-from views.shared.theme import diverging, framed, written
+from views.shared.theme import diverging, framed, written_alike
 
 CLIP = 0.99  # share of cells within the ends of a difference's colours
 
@@ -20,7 +20,7 @@ def difference(
     blocks: int,
     size: int,
 ) -> go.Figure:
-    """M-Loss of one run less another's: blocks by node groups, of the blocks that both measured."""
+    """M-Loss of one run minus another's, by block and node group, where both measured it."""
     common = sorted(first.keys() & second.keys())
     table = np.full((blocks, len(first[common[0]])), np.nan)
     for block in common:
@@ -30,7 +30,7 @@ def difference(
     end = float(np.quantile(magnitudes, CLIP)) or float(magnitudes.max()) or 1.0
     ticks = [-end, -end / 2, 0.0, end / 2, end]
     clipped = magnitudes.max() > end
-    labels = [written(v) for v in ticks]
+    labels = written_alike(ticks)
     labels = [f"≤ {labels[0]}", *labels[1:-1], f"≥ {labels[-1]}"] if clipped else labels
     figure = go.Figure(
         go.Heatmap(
@@ -40,7 +40,7 @@ def difference(
             colorscale=diverging(),
             colorbar={"title": {"text": "difference"}, "tickvals": ticks, "ticktext": labels},
             customdata=spans(groups.shape, size, table.shape[1]),
-            hovertemplate="block %{y}, nodes %{customdata}<br>difference %{z:.4g}<extra></extra>",
+            hovertemplate="block %{y}, nodes %{customdata}<br>difference %{z:.3g}<extra></extra>",
             hoverongaps=False,
             xgap=1,
             ygap=1,

@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from views.shared.theme import HUES, MAGNITUDES, MARKS, framed, written
+from views.shared.theme import HUES, MAGNITUDES, MARKS, framed, written_alike
 
 ROW = 22  # pixels a block: suits 12 and 24 of them
 
@@ -55,7 +55,7 @@ def heatmap(
             colorbar={"title": {"text": what}, "tickvals": ticks, "ticktext": labels},
             hovertemplate="block %{y}, nodes %{customdata[1]}<br>"
             + what
-            + " %{customdata[0]:.4g}<extra></extra>",
+            + " %{customdata[0]:.3g}<extra></extra>",
             hoverongaps=False,
             xgap=1,
             ygap=1,
@@ -83,7 +83,7 @@ def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], 
         z = np.where(
             np.isfinite(groups), np.searchsorted(order, groups) / max(1, len(order) - 1), np.nan
         )
-        return z, list(share), [written(v) for v in np.quantile(order, share)]
+        return z, list(share), written_alike(np.quantile(order, share))
     if colours == "log":
         floor = finite[finite > 0].min(initial=np.inf)
         if np.isinf(floor):  # nothing but zeros
@@ -91,9 +91,10 @@ def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], 
         z = np.log10(np.maximum(groups, floor))
         ticks = np.unique(np.linspace(np.nanmin(z), np.nanmax(z), 5))
         clipped = "≤ " if finite.min() < floor else ""
-        return z, list(ticks), [clipped * (i == 0) + written(v) for i, v in enumerate(10**ticks)]
+        first, *others = written_alike(10**ticks)
+        return z, list(ticks), [clipped + first, *others]
     ticks = np.unique(np.linspace(finite.min(), finite.max(), 5))
-    return groups, list(ticks), [written(v) for v in ticks]
+    return groups, list(ticks), written_alike(ticks)
 
 
 def block_means(
@@ -115,7 +116,7 @@ def block_means(
                 "array": high - mean,
                 "arrayminus": mean - low,
             },
-            hovertemplate="block %{y}<br>mean %{x:.4g}<extra></extra>",
+            hovertemplate="block %{y}<br>mean %{x:.3g}<extra></extra>",
         )
     )
     figure.update_xaxes(title=what, rangemode="tozero", nticks=4, exponentformat="power")
@@ -141,7 +142,7 @@ def keep_rate_curves(
             name=f"block {block}",
             mode="lines",
             line={"color": colour, "width": 2},
-            hovertemplate=f"block {block}<br>%{{x:.4g}} keeps %{{y:.1%}}<extra></extra>",
+            hovertemplate=f"block {block}<br>%{{x:.3g}} keeps %{{y:.1%}}<extra></extra>",
         )
     figure.update_xaxes(title=title, type="log" if log else "linear")
     figure.update_xaxes(nticks=6, exponentformat="power")

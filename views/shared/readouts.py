@@ -18,6 +18,7 @@ from mloss_core import (
     mean_accuracy,
     verdict,
 )
+from mloss_core.evaluation.paired_test import RULE
 from mloss_core.fields import FIELDS
 from mloss_core.run import evaluable_tasks
 from mloss_core.runs.store import Hits, final_hits
@@ -108,13 +109,22 @@ def final(family: Family, hits: Hits, method: str) -> None:
         st.caption("No accuracies: this family has no test images of its sources' tasks.")
         return
     table(family, models)
-    for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble")):
-        if (
-            {rival, "merged"} <= hits.keys()
+    verdicts(
+        [
+            verdict(METHODS[method].title, name, hits["merged"], hits[rival])
+            for rival, name in (("ties", "TIES at the same k"), ("ensembling", "the ensemble"))
+            if {rival, "merged"} <= hits.keys()
             and rival != method
             and hits[rival].keys() >= hits["merged"].keys()
-        ):
-            st.markdown(verdict(METHODS[method].title, name, hits["merged"], hits[rival]))
+        ]
+    )
+
+
+def verdicts(sentences: Sequence[str]) -> None:
+    """Paired comparisons in words, and the rule that they all follow."""
+    if sentences:
+        st.markdown("\n".join(f"- {sentence}" for sentence in sentences))
+        st.caption(RULE)
 
 
 def table(family: Family, models: Mapping[str, Mapping]) -> None:

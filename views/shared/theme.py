@@ -1,9 +1,11 @@
-"""Style of all figures: palette, colour scales, layout and number format.
+"""Style of all figures: palette, colour scales and layout.
 
 No streamlit, no torch.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterable
 
 import plotly.graph_objects as go
 
@@ -48,10 +50,15 @@ def faint(colour: str, share: float) -> str:
 
 
 def written(value: float) -> str:
-    """Three digits, as people write them: 0.0123, or 2.29×10⁻⁵ where that is shorter."""
-    digits, e, power = f"{value:.3g}".partition("e")
-    raised = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-    return f"{digits}×10{str(int(power)).translate(raised)}" if e else digits
+    """A number in the core's one format, which is loaded with the first of them."""
+    return written_alike([value])[0]
+
+
+def written_alike(values: Iterable[float]) -> list[str]:
+    """Numbers that stand together, as `mloss_core.number_format` writes them."""
+    from mloss_core.number_format import three_digits_alike
+
+    return three_digits_alike([float(value) for value in values])
 
 
 def framed(figure: go.Figure, height: int, legend: str = "right") -> go.Figure:

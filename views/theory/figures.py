@@ -73,14 +73,14 @@ def blocks_beside(predicted: Mapping[str, Values], measured: Values) -> go.Figur
     figure.add_scatter(
         x=rows, y=measured, name="measured", mode="lines+markers",
         line={"color": EXACT, "width": 3}, marker={"size": 8},
-        hovertemplate="block %{x}<br>measured %{y:.4g}<extra></extra>",
+        hovertemplate="block %{x}<br>measured %{y:.3g}<extra></extra>",
     )  # fmt: skip
     for (name, values), (symbol, colour) in zip(predicted.items(), styles, strict=False):
         figure.add_scatter(
             x=rows, y=values, name=name, mode="lines+markers",
             line={"color": colour, "width": 2, "dash": "dot"},
             marker={"size": 8, "symbol": symbol},
-            hovertemplate="block %{x}<br>" + name + " %{y:.4g}<extra></extra>",
+            hovertemplate="block %{x}<br>" + name + " %{y:.3g}<extra></extra>",
         )  # fmt: skip
     figure.update_xaxes(title="block", dtick=1 if len(rows) <= 12 else 2, zeroline=False)
     figure.update_yaxes(title="mean M-Loss", rangemode="tozero", exponentformat="power")
@@ -100,7 +100,7 @@ def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
             name="nodes",
             mode="markers",
             marker={"size": 4, "color": EXACT, "opacity": 0.45},
-            hovertemplate="predicted %{x:.4g}<br>measured %{y:.4g}<extra></extra>",
+            hovertemplate="predicted %{x:.3g}<br>measured %{y:.3g}<extra></extra>",
         )
     )
     if positive.any():

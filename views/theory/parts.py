@@ -14,7 +14,7 @@ from mloss_core.activations import SMOOTH
 from mloss_core.analysis.expectation import close_limit, printed, relu_formula, wide_limit
 from mloss_core.analysis.second_order import Agreement, agreement
 from mloss_core.analysis.theory import explained
-from mloss_core.types import Z95
+from mloss_core.intervals import half_width
 from views.shared import figures, widgets
 from views.shared import theme as looks
 from views.state import session
@@ -56,8 +56,8 @@ def _estimates_by_shift(setting: Setting) -> dict[str, np.ndarray]:
     drawn = np.array([simulated(each, DRAWS) for each in settings])
     estimates = {
         "exact": [expected(each, COARSE) for each in settings],
-        "low": drawn[:, 0] - Z95 * drawn[:, 1],
-        "high": drawn[:, 0] + Z95 * drawn[:, 1],
+        "low": [mean - half_width(error) for mean, error in drawn],
+        "high": [mean + half_width(error) for mean, error in drawn],
         "close": [close_limit(each) for each in settings],
         "wide": [wide_limit(each) for each in settings],
         "printed": [printed(each) or math.nan for each in settings],
@@ -71,15 +71,16 @@ def numbers(setting: Setting) -> None:
     exact, mean, error = _estimates(setting)
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
-    a.metric("Exact", looks.written(exact), help="Numerical integration; docs/theory.md.")
-    half = looks.written(Z95 * error)
+    shown = looks.written_alike((exact, mean, half_width(error), paper_value or 0.0))
+    a.metric("Exact", shown[0], help="Numerical integration; docs/theory.md.")
+    half = shown[2]
     b.metric(
-        "Monte Carlo", looks.written(mean), f"± {half} (95 %)", delta_color="off",
+        "Monte Carlo", shown[1], f"± {half} (95 %)", delta_color="off",
         delta_arrow="off", help="The mean loss of 20 000 random draws of the model.",
     )  # fmt: skip
     none = "The paper prints no estimate for this activation."
     c.metric(
-        "Printed in the paper", looks.written(paper_value) if paper_value is not None else "none",
+        "Printed in the paper", shown[3] if paper_value is not None else "none",
         help="For two sources, whatever q is (Section 4)." if paper_value is not None else none,
     )  # fmt: skip
     ratio = f"{paper_value / exact:.2f}" if paper_value is not None and exact > 0 else "none"
@@ -148,7 +149,7 @@ def blocks(theories: list[BlockTheory]) -> None:
         "predicted / measured": ratio,
         "second order": second,
     }
-    number = st.column_config.NumberColumn(format="%.4g")
+    number = st.column_config.NumberColumn(format="%.3g")
     with st.expander("The blocks as a table"):
         config = {name: number for name in list(rows)[1:]}
         st.dataframe(pd.DataFrame(rows), hide_index=True, column_config=config)

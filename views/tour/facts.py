@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from mloss_core import BlockScored, BlockTheory
-from views.shared.theme import written
+from views.shared.theme import written, written_alike
 from views.state import session
 
 
@@ -19,9 +19,10 @@ def brightest() -> str:
         return ""
     means = {s.block: s.mean_interval()[0] for s in scores}
     most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+    highest, lowest = written_alike((means[most], means[least]))
     return (
-        f"On the map as measured: block {most} has the highest mean, {written(means[most])}, "
-        f"and block {least} the lowest, {written(means[least])}."
+        f"On the map as measured: block {most} has the highest mean, {highest}, "
+        f"and block {least} the lowest, {lowest}."
     )
 
 

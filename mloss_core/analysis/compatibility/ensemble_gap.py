@@ -14,7 +14,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import BadValue
-from ...evaluation.evaluator import Evaluator, mean_difference
+from ...evaluation.evaluator import Evaluator
+from ...intervals import mean_of_means
 from ...recipe import fingerprint
 from ...run import cell, run, steps
 from ...types import Event, Finished, MergeRecipe, Planned
@@ -79,4 +80,4 @@ def gap_difference(gaps: Iterable[GapMeasured]) -> tuple[float, float, float]:
 
     Above zero where M-TIES is the nearer one.
     """
-    return mean_difference([gap.ties - gap.m_ties for gap in gaps])
+    return mean_of_means([gap.ties - gap.m_ties for gap in gaps])

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ...evaluation.evaluator import mean_difference
+from ...intervals import with_interval
 from ...mloss import MEASURES
 from ...text_table import markdown_table
 from ...types import MergeRecipe
@@ -82,8 +82,9 @@ def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
     """Rows of each task: mean distances to the ensemble, and their paired difference."""
     for g in gaps:
         row: Row = {"task": g.task, "m_ties": float(g.m_ties.mean()), "ties": float(g.ties.mean())}
-        mean, low, high = mean_difference([g.ties - g.m_ties])
-        yield row | {"difference": mean, "low": low, "high": high, "images": len(g.ties)}
+        mean, low, high = with_interval(g.ties - g.m_ties).tolist()
+        row |= {"difference": mean, "low": _finite_or_none(low), "high": _finite_or_none(high)}
+        yield row | {"images": len(g.ties)}
 
 
 def markdown(
@@ -115,7 +116,7 @@ def markdown(
             "",
             "### Leaving one source out",
             "",
-            words.gains(compatibility.sources, gains),
+            words.gains(compatibility.sources, gains, recipe.alpha, "layer"),
             "",
         ]
         rows = zip(compatibility.sources, gains.T, strict=True)
@@ -130,7 +131,7 @@ def markdown(
             [
                 (
                     r["task"], f"{r['m_ties']:.4f}", f"{r['ties']:.4f}", f"{r['difference']:+.5f}",
-                    f"{r['low']:+.5f} to {r['high']:+.5f}",
+                    "not measured" if r["low"] is None else spread(r["low"], r["high"], "+.5f"),
                 )
                 for r in gap_rows(gaps)
             ],
@@ -165,9 +166,9 @@ def _finite_or_none(value: float) -> float | None:
 
 
 def _number(value: float | None) -> str:
-    return "not known" if value is None else f"{value:+.2f}"
+    return "not measured" if value is None else f"{value:+.2f}"
 
 
 def _spread(row: Row, label: str) -> str:
     low, high = row[f"low_{label}"], row[f"high_{label}"]
-    return "not known" if low is None else spread(low, high)
+    return "not measured" if low is None else spread(low, high)

@@ -20,7 +20,8 @@ from ...architecture import c_fc
 from ...data.calibration import preprocess
 from ...families.family import Family
 from ...hardware import device as devices
-from ...mloss import SetLosses, block_losses, some_tokens, with_interval
+from ...intervals import with_interval
+from ...mloss import SetLosses, block_losses, some_tokens
 from ...recipe import calibration_of, check
 from ...tensor_cache import read
 from ...types import CalibrationBatch, MergeRecipe

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...evaluation.rank_correlation import Correlation
+from ..exchangeable import EXACT, gains_if_alike
 from .ensemble_gap import GapMeasured, gap_difference
 from .prediction import MAIN, RIVALS, Study
 
@@ -63,10 +64,11 @@ def _against(rival: str, correlation: Correlation, ahead: tuple[float, float, fl
     mean, low, high = ahead
     title = TITLES[rival][0].upper() + TITLES[rival][1:]
     head = f"{title}: {correlation.rho:+.2f} ({spread(*correlation.by_models)})"
-    gap = f"M-Loss is {abs(mean):.2f} {'ahead' if mean >= 0 else 'behind'}"
-    shown = f"{head}; {gap} (difference {mean:+.2f}, {spread(low, high)})"
-    sure = math.isfinite(low) and (low > 0 or high < 0)
-    return f"{shown}." if sure else f"{shown}: not distinguishable."
+    if not math.isfinite(low):
+        return f"{head}. Difference to M-Loss not measured: too few models for an interval."
+    outcome = "distinguishable" if low > 0 or high < 0 else "not distinguishable"
+    gap = f"{abs(mean):.2f} {'ahead' if mean >= 0 else 'behind'}"
+    return f"{head}: {outcome} from M-Loss, which is {gap} (95 % interval {spread(low, high)})."
 
 
 def gap(gaps: Sequence[GapMeasured]) -> str:
@@ -78,40 +80,66 @@ def gap(gaps: Sequence[GapMeasured]) -> str:
     )
     images = sum(len(g.ties) for g in gaps)
     head = "nearer to" if mean > 0 else "farther from" if mean < 0 else "as far from"
-    said = (
-        f"**M-TIES is {head} the ensemble{' than TIES' if mean else ' as TIES'}**: mean distance "
-        f"{m_ties:.4f} against {ties:.4f}, difference {ties - m_ties:+.5f} (95 % interval "
-        f"{low:+.5f} to {high:+.5f}, paired on {images:,} images)"
+    share = f" by {abs(mean) / ties:.1%} of TIES' distance" if mean and ties else ""
+    verdict = "Not measured" if math.isnan(low) else "Not distinguishable"
+    if low > 0 or high < 0:
+        verdict = "Distinguishable"
+    return (
+        f"**{verdict}**: M-TIES is {head} the ensemble {'than' if mean else 'as'} TIES{share}. "
+        f"Mean distances are {m_ties:.4f} and {ties:.4f}, the difference is {ties - m_ties:+.5f} "
+        f"(95 % interval {spread(low, high, '+.5f')}, paired on {images:,} images)."
     )
-    if low <= 0 <= high:
-        return f"{said}: not distinguishable."
-    share = abs(mean) / ties if ties else 0.0
-    return f"{said}, which is {share:.1%} of TIES' distance."
 
 
-def gains(names: Sequence[str], intervals: Float[np.ndarray, "3 q"]) -> str:
-    """A sentence on the source whose removal lowers M-Loss most."""
-    best, q = int(intervals[0].argmax()), len(names)
+def gains(
+    names: Sequence[str],
+    intervals: Float[np.ndarray, "3 q"],
+    alpha: Sequence[float],
+    measure: str,
+) -> str:
+    """Sentences on the source whose removal lowers M-Loss most, and on those nearer to the middle.
+
+    Args:
+        intervals: gain of leaving out each source: mean, low and high.
+        alpha: merging weights of the sources.
+        measure: of the gains, a key of MEASURES.
+    """
+    best = int(intervals[0].argmax())
     mean, low, high = intervals[:, best]
-    said = (
-        f"**Leaving out {names[best]} lowers M-Loss most**: by {mean:.1%} (95 % interval "
-        f"{spread(low, high, '.1%')}). If all sources were alike, leaving out any one would lower "
-        f"it by about {alike(q):.1%} (Section 4 of the paper), so only what is beyond that tells."
-    )
-    raising = [name for name, gain in zip(names, intervals[0], strict=True) if gain < 0]
-    if raising:
-        said += f" Without {', '.join(raising)} M-Loss rises: they stand near the middle of all."
+    shown = f"(95 % interval {spread(low, high, '.1%')})"
+    if low > 0:
+        said = f"**Leaving out {names[best]} lowers M-Loss most**: by {mean:.1%} {shown}."
+    else:
+        said = (
+            "**Leaving out a source is not shown to lower M-Loss**: most falls without "
+            f"{names[best]}, {mean:.1%} {shown}."
+        )
+    like = gains_if_alike(alpha, measure)
+    if not np.isfinite(like).all():
+        return said
+    said += f" {alike(like[best], measure)} Only what differs from that tells of a source."
+    nearer = [name for name, upper, g in zip(names, intervals[2], like, strict=True) if upper < g]
+    if nearer:
+        said += (
+            f" Without {', '.join(nearer)} M-Loss falls less than that, or rises: nearer to the "
+            "middle of all than the others."
+        )
     return said
 
 
-def alike(sources: int) -> float:
-    """The share by which M-Loss falls without one of q like sources.
-
-    M-Loss grows with their number q as (q - 1) / q (Section 4 of the paper).
-    """
-    return 1 / (sources - 1) ** 2
+def alike(gain: float, measure: str) -> str:
+    """A sentence on what leaving a source out would do if all were alike; empty for NaN."""
+    if not math.isfinite(gain):
+        return ""
+    estimate = "" if measure in EXACT else "about "
+    note = "" if measure in EXACT else ", an estimate for normal differences (docs/theory.md)"
+    does = "fall" if gain >= 0 else "rise"
+    return (
+        f"If all sources were alike, M-Loss would {does} by {estimate}{abs(gain):.1%} without "
+        f"it{note}."
+    )
 
 
 def spread(low: float, high: float, form: str = "+.2f") -> str:
-    """An interval as text, or "not known"."""
-    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) else "not known"
+    """An interval as text, or "not measured"."""
+    return f"{low:{form}} to {high:{form}}" if math.isfinite(low) else "not measured"
