@@ -57,7 +57,7 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 CHOICES = {
     "inputs_from": ("merged", "pretrained"),
     "scores": ("absolute", "squared"),
-    "ranks": ("m-loss", "random", "reversed"),
+    "ranks": ("m-loss", "random", "reversed", "equal"),
     "scope": ("tensor", "global"),
 }
 
@@ -82,7 +82,8 @@ class MergeRecipe:
         inputs_from: the model that feeds each block whose M-Loss is measured: "merged" (so far,
             Algorithm 1) or "pretrained" (the base alone, as the released code does).
         scores: what ranks the nodes: "absolute" (Eq. 4) or "squared" (the released code).
-        ranks: "m-loss", or as controls "random" (drawn from the seed) or "reversed".
+        ranks: "m-loss", or as controls "random" (drawn from the seed), "reversed", or "equal": all
+            rows keep the mean rate, k - e/2.
         scope: of TIES' threshold: each "tensor", or "global", the whole task vector.
     """
 

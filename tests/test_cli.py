@@ -88,7 +88,8 @@ def test_every_merging_method_writes_a_model(method, cli, tmp_path):
 
 @pytest.mark.parametrize("method, option, value", [
     ("m-ties", "inputs-from", "pretrained"), ("m-dare", "scores", "squared"),
-    ("m-ties", "ranks", "random"), ("m-dare", "ranks", "reversed"), ("ties", "scope", "global"),
+    ("m-ties", "ranks", "random"), ("m-ties", "ranks", "equal"),
+    ("m-dare", "ranks", "reversed"), ("ties", "scope", "global"),
 ])  # fmt: skip
 def test_released_code_and_controls_reach_the_file(method, option, value, cli, tmp_path):
     out, field = tmp_path / "m", option.replace("-", "_")
@@ -98,9 +99,11 @@ def test_released_code_and_controls_reach_the_file(method, option, value, cli, t
     assert recipe[field] == value
     assert not {"inputs_from", "scores", "ranks", "scope"} - {field} & recipe.keys(), "usual"
     scored = [event for event in outcome.events if event["event"] == "BlockScored"]
-    assert bool(scored) == (method != "ties" and value != "random"), "none are invented"
-    if value == "random":
+    unmeasured = value in ("random", "equal")
+    assert bool(scored) == (method != "ties" and not unmeasured), "none are invented"
+    if unmeasured:
         assert outcome.events[-1]["calibration"] is None and "samples" not in recipe
+        assert ("seed" in recipe) == (value == "random"), "equal rates draw nothing"
 
 
 def test_the_seed_of_m_dares_masks_is_told_beside_given_pictures(cli, pictures, tmp_path):
@@ -117,8 +120,9 @@ def test_other_words_are_refused(option, cli, out, refused):
     refused(cli("merge", *SMALL, f"--{option}", "magic", "--out", out), f"--{option} magic")
 
 
-def test_random_ranks_leave_nothing_to_score(cli, out, refused):
-    refused(cli("score", *SMALL, "--ranks", "random", "--out", out), "--ranks random")
+@pytest.mark.parametrize("ranks", ["random", "equal"])
+def test_controls_without_m_loss_leave_nothing_to_score(ranks, cli, out, refused):
+    refused(cli("score", *SMALL, "--ranks", ranks, "--out", out), f"--ranks {ranks}")
 
 
 def test_emr_leaves_no_single_model_to_write(cli, out, refused):

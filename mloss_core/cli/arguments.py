@@ -116,7 +116,7 @@ def _recipe_arguments(command: argparse.ArgumentParser) -> None:
     for name, meaning in (
         ("inputs_from", "the model that feeds the measured blocks"),
         ("scores", "what ranks the nodes"),
-        ("ranks", "what decides the keep rates, or a control"),
+        ("ranks", "what decides the keep rates; the others are controls, equal trims rows alike"),
         ("scope", "of TIES' threshold"),
     ):
         usual, *others = CHOICES[name]

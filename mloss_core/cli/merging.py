@@ -22,6 +22,7 @@ from ..hardware import device
 from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
+from ..methods.keep_rates import UNMEASURED_RANKS
 from ..recipe import check
 from ..run import run
 from ..runs import store
@@ -54,7 +55,7 @@ def score(args: argparse.Namespace) -> None:
         raise arguments.BadValue(
             "--blocks", "none", "leaves nothing to score", "name a block, or all"
         )
-    if args.ranks == "random":
+    if args.ranks in UNMEASURED_RANKS:
         problem, remedy = "measures no M-Loss", "leave it out, or merge with it"
         raise arguments.BadValue("--ranks", args.ranks, problem, remedy)
     scores, metadata = [], {}

@@ -24,6 +24,12 @@ NAMES = {
     "seed": "seed",
     "tokens": "tokens an image that M-Loss was measured on",
     "precision": "precision of the measured products",
+    "ranks": "what decides the keep rates",
+}
+RANKS = {
+    "random": "ranks drawn at random (a control)",
+    "reversed": "reversed ranks (a control)",
+    "equal": "rows trimmed alike, at k - e/2 (a control)",
 }
 APART = ("family", "method", "sources", "weights")
 MODELS = {
@@ -150,7 +156,8 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     rows = [("family", recipe["family"]), ("method", recipe["method"])]
     for key, value in recipe.items():
         if key not in APART:
-            rows.append((NAMES.get(key, key), setting(value)))
+            shown = RANKS.get(str(value)) if key == "ranks" else None
+            rows.append((NAMES.get(key, key), shown or setting(value)))
     return _table(("setting", "value"), rows)
 
 

@@ -183,6 +183,7 @@ def _choices(fields: Mapping) -> list[str]:
         ("scores", "squared"): "squared scores",
         ("ranks", "random"): "random ranks",
         ("ranks", "reversed"): "reversed ranks",
+        ("ranks", "equal"): "rows trimmed alike",
         ("scope", "global"): "global trim",
     }
     reads = METHODS[fields["method"]].reads
