@@ -50,7 +50,7 @@ def recipe_fields(recipe: MergeRecipe) -> dict[str, object]:
     """The recipe's fields that decide its result, with the merging weights written out."""
     # Choices that are left at their default go without saying, as before there were any.
     usual = {name for name, choices in CHOICES.items() if getattr(recipe, name) == choices[0]}
-    unread = set(MEASURED) if recipe.ranks in UNMEASURED_RANKS else set()
+    unread: set[str] = set(MEASURED) if recipe.ranks in UNMEASURED_RANKS else set()
     if recipe.ranks == "equal" and not METHODS[recipe.method].drops:
         unread.add("seed")  # nothing is drawn
     read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unread

@@ -12,6 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from mloss_core.vit import Tower
 from mloss_core import BlockScored, Finished, MergeRecipe, __version__, run
 from mloss_core.data.calibration import batch_of, draw_batch
 from mloss_core.families import family as zoo
@@ -288,7 +289,7 @@ def test_the_finished_event_says_what_the_file_says(cli, tmp_path):
     assert {key: finished[key] for key in about if key != "dtype"} | {"dtype": "fp32"} == about
 
 
-def test_compatibility_prints_and_writes_the_section(cli, tmp_path):
+def test_compatibility_prints_and_writes_the_section_and_embeds_once(cli, tmp_path, monkeypatch):
     out = tmp_path / "section.md"
     outcome = cli("compatibility", *SMALL, "--triples", "1", "--out", out)
     assert (outcome.status, outcome.err) == (0, "") and outcome.out == out.read_text()
@@ -297,6 +298,9 @@ def test_compatibility_prints_and_writes_the_section(cli, tmp_path):
         assert word in outcome.out
     again = cli("compatibility", *SMALL, "--out", out)
     assert again.status == 2 and "never overwritten" in again.err
+    monkeypatch.setattr(Tower, "features", lambda *a: pytest.fail("embedded again"))
+    second = cli("compatibility", *SMALL, "--triples", "1")
+    assert (second.status, second.out) == (0, outcome.out)
 
 
 def test_compatibility_as_json_lines(cli):

@@ -28,6 +28,7 @@ from mloss_core.analysis.compatibility.sets import alphas_of, losses_of_sets
 from mloss_core.errors import BadValue
 from mloss_core.evaluation.rank_correlation import correlated, draws_of_models, interval, spearman
 from mloss_core.run import measured
+from mloss_core.vit import Tower
 
 CPU = torch.device("cpu")
 
@@ -202,9 +203,42 @@ def test_the_gap_is_the_distance_to_the_mean_of_unit_embeddings(family):
     ensemble = sum(a * unit(embed(s)) for a, s in zip(recipe.alpha, sources, strict=True))
     expected = 1 - (unit(embed(merged)) * unit(ensemble)).sum(1)
     np.testing.assert_allclose(gaps[0].ties, expected, atol=1e-5)
+    *_, alike = run(dataclasses.replace(recipe, ranks="equal"), family, device="cpu")
+    rows = {n: t.numpy() for n, t in alike.weights.items()}
+    expected = 1 - (unit(embed(rows)) * unit(ensemble)).sum(1)
+    np.testing.assert_allclose(gaps[0].alike, expected, atol=1e-5)
     assert gap_difference(gaps)[0] == pytest.approx(
         np.mean([(g.ties - g.m_ties).mean() for g in gaps])
     )
+
+
+def test_a_gap_measured_before_is_read_and_nothing_is_embedded(family, runs, monkeypatch):
+    recipe = recipe_for(family, "m-ties")
+    first = [
+        e for e in ensemble_gap(recipe, Evaluator(family, CPU), family.tasks)
+        if isinstance(e, GapMeasured)
+    ]  # fmt: skip
+    files = list(runs.glob("cell-*.npz"))
+    assert not any(g.cached for g in first) and len(files) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Tower, "features", lambda *a: pytest.fail("embedded again"))
+        second = list(ensemble_gap(recipe, Evaluator(family, CPU), family.tasks))
+    assert [type(e) for e in second] == [GapMeasured] * 3 and all(g.cached for g in second)
+    for one, other in zip(first, second, strict=True):
+        for name in ("m_ties", "ties", "alike"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    other = list(
+        ensemble_gap(dataclasses.replace(recipe, keep=0.5), Evaluator(family, CPU), ("apples",))
+    )
+    assert not any(g.cached for g in other if isinstance(g, GapMeasured)), "another recipe"
+    files[0].write_bytes(b"torn")
+    third = [
+        e
+        for e in ensemble_gap(recipe, Evaluator(family, CPU), family.tasks)
+        if isinstance(e, GapMeasured)
+    ]
+    assert [g.cached for g in third].count(False) == 1, "a damaged file is measured again"
+    assert not list(runs.glob(".*part*")) and list_runs(kinds=("cell",)) == []
 
 
 @pytest.mark.parametrize(("shift", "word"), [(0.1, "nearer to"), (-0.1, "farther from")])
@@ -214,6 +248,9 @@ def test_the_gap_in_words(shift, word):
     assert word in words.gap(gaps) and "not distinguishable" not in words.gap(gaps)
     same = [GapMeasured(task="a", m_ties=ties, ties=ties, seconds=0.0)]
     assert "as far from" in words.gap(same) and "not distinguishable" in words.gap(same)
+    assert "Rows trimmed alike" not in words.gap(same)
+    rows = [dataclasses.replace(gaps[0], alike=ties - shift + 0.02)]
+    assert "M-TIES is nearer than they are (difference +0.02000" in words.gap(rows)
 
 
 def test_without_tasks_there_is_no_gap(family):

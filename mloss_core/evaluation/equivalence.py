@@ -50,9 +50,7 @@ def equivalence(ours: Answers, other: Answers, margin: float = MARGIN) -> Equiva
     Args:
         margin: in points of accuracy, above 0.
     """
-    gaps = [ours[task].astype(float) - other[task] for task in ours]
-    difference = 100 * float(np.mean([gap.mean() for gap in gaps]))
-    error = 100 * math.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
+    difference, error = paired_difference(ours, other)
     half = error * float(norm.ppf(1 - LEVEL))
     return Equivalence(
         difference=difference,
@@ -61,6 +59,16 @@ def equivalence(ours: Answers, other: Answers, margin: float = MARGIN) -> Equiva
         margin=margin,
         p=max(_tail(margin + difference, error), _tail(margin - difference, error)),
     )
+
+
+def paired_difference(ours: Answers, other: Answers) -> tuple[float, float]:
+    """Difference of two models' mean accuracies on the same images, and its standard error.
+
+    Both in points; tasks count alike, and are taken as given.
+    """
+    gaps = [ours[task].astype(float) - other[task] for task in ours]
+    difference = 100 * float(np.mean([gap.mean() for gap in gaps]))
+    return difference, 100 * math.sqrt(sum(gap.var() / len(gap) for gap in gaps)) / len(gaps)
 
 
 def _tail(distance: float, error: float) -> float:

@@ -234,12 +234,12 @@ def predict(family: Family, recipe: MergeRecipe) -> Job:
 
 
 def gap(family: Family, recipe: MergeRecipe, tasks: Sequence[str]) -> Job:
-    """Distances of M-TIES and of TIES to the ensemble."""
+    """Distances of M-TIES, TIES and rows trimmed alike to the ensemble."""
 
     def events() -> Events:
         yield from ensemble_gap(recipe, session.evaluator(family.name), tasks)
 
-    steps = 3 * family.model.blocks + (2 + 8 * len(recipe.sources)) * len(tasks)
+    steps = 4 * family.model.blocks + (3 + 8 * len(recipe.sources)) * len(tasks)
     return _find_or_submit("gap", "Measuring the ensemble gap", events, recipe, steps)
 
 

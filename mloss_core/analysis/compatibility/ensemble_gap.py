@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -17,6 +17,7 @@ from ...errors import BadValue
 from ...evaluation.evaluator import Evaluator, mean_difference
 from ...recipe import fingerprint
 from ...run import measured
+from ...runs.cells import Cell, Lab
 from ...types import Embedded, Event, Finished, MergeRecipe
 
 
@@ -27,19 +28,27 @@ class GapMeasured:
     Args:
         m_ties: of M-TIES as the recipe says.
         ties: of TIES at the same k.
+        alike: of rows trimmed alike, the same trim without M-Loss; None where not measured.
+        cached: whether it was on disk.
         seconds: wall time.
     """
 
     task: str
     m_ties: Float[np.ndarray, " n"]
     ties: Float[np.ndarray, " n"]
+    alike: Float[np.ndarray, " n"] | None = None
+    cached: bool = False
     seconds: float
 
 
 def ensemble_gap(
     recipe: MergeRecipe, evaluator: Evaluator, tasks: Sequence[str]
 ) -> Iterator[GapMeasured | Event]:
-    """Measures the distances of M-TIES and of TIES at the same k to the ensemble on the tasks.
+    """Measures the distances of M-TIES, of TIES at the same k and of rows trimmed alike to the
+    ensemble on the tasks.
+
+    What was measured before is read from disk: distances are kept beside the cells of experiments,
+    by the same hash of recipe, files and images.
 
     Raises:
         BadValue: there are no tasks to compare on.
@@ -47,22 +56,44 @@ def ensemble_gap(
     if not tasks:
         problem = "leave no task with test images to compare on"
         raise BadValue("--sources", ",".join(recipe.sources), problem, "add tasks to the family")
+    lab = Lab(evaluator.family, evaluator.device, evaluator)
+    recipe = dataclasses.replace(recipe, method="m-ties")
+    cells = {
+        task: Cell(label="ensemble gap", recipe=recipe, tasks=(task,), beside=("ensemble gap",))
+        for task in tasks
+    }
+    stored = {task: lab.cached_arrays(cell) for task, cell in cells.items()}
+    missing = [task for task in tasks if stored[task] is None]
+    keys = yield from _embedded(recipe, evaluator, missing)
+    for task in tasks:
+        start, distances = time.perf_counter(), stored[task]
+        if distances is None:
+            ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
+            embeddings = {name: evaluator.features(key, _never, task) for name, key in keys.items()}
+            distances = {name: _distance(x, ensemble) for name, x in embeddings.items()}
+            lab.keep_arrays(cells[task], distances)
+        seconds, cached = time.perf_counter() - start, stored[task] is not None
+        yield GapMeasured(task=task, cached=cached, seconds=seconds, **distances)
+
+
+def _embedded(
+    recipe: MergeRecipe, evaluator: Evaluator, tasks: Sequence[str]
+) -> Generator[Event, None, dict[str, str]]:
+    """Embeds the tasks' images with the merges and all sources; returns the merges' keys."""
     keys = {}
-    for method in ("m-ties", "ties"):
-        for event in measured(dataclasses.replace(recipe, method=method), evaluator, tasks):
+    merges: dict[str, dict[str, str]] = {
+        "m_ties": {}, "ties": {"method": "ties"}, "alike": {"ranks": "equal"}
+    }  # fmt: skip
+    for name, changes in merges.items() if tasks else ():
+        for event in measured(dataclasses.replace(recipe, **changes), evaluator, tasks):
             if isinstance(event, Finished):
-                keys[method] = fingerprint(event.metadata)
+                keys[name] = fingerprint(event.metadata)
             yield event
     for task in tasks:
         for source in recipe.sources:
             for seconds in evaluator.embed(source, task):
                 yield Embedded(source=source, task=task, seconds=seconds)
-        start = time.perf_counter()
-        ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
-        embeddings = {m: evaluator.features(key, _never, task) for m, key in keys.items()}
-        m_ties, ties = (_distance(embeddings[m], ensemble) for m in ("m-ties", "ties"))
-        seconds = time.perf_counter() - start
-        yield GapMeasured(task=task, m_ties=m_ties, ties=ties, seconds=seconds)
+    return keys
 
 
 def _never() -> NoReturn:

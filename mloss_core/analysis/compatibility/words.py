@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ...evaluation.evaluator import mean_difference
 from ...evaluation.rank_correlation import Correlation
 from .ensemble_gap import GapMeasured, gap_difference
 from .prediction import MAIN, RIVALS, Study
@@ -84,9 +85,23 @@ def gap(gaps: Sequence[GapMeasured]) -> str:
         f"{low:+.5f} to {high:+.5f}, paired on {images:,} images)"
     )
     if low <= 0 <= high:
-        return f"{said}: not distinguishable."
+        return f"{said}: not distinguishable.{_alike(gaps)}"
     share = abs(mean) / ties if ties else 0.0
-    return f"{said}, which is {share:.1%} of TIES' distance."
+    return f"{said}, which is {share:.1%} of TIES' distance.{_alike(gaps)}"
+
+
+def _alike(gaps: Sequence[GapMeasured]) -> str:
+    """A sentence on rows trimmed alike, M-TIES' trim without M-Loss; empty where not measured."""
+    measured = [(g.alike, g.m_ties) for g in gaps if g.alike is not None]
+    if len(measured) < len(gaps):
+        return ""
+    distance = float(np.mean([alike.mean() for alike, _ in measured]))
+    mean, low, high = mean_difference([alike - m_ties for alike, m_ties in measured])
+    head = "nearer than" if low > 0 else "farther than" if high < 0 else "not distinguishable from"
+    return (
+        f" Rows trimmed alike, the same trim without M-Loss, are at {distance:.4f}: M-TIES is "
+        f"{head} they are (difference {mean:+.5f}, {low:+.5f} to {high:+.5f})."
+    ).replace("from they are", "from them")
 
 
 def gains(names: Sequence[str], intervals: Float[np.ndarray, "3 q"]) -> str:
