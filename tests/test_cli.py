@@ -12,10 +12,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from mloss_core.vit import Tower
 from mloss_core import BlockScored, Finished, MergeRecipe, __version__, run
 from mloss_core.data.calibration import batch_of, draw_batch
 from mloss_core.families import family as zoo
+from mloss_core.vit import Tower
 
 pytestmark = pytest.mark.usefixtures("family")
 TINY = ("--family", "tiny", "--device", "cpu")
