@@ -141,8 +141,8 @@ STEPS = (
         "keep rates, dealt to the nodes at random; and rows trimmed alike. If those are as good, "
         "M-Loss was not the reason. And the **interval**: a difference whose 95 % interval holds "
         "zero is *not distinguishable*, whatever its sign. Press *Measure, or go on*: it merges "
-        "with M-Loss, alike, at random and reversed. That takes some minutes; what is measured stays, so do it "
-        "before the lesson.",
+        "with M-Loss, alike, at random and reversed. That takes some minutes; what is measured "
+        "stays, so do it before the lesson.",
         question="M-TIES is ahead by a little. What must you know before you call that a gain?",
         answer="Whether the interval of the difference holds zero, and where random ranks and "
         "rows trimmed alike lie. *What follows* says it in words. If it says *not "
