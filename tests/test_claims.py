@@ -108,6 +108,7 @@ def test_controls_say_at_which_k_the_ranks_speak_for_m_loss():
     assert "rows trimmed alike against TIES +4.00" in text and "80% of it" in text
     assert "above 5 of 5 draws" in text and "with probability 0.17" in text
     assert "**At k = 0.2 the ranks speak in favour of M-Loss**" in text
+    assert "every draw of random ranks (5 of 5; by chance 0.17)" in text
     assert "**At k = 0.8 the ranks speak against M-Loss**" in text
     alone = said("controls", rows[:9])
     assert "At no k is M-TIES both above" in alone

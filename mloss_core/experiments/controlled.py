@@ -147,12 +147,12 @@ def at_each_keep(outcomes: Sequence[Controlled]) -> Iterator[str]:
     if favour:
         yield (
             f"**{_places(favour)} the ranks speak in favour of M-Loss**: M-TIES is above every "
-            "draw of random ranks and ahead of reversed ranks."
+            f"draw of random ranks ({_draws(favour)}) and ahead of reversed ranks."
         )
     if against:
         yield (
             f"**{_places(against)} the ranks speak against M-Loss**: M-TIES is below every draw of "
-            "random ranks and behind reversed ranks."
+            f"random ranks ({_draws(against)}) and behind reversed ranks."
         )
     if drawn and not favour:
         yield "At no k is M-TIES both above every draw of random ranks and ahead of reversed ones."
@@ -161,6 +161,12 @@ def at_each_keep(outcomes: Sequence[Controlled]) -> Iterator[str]:
 def _places(outcomes: Sequence[Controlled]) -> str:
     """Where: the base keep rates, at the beginning of a sentence."""
     return f"At {', '.join(f'k = {c.keep:g}' for c in outcomes)}"
+
+
+def _draws(outcomes: Sequence[Controlled]) -> str:
+    """How many draws that were, and how often chance alone does as much."""
+    counts = dict.fromkeys(len(c.random) for c in outcomes)
+    return ", ".join(f"{n} of {n}; by chance {1 / (n + 1):.2f}" for n in counts)
 
 
 def _in_favour(outcome: Controlled) -> bool:
