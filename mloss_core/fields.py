@@ -377,8 +377,8 @@ FIELDS: dict[str, Field] = {
         Choice(
             name="ranks",
             label="Ranks",
-            help="What decides which node gets which keep rate. The rates are the same in all "
-            "three; random and reversed ranks are controls.",
+            help="What decides the keep rates. The first three deal the same rates to different "
+            "nodes. With equal ranks every row gets their mean, k - e/2: it is trimmed alike.",
             default="m-loss",
             flag="--ranks",
             link="ranks",
@@ -386,8 +386,13 @@ FIELDS: dict[str, Field] = {
                 "m-loss": "by M-Loss: high keeps less",
                 "random": "control: drawn at random, nothing measured",
                 "reversed": "control: reversed, high keeps most",
+                "equal": "control: rows trimmed alike, nothing measured",
             },
-            unusual={"random": "random ranks", "reversed": "reversed ranks"},
+            unusual={
+                "random": "random ranks",
+                "reversed": "reversed ranks",
+                "equal": "rows trimmed alike",
+            },
         ),
         Choice(
             name="scope",

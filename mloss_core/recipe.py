@@ -10,7 +10,7 @@ from .errors import BadValue, UnknownName
 from .families.family import Family
 from .fields import FIELDS, WAYS
 from .methods import METHODS
-from .methods.keep_rates import measured_blocks
+from .methods.keep_rates import UNMEASURED_RANKS, measured_blocks
 from .types import CalibrationBatch, MergeRecipe
 from .version import __version__
 
@@ -51,8 +51,10 @@ def recipe_fields(recipe: MergeRecipe) -> dict[str, object]:
     """The recipe's fields that decide its result, with the merging weights written out."""
     # Choices that are left at their default go without saying, as before there were any.
     usual = {name for name in WAYS if getattr(recipe, name) == FIELDS[name].default}
-    unmeasured = set(MEASURED) if recipe.ranks == "random" else set()
-    read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unmeasured
+    unread: set[str] = set(MEASURED) if recipe.ranks in UNMEASURED_RANKS else set()
+    if recipe.ranks == "equal" and not METHODS[recipe.method].drops:
+        unread.add("seed")  # nothing is drawn
+    read = {"family", "method", "sources", *METHODS[recipe.method].reads} - usual - unread
     fields: dict[str, object] = {k: v for k, v in dataclasses.asdict(recipe).items() if k in read}
     return fields | {"weights": recipe.alpha}
 

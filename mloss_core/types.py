@@ -75,7 +75,8 @@ class MergeRecipe:
         inputs_from: the model that feeds each block whose M-Loss is measured: "merged" (so far,
             Algorithm 1) or "pretrained" (the base alone, as the released code does).
         scores: what ranks the nodes: "absolute" (Eq. 4) or "squared" (the released code).
-        ranks: "m-loss", or as controls "random" (drawn from the seed) or "reversed".
+        ranks: "m-loss", or as controls "random" (drawn from the seed), "reversed", or "equal": all
+            rows keep the mean rate, k - e/2.
         scope: of TIES' threshold: each "tensor", or "global", the whole task vector.
     """
 

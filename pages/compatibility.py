@@ -202,7 +202,7 @@ def ensemble(family: Family) -> None:
     ask = lambda: jobs.gap(family, recipe, tasks)  # noqa: E731
     job = views.job_or_button("gap", recipe, "Measure the ensemble gap", ask)
     if job is None:
-        st.info("Press *Measure the ensemble gap*: two merges, then all sources' embeddings.")
+        st.info("Press *Measure the ensemble gap*: three merges, then all sources' embeddings.")
         return
     session.while_active(job)(lambda: gap(family, job))()
 

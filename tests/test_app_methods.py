@@ -70,6 +70,15 @@ def test_random_ranks_ask_for_no_images_and_leave_the_heatmap_alone(visit):
     assert "blocks measured" in words(test), "still Eq. 4, by M-Loss"
 
 
+def test_rows_trimmed_alike_ask_for_no_images_and_say_so(visit):
+    test = visit("merge", "ranks=equal")
+    assert not any(n.label == "Calibration images" for n in test.number_input)
+    assert "tanh approximation" in words(test), "what the released code does besides is named"
+    merged(test)
+    (run,) = list_runs()
+    assert "rows trimmed alike" in readouts.summary(run.metadata["recipe"])
+
+
 def test_a_global_trim_is_chosen_beside_k(visit):
     test = visit("merge", "method=ties")
     chooser(test, "scope").set_value("global").run()

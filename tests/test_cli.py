@@ -17,6 +17,7 @@ from mloss_core import BlockScored, Finished, MergeRecipe, NodeScores, __version
 from mloss_core.cli.merging import _score_rows
 from mloss_core.data.calibration import batch_of, draw_batch
 from mloss_core.families import family as zoo
+from mloss_core.vit import Tower
 
 pytestmark = pytest.mark.usefixtures("family")
 TINY = ("--family", "tiny", "--device", "cpu")
@@ -90,7 +91,8 @@ def test_every_merging_method_writes_a_model(method, cli, tmp_path):
 
 @pytest.mark.parametrize("method, option, value", [
     ("m-ties", "inputs-from", "pretrained"), ("m-dare", "scores", "squared"),
-    ("m-ties", "ranks", "random"), ("m-dare", "ranks", "reversed"), ("ties", "scope", "global"),
+    ("m-ties", "ranks", "random"), ("m-ties", "ranks", "equal"),
+    ("m-dare", "ranks", "reversed"), ("ties", "scope", "global"),
 ])  # fmt: skip
 def test_released_code_and_controls_reach_the_file(method, option, value, cli, tmp_path):
     out, field = tmp_path / "m", option.replace("-", "_")
@@ -100,9 +102,11 @@ def test_released_code_and_controls_reach_the_file(method, option, value, cli, t
     assert recipe[field] == value
     assert not {"inputs_from", "scores", "ranks", "scope"} - {field} & recipe.keys(), "usual"
     scored = [event for event in outcome.events if event["event"] == "BlockScored"]
-    assert bool(scored) == (method != "ties" and value != "random"), "none are invented"
-    if value == "random":
+    unmeasured = value in ("random", "equal")
+    assert bool(scored) == (method != "ties" and not unmeasured), "none are invented"
+    if unmeasured:
         assert outcome.events[-1]["calibration"] is None and "samples" not in recipe
+        assert ("seed" in recipe) == (value == "random"), "equal rates draw nothing"
 
 
 def test_the_seed_of_m_dares_masks_is_told_beside_given_pictures(cli, pictures, tmp_path):
@@ -119,8 +123,9 @@ def test_other_words_are_refused(option, cli, out, refused):
     refused(cli("merge", *SMALL, f"--{option}", "magic", "--out", out), f"--{option} magic")
 
 
-def test_random_ranks_leave_nothing_to_score(cli, out, refused):
-    refused(cli("score", *SMALL, "--ranks", "random", "--out", out), "--ranks random")
+@pytest.mark.parametrize("ranks", ["random", "equal"])
+def test_controls_without_m_loss_leave_nothing_to_score(ranks, cli, out, refused):
+    refused(cli("score", *SMALL, "--ranks", ranks, "--out", out), f"--ranks {ranks}")
 
 
 def test_emr_leaves_no_single_model_to_write(cli, out, refused):
@@ -300,7 +305,7 @@ def test_the_finished_event_says_what_the_file_says(cli, tmp_path):
     assert {key: finished[key] for key in about if key != "dtype"} | {"dtype": "fp32"} == about
 
 
-def test_compatibility_prints_and_writes_the_section(cli, tmp_path):
+def test_compatibility_prints_and_writes_the_section_and_embeds_once(cli, tmp_path, monkeypatch):
     out = tmp_path / "section.md"
     outcome = cli("compatibility", *SMALL, "--triples", "1", "--out", out)
     assert (outcome.status, outcome.err) == (0, "") and outcome.out == out.read_text()
@@ -309,6 +314,9 @@ def test_compatibility_prints_and_writes_the_section(cli, tmp_path):
         assert word in outcome.out
     again = cli("compatibility", *SMALL, "--out", out)
     assert again.status == 2 and "never overwritten" in again.err
+    monkeypatch.setattr(Tower, "features", lambda *a: pytest.fail("embedded again"))
+    second = cli("compatibility", *SMALL, "--triples", "1")
+    assert (second.status, second.out) == (0, outcome.out)
 
 
 def test_compatibility_as_json_lines(cli):

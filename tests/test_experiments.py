@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from mloss_core.experiments import (
     start_recipe,
 )
 from mloss_core.experiments.perform import count
+from mloss_core.experiments.steps import cell_of
 from mloss_core.families.family import Family
 from mloss_core.hardware.device import choose
 
@@ -37,11 +39,12 @@ def short(monkeypatch):
     monkeypatch.setattr(search, "KEEP", (0.2, 0.6))
     monkeypatch.setattr(search, "SCALING_TRIMMED", (0.5, 1.0))
     monkeypatch.setattr(search, "SCALING", (1.0, 2.0))
-    monkeypatch.setattr(search, "VARIATION", (0.5,))
+    monkeypatch.setattr(search, "VARIATION", ())
     monkeypatch.setattr(plans, "GRID_KEEP", (0.1, 0.5))
     monkeypatch.setattr(plans, "GRID_VARIATION", (0.0, 0.1, 0.2))
     monkeypatch.setattr(plans, "SIZES", (6, 24, 512))
     monkeypatch.setattr(plans, "RANDOM_DRAWS", 3)
+    monkeypatch.setattr(plans, "RUNNERS_UP", 2)
 
 
 @pytest.fixture
@@ -71,6 +74,31 @@ def test_every_experiment_counts_its_cells_and_says_what_follows(name, family, s
         assert low <= mean <= high and {len(h) for h in row.answers.values()} == {12}
 
 
+def test_the_papers_settings_are_tried_and_tested(family, start):
+    tried = list(search.candidates("m-ties", start))
+    (paper,) = filter(search.of_paper, tried)
+    assert (paper.keep, paper.variation, paper.scaling) == (0.8, 0.1, 1.0)
+    assert len(set(tried)) == len(tried) and all(r.variation <= r.keep for r in tried)
+    last = [*(r for r in tried if r is not paper), paper]  # the paper's own came last
+    cells = plans._runners_up(last, family.tasks, 5)
+    assert [c.recipe for c in cells] == [*last[1:5], paper]
+    assert cells[-1].label == f"M-TIES, place {len(tried)}"
+
+
+def test_every_gain_over_ties_has_rows_trimmed_alike_beside_it(family, start, short):
+    for name in ("keep-and-variation", "controls"):
+        cells = [
+            cell for step in plans.EXPERIMENTS[name].plan(family, start) for cell in step.cells
+        ]
+        ours = [
+            c.recipe for c in cells if (c.recipe.method, c.recipe.ranks) == ("m-ties", "m-loss")
+        ]
+        alike = {(r.keep, r.variation) for c in cells if (r := c.recipe).ranks == "equal"}
+        ties = {c.recipe.keep for c in cells if c.recipe.method == "ties"}
+        assert ours and {(r.keep, r.variation) for r in ours} == alike
+        assert {r.keep for r in ours} == ties and set(plans.GRID_KEEP) <= ties
+
+
 def test_a_second_run_measures_nothing(family, start, short, monkeypatch):
     first = done("methods", family, start)
     monkeypatch.setattr(Lab, "compute", lambda *a: pytest.fail("measured again"))
@@ -87,7 +115,7 @@ def test_cells_are_those_of_single_merges(family, start):
     """A cell's accuracies are what `run` measures of its recipe, image by image."""
     from mloss_core import Evaluator, TaskEvaluated, run
 
-    (cell,) = [d for d in done("controls", family, start) if d.cell.label == "M-TIES"]
+    (cell,) = [d for d in done("controls", family, start) if d.cell.label == "k = 0.5: M-TIES"]
     evaluator = Evaluator(family, choose("cpu"))
     events = run(start, family, device="cpu", evaluator=evaluator, tasks=family.tasks)
     merged = [e for e in events if isinstance(e, TaskEvaluated) and e.model == "merged"]
@@ -104,16 +132,13 @@ def test_choosing_settings_opens_no_test_image(family, start, short, monkeypatch
         return task(self, name, split)
 
     monkeypatch.setattr(Family, "task", watched)
-    lab = Lab(family, choose("cpu"))
-    chosen = search.best("m-ties", start, plans.own_tasks(family, start))
-    cell = next(chosen)
-    with pytest.raises(StopIteration) as over:
-        while True:
-            for _ in (computing := lab.compute(cell)):
-                pass
-            del computing
-            cell = chosen.send(lab.cached_run(cell))
-    assert over.value.value in list(search.candidates("m-ties", start))
+    lab, chosen = Lab(family, choose("cpu")), []
+    step = search.searched("m-ties", start, plans.own_tasks(family, start), chosen.append)
+    for cell in step.cells:
+        for _ in lab.compute(cell):
+            pass
+    step.then([lab.cached_run(cell) for cell in step.cells])
+    assert set(chosen[0]) == set(search.candidates("m-ties", start))
     assert set(opened) == {"val"}
 
 
@@ -137,15 +162,15 @@ def test_other_test_images_change_no_choice(own_family, short):
 def test_what_decides_a_cell_decides_its_name(family, start, own_family):
     from mloss_core import load
 
-    lab, cell = Lab(load("tiny"), choose("cpu")), plans._cell(start, family.tasks)
-    same = plans._cell(start, family.tasks, "another label")
+    lab, cell = Lab(load("tiny"), choose("cpu")), cell_of(start, family.tasks)
+    same = cell_of(start, family.tasks, "another label")
     assert lab.id(cell) == lab.id(same)
     others = [
-        plans._cell(start, family.tasks, keep=0.3),
-        plans._cell(start, family.tasks, seed=1),
-        plans._cell(start, family.tasks, samples=5),
-        plans._cell(start, family.tasks[:2]),
-        plans._cell(start, family.tasks, sources=start.sources[:2]),
+        cell_of(start, family.tasks, keep=0.3),
+        cell_of(start, family.tasks, seed=1),
+        cell_of(start, family.tasks, samples=5),
+        cell_of(start, family.tasks[:2]),
+        cell_of(start, family.tasks, sources=start.sources[:2]),
     ]
     assert len({lab.id(c) for c in (cell, *others)}) == 6
     for part in ("tasks/apples.npz", "heads.safetensors", "calibration.npz"):
@@ -205,7 +230,7 @@ def test_a_killed_experiment_resumes_and_ends_with_the_same_table(models, tmp_pa
 
 
 def count_of_grid() -> int:
-    return sum(e <= k for k in plans.GRID_KEEP for e in plans.GRID_VARIATION)
+    return sum((1 + (e > 0)) * (e <= k) for k in plans.GRID_KEEP for e in plans.GRID_VARIATION)
 
 
 def without_seconds(table: str) -> list[list[str]]:
@@ -243,6 +268,18 @@ def test_the_report_has_a_section_for_every_table(cli, family, tmp_path, short):
     assert "Nothing to measure" in text.split("## Table 4")[1].split("## ")[0]
     again = cli("experiment", "all", "--family=tiny", "--out", out)
     assert again.status == 2 and "never overwritten" in again.err
+
+
+def test_experiments_and_analysis_do_not_import_each_other():
+    core = ROOT / "mloss_core"
+    for package, other in (("experiments", "analysis"), ("analysis", "experiments")):
+        for path in (core / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.ImportFrom):
+                    assert other not in (node.module or "").split("."), path
+    for path in (core / "runs").rglob("*.py"):
+        text = path.read_text()
+        assert "..experiments" not in text and "..analysis" not in text, path
 
 
 def test_an_unknown_experiment_is_named(family, start):

@@ -41,6 +41,7 @@ SETTINGS = (
     {"sources": ("clouds", "apples")},
     {"inputs_from": "pretrained", "scores": "squared", "ranks": "reversed"},
     {"ranks": "random"},
+    {"ranks": "equal"},
     {"method": "m-dare"},
     {"method": "dare"},
     {"method": "ties"},

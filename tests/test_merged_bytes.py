@@ -43,6 +43,7 @@ RECIPES: dict[str, dict] = {
         "method": "m-ties",
         **{"precision": "bf16", "ranks": "reversed", "samples": 16, "blocks": (0, 11)},
     },
+    "m-ties, equal": {"method": "m-ties", "ranks": "equal", "keep": 0.8, "variation": 0.3},
     "m-ties, random": {"method": "m-ties", "ranks": "random", "keep": 0.8, "variation": 0.3},
     "m-dare": {"method": "m-dare", "blocks": (0, 1, 2), "samples": 32, "keep": 0.4},
     "emr": {"method": "emr"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,10 @@ from safetensors.torch import load_file
 
 import oracle
 from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run
+from mloss_core.architecture import c_fc
 from mloss_core.families import family as zoo
 from mloss_core.methods import emr
+from mloss_core.methods.keep_rates import node_rates
 from tiny import write_family
 
 DATA_FREE = ("simple-average", "task-arithmetic", "ties", "elect", "dare")
@@ -27,6 +30,7 @@ OPTIONS = (
     {"inputs_from": "pretrained", "scores": "squared", "ranks": "reversed"},
     {"ranks": "reversed"},
     {"ranks": "random"},
+    {"ranks": "equal"},
 )
 
 
@@ -87,6 +91,8 @@ def merged_by_oracle(recipe: MergeRecipe, family: Family, given=None):
     if ranks == "random":
         drawn = (np.random.default_rng([recipe.seed, block]) for block in range(model.blocks))
         ranks = {block: rng.permutation(model.nodes) for block, rng in enumerate(drawn)}
+    if ranks == "equal":  # as if all stood in the middle
+        ranks = {b: np.full(model.nodes, (model.nodes - 1) / 2) for b in range(model.blocks)}
     return oracle.m_ties(
         base, sources, alpha, pixels.transpose(0, 3, 1, 2), model.heads, model.activation,
         keep, recipe.variation, blocks, scaling,
@@ -228,7 +234,25 @@ def test_m_ties_without_blocks_is_ties_bit_for_bit(drawn):
 
 
 def test_m_ties_without_variation_scores_and_trims_rows_at_one_rate(drawn):
-    assert_agrees(recipe_for(drawn, "m-ties", variation=0.0), drawn)
+    recipe = recipe_for(drawn, "m-ties", variation=0.0)
+    assert_agrees(recipe, drawn)
+    alike, scores = finished(dataclasses.replace(recipe, ranks="equal", samples=1), drawn)
+    ours, _ = finished(recipe, drawn)
+    assert scores == {}, "nothing is measured"
+    assert all(torch.equal(ours[name], alike[name]) for name in ours)
+
+
+def test_rows_trimmed_alike_keep_the_mean_rate_of_the_schedule(drawn):
+    alike = recipe_for(drawn, "m-ties", ranks="equal")
+    rates = node_rates(alike, 0, drawn.model.nodes)
+    spread = node_rates(dataclasses.replace(alike, ranks="random"), 0, drawn.model.nodes)
+    np.testing.assert_allclose(rates, spread.mean(), rtol=1e-12)
+    assert len(set(rates)) == 1 and rates[0] == pytest.approx(0.4 - 0.3 / 2)
+    ours, _ = finished(alike, drawn)
+    flat, _ = finished(dataclasses.replace(alike, keep=rates[0], variation=0.0), drawn)
+    for block in range(drawn.model.blocks):  # the other tensors are trimmed at k
+        name = c_fc(block) + ".weight"
+        assert torch.equal(ours[name], flat[name])
 
 
 @pytest.mark.parametrize("method", [m for m in (*DATA_FREE, *NODE_WISE) if m != "m-dare"])

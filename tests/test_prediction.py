@@ -35,6 +35,7 @@ from mloss_core.evaluation.rank_correlation import (
     weighted_spearman,
 )
 from mloss_core.run import cell
+from mloss_core.vit import Tower
 
 CPU = torch.device("cpu")
 
@@ -219,9 +220,42 @@ def test_the_gap_is_the_distance_to_the_mean_of_unit_embeddings(family):
     ensemble = sum(a * unit(embed(s)) for a, s in zip(recipe.alpha, sources, strict=True))
     expected = 1 - (unit(embed(merged)) * unit(ensemble)).sum(1)
     np.testing.assert_allclose(gaps[0].ties, expected, atol=1e-5)
+    *_, alike = run(dataclasses.replace(recipe, ranks="equal"), family, device="cpu")
+    rows = {n: t.numpy() for n, t in alike.weights.items()}
+    expected = 1 - (unit(embed(rows)) * unit(ensemble)).sum(1)
+    np.testing.assert_allclose(gaps[0].alike, expected, atol=1e-5)
     assert gap_difference(gaps)[0] == pytest.approx(
         np.mean([(g.ties - g.m_ties).mean() for g in gaps])
     )
+
+
+def test_a_gap_measured_before_is_read_and_nothing_is_embedded(family, runs, monkeypatch):
+    recipe = recipe_for(family, "m-ties")
+    first = [
+        e for e in ensemble_gap(recipe, Evaluator(family, CPU), family.tasks)
+        if isinstance(e, GapMeasured)
+    ]  # fmt: skip
+    files = list(runs.glob("cell-*.npz"))
+    assert not any(g.cached for g in first) and len(files) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(Tower, "features", lambda *a: pytest.fail("embedded again"))
+        second = list(ensemble_gap(recipe, Evaluator(family, CPU), family.tasks))
+    assert [type(e) for e in second] == [GapMeasured] * 3 and all(g.cached for g in second)
+    for one, other in zip(first, second, strict=True):
+        for name in ("m_ties", "ties", "alike"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    other = list(
+        ensemble_gap(dataclasses.replace(recipe, keep=0.5), Evaluator(family, CPU), ("apples",))
+    )
+    assert not any(g.cached for g in other if isinstance(g, GapMeasured)), "another recipe"
+    files[0].write_bytes(b"torn")
+    third = [
+        e
+        for e in ensemble_gap(recipe, Evaluator(family, CPU), family.tasks)
+        if isinstance(e, GapMeasured)
+    ]
+    assert [g.cached for g in third].count(False) == 1, "a damaged file is measured again"
+    assert not list(runs.glob(".*part*")) and list_runs(kinds=("cell",)) == []
 
 
 def gap_of(m_ties, ties):
@@ -236,6 +270,11 @@ def test_the_gap_in_words_begins_with_its_verdict(shift, word):
     assert said.startswith(f"**Distinguishable**: M-TIES is {word} the ensemble than TIES by 25.0%")
     little = gap_of(ties - 0.001 * shift + noise, ties)
     assert little.startswith(f"**Not distinguishable**: M-TIES is {word} the ensemble than")
+    rows = GapMeasured(
+        task="a", m_ties=ties - shift, ties=ties, alike=ties - shift + 0.02 + noise, seconds=0.0
+    )
+    assert "M-TIES is nearer than they are (difference +0.0" in words.gap([rows])
+    assert "Rows trimmed alike" not in said
     same = gap_of(ties, ties)
     assert same.startswith("**Not distinguishable**: M-TIES is as far from the ensemble as TIES. ")
     one = gap_of(ties[:1] - shift, ties[:1])

@@ -27,6 +27,7 @@ from ..hardware import device as devices
 from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
+from ..methods.keep_rates import UNMEASURED_RANKS
 from ..number_format import three_digits_alike
 from ..recipe import check
 from ..run import Merge, run
@@ -121,7 +122,7 @@ def score(
     """Measures the M-Loss of every node along an M-TIES merge."""
     if settings["blocks"] == "none":
         raise BadValue("blocks", "none", "leaves nothing to score", "name a block, or all")
-    if settings["ranks"] == "random":
+    if settings["ranks"] in UNMEASURED_RANKS:
         problem, remedy = "measures no M-Loss", "leave it out, or merge with it"
         raise BadValue("ranks", settings["ranks"], problem, remedy)
     call = Call(

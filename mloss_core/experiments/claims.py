@@ -7,11 +7,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from ..evaluation.equivalence import Equivalence, equivalence
 from ..evaluation.paired_test import Comparison, compare, points, spread, verdict
 from ..evaluation.rank_correlation import spearman
 from ..runs.store import RunRecord
+from .controlled import at_each_keep, controlled, on_grid
 from .perform import CellDone
+from .plans import ALIKE
 from .tables import Row
+from .validation import on_validation
 
 
 def _tested(cells: Sequence[CellDone]) -> list[CellDone]:
@@ -32,13 +36,18 @@ def _paper(claim: str, comparison: Comparison) -> str:
 def _methods(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     by_label = {row.label: row for row in rows}
     if {"M-TIES", "TIES"} <= by_label.keys():
-        ahead = compare(by_label["M-TIES"].answers, by_label["TIES"].answers)
-        yield _paper("M-TIES is ahead of TIES", ahead)
+        yield from _ahead_of_ties("M-TIES is ahead of TIES", by_label)
+        yield from on_validation(cells, rows)
     best = max((r for r in rows if r.recipe and r.towers == 1), key=lambda row: row.mean[0])
     yield f"The highest mean of a merged model is that of {best.label}: {100 * best.mean[0]:.2f} %."
-    yield from _against(
-        "M-TIES", by_label, [n for n in by_label if n not in ("Base", "Own sources")]
-    )
+    others = [n for n in by_label if n not in ("Base", "Own sources") and ", place " not in n]
+    yield from _against("M-TIES", by_label, others)
+    if "M-TIES, as released" in by_label:
+        yield (
+            "*As released* takes inputs from the base and ranks by squared losses. The released "
+            "code also scores with GELU's tanh approximation, whatever the model's own "
+            "activation, and zeroes rows whose share is less than one entry. Neither is done here."
+        )
     base, own = by_label.get("Base"), by_label.get("Own sources")
     if base and own and own.mean[0] > base.mean[0]:
         gain = own.mean[0] - base.mean[0]
@@ -47,6 +56,22 @@ def _methods(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
         }
         listing = ", ".join(f"{name} {share:.0f} %" for name, share in shares.items())
         yield f"Share of the gain from base to own sources that is recovered: {listing}."
+
+
+def _ahead_of_ties(claim: str, by_label: Mapping[str, Row]) -> Iterator[str]:
+    """Whether M-TIES is ahead of TIES, and what trimming by rows alone does there."""
+    ours, ties = by_label["M-TIES"].answers, by_label["TIES"].answers
+    ahead = compare(ours, ties)
+    yield _paper(claim, ahead)
+    alike = by_label.get(f"M-TIES, {ALIKE}")
+    if alike is None:
+        return
+    rows = compare(alike.answers, ties).difference
+    share = f", {rows / ahead.difference:.0%} of M-TIES' gain" * (ahead.low > 0)
+    yield (
+        f"With rows trimmed alike, at the same settings but without M-Loss, the difference to "
+        f"TIES is {rows:+.2f} points{share}."
+    )
 
 
 def _against(name: str, by_label: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:
@@ -59,38 +84,18 @@ def _against(name: str, by_label: Mapping[str, Row], rivals: Sequence[str]) -> I
 
 
 def _grid(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    ties = {r.recipe.keep: r for r in rows if r.recipe and r.recipe.method == "ties"}
-    ours = [r for r in rows if r.recipe and r.recipe.method == "m-ties" and r.recipe.keep in ties]
-    if not ours:
-        return
-    against = [compare(r.answers, ties[r.recipe.keep].answers) for r in ours if r.recipe]
-    ahead, behind = sum(c.low > 0 for c in against), sum(c.high < 0 for c in against)
-    yield (
-        f"**The paper claims that M-TIES is ahead of TIES. That holds here at {ahead} of "
-        f"{len(ours)} settings**, against TIES at the same k; at {behind} it is the other way "
-        "round, at the others it cannot be told (95 % intervals, not corrected: one in twenty "
-        "leaves out zero by chance)."
-    )
-    gaps = [c.difference for c in against]
-    yield f"The differences to TIES reach from {min(gaps):+.2f} to {max(gaps):+.2f} points."
-    best = max(rows, key=lambda row: row.mean[0])
-    yield f"The highest mean, {100 * best.mean[0]:.2f} %, is that of {best.label}."
+    outcomes = controlled(rows)
+    if outcomes:
+        yield from on_grid(outcomes)
+        best = max(rows, key=lambda row: row.mean[0])
+        yield f"The highest mean, {100 * best.mean[0]:.2f} %, is that of {best.label}."
 
 
 def _samples(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     tested = _tested(cells)
-    means = [100 * row.mean[0] for row in rows]
-    half = 50 * max(row.mean[2] - row.mean[1] for row in rows)
-    sizes = sorted({done.cell.recipe.samples for done in tested})
-    spread = max(means) - min(means)
-    outcome = "holds" if spread < half else "does not hold"
-    yield (
-        "**The paper claims that a few images are enough, and that their draw hardly matters. That "
-        f"{outcome} here**: over {len(rows)} draws of {' to '.join(map(str, _ends(sizes)))} images "
-        f"the mean accuracy reaches from {min(means):.2f} to {max(means):.2f} %, a spread of "
-        f"{spread:.2f} points where each mean is known to {half:.1f}."
-    )
     largest = max(tested, key=lambda done: done.cell.recipe.samples)
+    sizes = sorted({done.cell.recipe.samples for done in tested})
+    yield from _draws_are_equivalent(largest.cell.label, sizes, rows)
     for size in sizes:
         same = [d for d in tested if d.cell.recipe.samples == size and d is not largest]
         if not same:
@@ -102,6 +107,36 @@ def _samples(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
             f"{size} images: rank correlation of node scores with those of {largest.cell.label} at "
             f"least {min(lowest):.3f} in every block{deviation}."
         )
+
+
+def _draws_are_equivalent(
+    reference: str, sizes: Sequence[int], rows: Sequence[Row]
+) -> Iterator[str]:
+    """Whether every draw is equivalent to the reference, the largest one."""
+    by_label = {row.label: row for row in rows}
+    base = by_label.pop(reference).answers
+    tests = [equivalence(row.answers, base) for row in by_label.values()]
+    if not tests:
+        return
+    same, means = sum(t.equivalent for t in tests), [100 * row.mean[0] for row in rows]
+    outcome = "cannot be told here"
+    if same == len(tests):
+        outcome = "holds here"
+    elif any(t.different for t in tests):
+        outcome = "does not hold here"
+    yield (
+        "**The paper claims that a few images are enough, and that their draw hardly matters. That "
+        f"{outcome}**: {same} of {len(tests)} other draws of {' to '.join(map(str, _ends(sizes)))} "
+        f"images are equivalent to {reference}, within {tests[0].margin:g} points of mean "
+        f"accuracy (two one-sided tests, largest {_p(max(t.p for t in tests))}; 90 % intervals "
+        f"from {min(t.low for t in tests):+.2f} to {max(t.high for t in tests):+.2f}). The means "
+        f"reach from {min(means):.2f} to {max(means):.2f} %."
+    )
+
+
+def _p(value: float) -> str:
+    """Text of a p-value."""
+    return f"p = {value:.2g}" if value >= 0.001 else "p < 0.001"
 
 
 def _ends(sizes: Sequence[int]) -> list[int]:
@@ -122,51 +157,55 @@ def rank_correlations(ours: RunRecord, other: RunRecord) -> Float[np.ndarray, " 
 def _out_of_domain(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     by_label = {row.label: row for row in rows}
     if {"M-TIES", "TIES"} <= by_label.keys():
-        ahead = compare(by_label["M-TIES"].answers, by_label["TIES"].answers)
-        yield _paper("M-TIES is ahead of TIES on tasks that no source was trained on", ahead)
+        yield from _ahead_of_ties(
+            "M-TIES is ahead of TIES on tasks that no source was trained on", by_label
+        )
     yield from _against("M-TIES", by_label, [row.label for row in rows])
 
 
 def _few_blocks(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    whole, others = rows[0], rows[1:]
+    whole, *others = rows
+    by_label = {row.label: row for row in rows}
     for row in (row for row in others if row.label.startswith("as the paper")):
-        lost = compare(row.answers, whole.answers)
-        outcome = "does not hold" if lost.high < 0 else "holds"
+        test = equivalence(row.answers, whole.answers)
+        outcome = "cannot be told" if not test.different else "does not hold"
+        outcome = "holds" if test.equivalent else outcome
         yield (
             "**The paper claims that few blocks do as well as all. "
             f"For {row.label.removeprefix('as the paper: ')} that {outcome} here**: "
-            f"{lost.difference:+.2f} points against all blocks, and a loss of more than "
-            f"{max(0.0, -lost.low):.2f} is outside the 95 % interval."
+            f"{_shown(test)} against all blocks."
         )
-    yield from _against(
-        "all blocks",
-        {row.label: row for row in rows},
-        [row.label for row in others if row.label.startswith(("no block", "as the paper"))],
-    )
-    against = [compare(row.answers, whole.answers) for row in others]
-    apart = sum(c.distinguishable for c in against)
+    if none := by_label.get("no block (TIES)"):
+        test = equivalence(none.answers, whole.answers)
+        said = "does as well too" if test.equivalent else "is not shown to do as well"
+        yield f"No block at all, which is TIES, {said}: {_shown(test)} against all blocks."
+    fixed = [row.label for row in others if row.label.startswith(("no block", ALIKE))]
+    yield from _against("all blocks", by_label, fixed)
+    choices = [row for row in others if row.label != ALIKE]
+    apart = sum(compare(row.answers, whole.answers).distinguishable for row in choices)
     yield (
-        f"Of {len(others)} other choices of blocks, {apart} can be told from all blocks (95 % "
+        f"Of {len(choices)} other choices of blocks, {apart} can be told from all blocks (95 % "
         "intervals, not corrected: one in twenty leaves out zero by chance)."
     )
 
 
-def _controls(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
-    by_label = {row.label: row for row in rows}
-    random = [row for row in rows if row.recipe and row.recipe.ranks == "random"]
-    others = [row.label for row in rows if row not in random and row.label != "M-TIES"]
-    yield "The paper has no such control; its authors' released logs do (below)."
-    yield from _against("M-TIES", by_label, others)
-    if not random or "M-TIES" not in by_label:
-        return
-    ours, drawn = 100 * by_label["M-TIES"].mean[0], [100 * row.mean[0] for row in random]
-    below = sum(mean < ours for mean in drawn)
-    yield (
-        f"M-TIES reaches {ours:.2f} %; {len(drawn)} draws of random ranks reach "
-        f"{min(drawn):.2f} to {max(drawn):.2f} % (mean {np.mean(drawn):.2f}). It is above {below} "
-        f"of them: if M-Loss were no better than chance, it would be above at least so many "
-        f"with probability {(len(drawn) - below + 1) / (len(drawn) + 1):.2f}."
+def _shown(test: Equivalence) -> str:
+    """A test of equivalence in words, with its margin."""
+    what = "different by more than" if test.different else "not shown to be equivalent within"
+    what = "equivalent within" if test.equivalent else what
+    return (
+        f"{test.difference:+.2f} points (90 % interval {test.low:+.2f} to {test.high:+.2f}), "
+        f"{what} {test.margin:g} points "
+        f"(two one-sided tests, {_p(test.p)})"
     )
+
+
+def _controls(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    yield (
+        "The paper has no such control. Its authors' released logs have random ranks (below), not "
+        "rows trimmed alike. Below, differences are points with 95 % intervals."
+    )
+    yield from at_each_keep(controlled(rows))
 
 
 CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] = {

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator
-from dataclasses import dataclass
-from types import SimpleNamespace
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -67,38 +66,50 @@ def perform(
         raise UnknownName("experiment", name, EXPERIMENTS)
     check(start, family)
     lab = lab or Lab(family, devices.choose(device))
-    total = count(name, family, start)
     plan = EXPERIMENTS[name].plan(family, start)
-    cell, done, measured = next(plan, None), 0, []
-    while cell is not None:
+    progress = _Progress(total=sum(step.count for step in plan))
+    for step in plan:
+        records = yield from _measured(step.cells, lab, progress)
+        if step.then is not None:
+            yield from _measured(step.then(records), lab, progress)
+
+
+def count(name: str, family: Family, start: MergeRecipe) -> int:
+    """The number of an experiment's cells."""
+    return sum(step.count for step in EXPERIMENTS[name].plan(family, start))
+
+
+@dataclass
+class _Progress:
+    """How far an experiment is: cells so far and in all, and seconds of those measured now."""
+
+    total: int
+    done: int = 0
+    seconds: list[float] = field(default_factory=list)
+
+    @property
+    def left(self) -> float | None:
+        """Seconds that the rest will take, about; None before one was measured."""
+        return float(np.mean(self.seconds)) * (self.total - self.done) if self.seconds else None
+
+
+def _measured(
+    cells: Sequence[Cell], lab: Lab, progress: _Progress
+) -> Generator[Event | CellDone, None, list[RunRecord]]:
+    """Measures cells in turn, or reads them from disk; returns their records."""
+    records = []
+    for cell in cells:
         begun = time.perf_counter()
         record = lab.cached_run(cell)
         cached = record is not None
         if record is None:
             record = yield from lab.compute(cell)
-        seconds, done = time.perf_counter() - begun, done + 1
-        measured += [] if cached else [seconds]
-        left = float(np.mean(measured)) * (total - done) if measured else None
+        seconds = time.perf_counter() - begun
+        progress.done += 1
+        progress.seconds += [] if cached else [seconds]
         yield CellDone(
-            cell=cell, record=record, cached=cached, done=done, total=total, left=left,
-            seconds=seconds,
+            cell=cell, record=record, cached=cached, done=progress.done, total=progress.total,
+            left=progress.left, seconds=seconds,
         )  # fmt: skip
-        try:
-            cell = plan.send(record)
-        except StopIteration:
-            return
-
-
-def count(name: str, family: Family, start: MergeRecipe) -> int:
-    """The number of an experiment's cells, counted by running its plan on blank outcomes."""
-    plan, cells = EXPERIMENTS[name].plan(family, start), 0
-    scores = {block: np.zeros(1) for block in range(family.model.blocks)}
-    try:
-        cell = next(plan)
-        while True:
-            cells += 1
-            hits = {"merged": {task: np.zeros(1, bool) for task in cell.tasks}}
-            blank: Any = SimpleNamespace(hits=hits, scores=lambda: scores)
-            cell = plan.send(blank)
-    except StopIteration:
-        return cells
+        records.append(record)
+    return records

@@ -1,9 +1,9 @@
-"""Plans of the six experiments: generators that yield cells and are sent their records."""
+"""Plans of the six experiments: steps of cells, as data."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from ..data.calibration import pool_size
@@ -12,22 +12,28 @@ from ..methods import METHODS
 from ..runs.cells import Cell
 from ..runs.store import RunRecord
 from ..types import MergeRecipe
-from . import search
+from .search import candidates, of_paper, searched
+from .steps import Plan, Step, cell_of
 
-Plan = Generator[Cell, RunRecord, None]
-
-RANDOM_DRAWS = 20
+RANDOM_DRAWS = 20  # at the recipe's own k
+FEWER_DRAWS = 5  # at each other k of the grid
 SEEDS = (42, 1, 2)
 SIZES = (16, 32, 64, 128, 256, 512)
 GRID_KEEP = (0.1, 0.2, 0.4, 0.6, 0.8)
 GRID_VARIATION = (0.0, 0.05, 0.1, 0.15, 0.2)
 RIVALS = ("m-ties", "ties", "dare", "task-arithmetic", "simple-average")  # of the paper's Table 1
 REFERENCES = ("base", "own")
+ALIKE = "rows trimmed alike"  # the control that trims rows at one rate, without M-Loss
 # Of a method, at the settings that were chosen for it.
 VARIANTS = {
     "ties": {"one threshold": {"scope": "global"}},
-    "m-ties": {"as released": {"inputs_from": "pretrained", "scores": "squared"}},
+    "m-ties": {
+        ALIKE: {"ranks": "equal"},
+        "as released": {"inputs_from": "pretrained", "scores": "squared"},
+    },
 }
+# Settings of M-TIES that are tested beside the best, since validation hardly tells them apart.
+RUNNERS_UP = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,48 +59,72 @@ def own_tasks(family: Family, recipe: MergeRecipe) -> tuple[str, ...]:
     return family.own_tasks(recipe.sources)
 
 
-def _cell(recipe: MergeRecipe, tasks: tuple[str, ...], label: str = "", **changes) -> Cell:
-    changed = dataclasses.replace(recipe, **changes)
-    return Cell(label=label or METHODS[changed.method].title, recipe=changed, tasks=tasks)
-
-
 def _references(recipe: MergeRecipe, tasks: tuple[str, ...]) -> Cell:
     """The reference cell: the ensemble, with the base and the sources beside it."""
-    ensemble = _cell(recipe, tasks, method="ensembling")
+    ensemble = cell_of(recipe, tasks, method="ensembling")
     return dataclasses.replace(ensemble, beside=REFERENCES)
 
 
 def methods(family: Family, start: MergeRecipe) -> Plan:
     """Plan of every method at the settings that are best on validation images (Table 1)."""
     tasks = own_tasks(family, start)
-    yield _references(start, tasks)
-    for method, row in METHODS.items():
-        if method != "ensembling":
-            recipe = yield from search.best(method, start, tasks)
-            yield _cell(recipe, tasks)
-            for label, changes in VARIANTS.get(method, {}).items():
-                yield _cell(recipe, tasks, f"{row.title}, {label}", **changes)
+    steps = [Step(cells=(_references(start, tasks),))]
+    for method in METHODS:
+        if method == "ensembling":
+            continue
+        several = min(RUNNERS_UP, len(list(candidates(method, start))) - 1)
+        others = several if method == "m-ties" else 0
+
+        def test(best: Sequence[MergeRecipe], method=method, others=others) -> list[Cell]:
+            return _tested(best[0], tasks) + _runners_up(best, tasks, others)
+
+        following = 1 + len(VARIANTS.get(method, {})) + others
+        steps.append(searched(method, start, tasks, test, following))
+    return tuple(steps)
+
+
+def _tested(recipe: MergeRecipe, tasks: tuple[str, ...]) -> list[Cell]:
+    """A method at its best settings, and its variants there."""
+    title, variants = METHODS[recipe.method].title, VARIANTS.get(recipe.method, {})
+    cells = [cell_of(recipe, tasks)]
+    return cells + [cell_of(recipe, tasks, f"{title}, {v}", **c) for v, c in variants.items()]
+
+
+def _runners_up(best: Sequence[MergeRecipe], tasks: tuple[str, ...], count: int) -> list[Cell]:
+    """The next best settings, with the paper's own among them."""
+    others = list(best[1 : 1 + count])
+    behind = [recipe for recipe in best[1 + count :] if of_paper(recipe)]
+    if others and behind:
+        others[-1] = behind[0]
+    title = METHODS[best[0].method].title
+    return [cell_of(r, tasks, f"{title}, place {best.index(r) + 1}") for r in others]
 
 
 def keep_and_variation(family: Family, start: MergeRecipe) -> Plan:
-    """Plan of M-TIES on a grid of k and e, with TIES at the same k where e is 0."""
-    tasks = own_tasks(family, start)
+    """Plan of M-TIES on a grid of k and e, beside rows trimmed alike and, at e = 0, TIES."""
+    tasks, cells = own_tasks(family, start), []
+    start = dataclasses.replace(start, method="m-ties", blocks=None)
     for keep in GRID_KEEP:
-        for variation in GRID_VARIATION:
-            method = "m-ties" if variation else "ties"
-            if variation <= keep:
-                label = f"k = {keep:g}, e = {variation:g}"
-                yield _cell(start, tasks, label, method=method, keep=keep, variation=variation)
+        for variation in (e for e in GRID_VARIATION if e <= keep):
+            label, values = f"k = {keep:g}, e = {variation:g}", {"keep": keep}
+            if not variation:
+                cells.append(cell_of(start, tasks, label, method="ties", variation=0.0, **values))
+                continue
+            values["variation"] = variation
+            cells.append(cell_of(start, tasks, label, **values))
+            cells.append(cell_of(start, tasks, f"{label}, {ALIKE}", ranks="equal", **values))
+    return (Step(cells=tuple(cells)),)
 
 
 def sample_size(family: Family, start: MergeRecipe) -> Plan:
     """Plan of M-TIES on calibration draws of several sizes and seeds (Tables 2 and 3)."""
-    tasks = own_tasks(family, start)
+    tasks, cells = own_tasks(family, start), []
     most = pool_size(family.calibration_pool, family.pool_tasks(start.sources))
     for seed in SEEDS:
         for samples in (n for n in SIZES if n <= most):
-            label = f"{samples} images, seed {seed}"
-            yield _cell(start, tasks, label, method="m-ties", samples=samples, seed=seed)
+            label, draw = f"{samples} images, seed {seed}", {"samples": samples, "seed": seed}
+            cells.append(cell_of(start, tasks, label, method="m-ties", **draw))
+    return (Step(cells=tuple(cells)),)
 
 
 def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
@@ -102,27 +132,44 @@ def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
     own = family.own_tasks(family.sources)
     tasks = tuple(task for task in family.tasks if task not in own)
     if not tasks:
-        return
-    yield dataclasses.replace(_references(start, tasks), beside=("base",))
+        return ()
+    steps = [Step(cells=(dataclasses.replace(_references(start, tasks), beside=("base",)),))]
+
+    def test(best: Sequence[MergeRecipe]) -> list[Cell]:
+        cells = [cell_of(best[0], tasks)]
+        if best[0].method == "m-ties":
+            cells.append(cell_of(best[0], tasks, f"M-TIES, {ALIKE}", ranks="equal"))
+        return cells
+
     for method in RIVALS:
-        recipe = yield from search.best(method, start, own_tasks(family, start))
-        yield _cell(recipe, tasks)
+        following = 2 if method == "m-ties" else 1
+        steps.append(searched(method, start, own_tasks(family, start), test, following))
+    return tuple(steps)
 
 
 def few_blocks(family: Family, start: MergeRecipe) -> Plan:
     """Plan of node-wise treatment of some blocks only, accuracy against cost (Tables 5 and 6)."""
     tasks, count = own_tasks(family, start), family.model.blocks
-    whole = yield _cell(start, tasks, "all blocks", method="m-ties", blocks=None)
-    means = {block: float(nodes.mean()) for block, nodes in whole.scores().items()}
-    by_loss = sorted(means, key=lambda block: -means[block])
-    yield _cell(start, tasks, "no block (TIES)", method="m-ties", blocks=())
-    chosen = {f"block {b}": (b,) for b in range(count)}
-    chosen |= {f"first {n}": tuple(range(n)) for n in range(2, count)}
-    chosen |= {f"last {n}": tuple(range(count - n, count)) for n in range(2, count)}
-    chosen |= {f"best {n} by M-Loss": tuple(sorted(by_loss[:n])) for n in range(2, count)}
-    chosen |= {f"as the paper: {','.join(map(str, few))}": few for few in papers_blocks(count)}
-    for label, blocks in chosen.items():
-        yield _cell(start, tasks, label, method="m-ties", blocks=blocks)
+    start = dataclasses.replace(start, method="m-ties", blocks=None)
+    fixed = {f"block {b}": (b,) for b in range(count)}
+    fixed |= {f"first {n}": tuple(range(n)) for n in range(2, count)}
+    fixed |= {f"last {n}": tuple(range(count - n, count)) for n in range(2, count)}
+    paper = {f"as the paper: {','.join(map(str, few))}": few for few in papers_blocks(count)}
+
+    def others(records: Sequence[RunRecord]) -> list[Cell]:
+        means = {block: float(nodes.mean()) for block, nodes in records[0].scores().items()}
+        by_loss = sorted(means, key=lambda block: -means[block])
+        best = {f"best {n} by M-Loss": tuple(sorted(by_loss[:n])) for n in range(2, count)}
+        chosen = (fixed | best | paper).items()
+        cells = [
+            cell_of(start, tasks, "no block (TIES)", blocks=()),
+            cell_of(start, tasks, ALIKE, ranks="equal"),
+        ]
+        return cells + [cell_of(start, tasks, label, blocks=blocks) for label, blocks in chosen]
+
+    following = 2 + len(fixed) + max(0, count - 2) + len(paper)
+    whole = cell_of(start, tasks, "all blocks")
+    return (Step(cells=(whole,), then=others, following=following),)
 
 
 def papers_blocks(count: int) -> tuple[tuple[int, ...], ...]:
@@ -135,16 +182,29 @@ def papers_blocks(count: int) -> tuple[tuple[int, ...], ...]:
 
 
 def controls(family: Family, start: MergeRecipe) -> Plan:
-    """Plan of controls: M-TIES with random or reversed ranks, and with equal rates of all rows."""
-    tasks, k, e = own_tasks(family, start), start.keep, start.variation
-    yield _cell(start, tasks, method="m-ties", blocks=None)
-    yield _cell(start, tasks, method="ties")
-    mties = dataclasses.replace(start, method="m-ties", blocks=None)
-    yield _cell(mties, tasks, "reversed ranks", ranks="reversed")
-    yield _cell(mties, tasks, f"rows at k = {k:g}", variation=0.0)
-    yield _cell(mties, tasks, f"rows at the mean rate {k - e / 2:g}", keep=k - e / 2, variation=0.0)
-    for draw in range(RANDOM_DRAWS):
-        yield _cell(mties, tasks, f"random ranks, draw {draw}", ranks="random", seed=draw)
+    """Plan of controls at each k of the grid, the start's first.
+
+    M-TIES beside TIES, rows trimmed alike, reversed ranks, and ranks drawn at random.
+    """
+    tasks = own_tasks(family, start)
+    keeps = dict.fromkeys((start.keep, *GRID_KEEP))
+    draws = {keep: RANDOM_DRAWS if keep == start.keep else FEWER_DRAWS for keep in keeps}
+    cells = [cell for keep in keeps for cell in _controls_at(keep, start, tasks, draws[keep])]
+    return (Step(cells=tuple(cells)),)
+
+
+def _controls_at(keep: float, start: MergeRecipe, tasks: tuple[str, ...], draws: int) -> list[Cell]:
+    """M-TIES at a keep rate, and its controls, random ranks so many times."""
+    variation, at = min(start.variation, keep), f"k = {keep:g}"
+    mties = dataclasses.replace(start, method="m-ties", keep=keep, variation=variation, blocks=None)
+    drawn = [(f"{at}: random ranks, draw {seed}", seed) for seed in range(draws)]
+    return [
+        cell_of(mties, tasks, f"{at}: M-TIES"),
+        cell_of(mties, tasks, f"{at}: TIES", method="ties", variation=0.0),
+        cell_of(mties, tasks, f"{at}: {ALIKE}", ranks="equal"),
+        cell_of(mties, tasks, f"{at}: reversed ranks", ranks="reversed"),
+        *(cell_of(mties, tasks, label, ranks="random", seed=seed) for label, seed in drawn),
+    ]
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -157,7 +217,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "keep-and-variation": Experiment(
         title="Keep rate and variation",
-        question="How do k and e change the accuracy, with TIES as the column e = 0?",
+        question="How do k and e change the accuracy, beside TIES and rows trimmed alike?",
         paper="k and e",
         published=("released_logs_m_ties_vitb32_keep_variation.csv",),
         plan=keep_and_variation,
@@ -185,7 +245,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "controls": Experiment(
         title="Controls",
-        question="Is it M-Loss that helps, or would any ranks do?",
+        question="Is it M-Loss that helps, or trimming by rows, or any ranks?",
         paper="of M-Loss",
         published=("released_logs_six_task_controls_vitb32.csv",),
         plan=controls,

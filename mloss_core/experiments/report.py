@@ -27,7 +27,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
     ("Table 3", "seed of the draw", "samples", lambda recipe: recipe.samples == 128),
     ("Table 4", "out of domain", "out-of-domain", lambda recipe: True),
     ("Table 5", "few blocks", "few-blocks", lambda recipe: True),
-    ("Controls", "random and reversed ranks", "controls", lambda recipe: True),
+    ("Controls", "rows trimmed alike, random and reversed ranks", "controls", lambda recipe: True),
 )
 
 

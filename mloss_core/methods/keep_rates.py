@@ -11,6 +11,9 @@ from ..mloss import keep_rates
 from ..types import MergeRecipe, NodeScores
 from . import METHODS
 
+# Controls that need no M-Loss, and so no images: ranks drawn at random, and equal rates.
+UNMEASURED_RANKS = ("random", "equal")
+
 
 def node_wise_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
     """The blocks that the recipe trims row by row; none unless its method does that."""
@@ -20,8 +23,8 @@ def node_wise_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
 
 
 def measured_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
-    """Those of them whose M-Loss is measured: none where ranks are drawn at random."""
-    return () if recipe.ranks == "random" else node_wise_blocks(recipe, family)
+    """Those of them whose M-Loss is measured: none where ranks do without it."""
+    return () if recipe.ranks in UNMEASURED_RANKS else node_wise_blocks(recipe, family)
 
 
 def node_rates(
@@ -29,12 +32,16 @@ def node_rates(
 ) -> Float[np.ndarray, " nodes"]:
     """k_j = k - e rank_j of every node of a block (Algorithm 1, line 15), by the recipe's ranks.
 
+    Equal ranks give every node the schedule's mean rate, k - e/2.
+
     Args:
-        scores: of the block; not read where ranks are drawn at random.
+        scores: of the block; not read where ranks do without them.
 
     Raises:
         BadValue: the scores that the recipe ranks by are missing.
     """
+    if recipe.ranks == "equal":
+        return np.full(nodes, recipe.keep - recipe.variation / 2)
     if recipe.ranks == "random":
         # A permutation ranks itself.
         ranked = np.random.default_rng([recipe.seed, block]).permutation(nodes).astype(float)

@@ -5,8 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Generator
+import zipfile
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -23,6 +26,7 @@ from ..run import run
 from ..types import Event, MergeRecipe
 from ..version import __version__
 from . import store
+from .layout import root, writing
 from .store import RunRecord
 
 SPLITS = ("test", "val")
@@ -36,7 +40,7 @@ class Cell:
         label: how its table names it.
         tasks: evaluated on.
         split: "test", or "val" where a setting is being chosen.
-        beside: references measured with it: "base", "own".
+        beside: what is measured with it: the references "base" and "own", or "ensemble gap".
     """
 
     label: str
@@ -97,6 +101,32 @@ class Lab:
             events, cell.recipe, kind="cell", id=name, keep_model=False, facts=facts
         )
         return store.load_run(name)
+
+    def cached_arrays(self, cell: Cell) -> dict[str, np.ndarray] | None:
+        """Arrays that were kept for the cell; None where there are none, or they cannot be read."""
+        try:
+            with np.load(self._arrays(cell), allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+            return None
+
+    def keep_arrays(self, cell: Cell, arrays: Mapping[str, np.ndarray]) -> None:
+        """Keeps what was measured of a cell besides its answers; raises BadFile if it cannot.
+
+        The file is written aside and then renamed, as a run is.
+        """
+        path = self._arrays(cell)
+        aside = path.with_name(f".{path.stem}.{uuid4().hex[:8]}.part.npz")
+        with writing():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                np.savez_compressed(aside, allow_pickle=False, **arrays)
+                aside.replace(path)
+            finally:
+                aside.unlink(missing_ok=True)
+
+    def _arrays(self, cell: Cell) -> Path:
+        return root() / f"{self.id(cell)}.npz"
 
     def _hash_of_model(self, name: str | None) -> str:
         return (self.family.source(name) if name else self.family.base()).sha256

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import plotly.graph_objects as go
+from plotly.subplots import make_subplots
 
 from mloss_core.experiments import Row
 from views.shared.theme import HUES, MAGNITUDES, MARKS, framed
@@ -39,21 +40,45 @@ def means(rows: Sequence[Row]) -> go.Figure:
 
 
 def grid(rows: Sequence[Row]) -> go.Figure:
-    """Mean accuracy over k and e; TIES stands where e is 0."""
-    cells = {(r.recipe.keep, r.recipe.variation): r for r in rows if r.recipe}
+    """Mean accuracy over k and e, of M-TIES and of rows trimmed alike; TIES stands where e is 0."""
+    ties = {_place(r): r for r in rows if r.recipe and r.recipe.method == "ties"}
+    sides = {"M-TIES": {**ties, **_of_ranks(rows, "m-loss")}}
+    if alike := _of_ranks(rows, "equal"):
+        sides["Rows trimmed alike"] = {**ties, **alike}
+    means = [row.mean[0] for side in sides.values() for row in side.values()]
+    figure = make_subplots(cols=len(sides), subplot_titles=list(sides), shared_yaxes=True)
+    for column, cells in enumerate(sides.values(), 1):
+        figure.add_trace(_heatmap(cells, min(means), max(means), column == len(sides)), 1, column)
+    figure.update_xaxes(title="pruning variation e", type="category")
+    figure.update_yaxes(type="category")
+    figure.update_yaxes(title="base keep rate k", col=1)
+    return framed(figure, 380)
+
+
+def _place(row: Row) -> tuple[float, float]:
+    """Where a row stands on the grid: k, and e as far as its method reads it."""
+    assert row.recipe is not None
+    return row.recipe.keep, row.recipe.variation if row.recipe.method != "ties" else 0.0
+
+
+def _of_ranks(rows: Sequence[Row], ranks: str) -> dict[tuple[float, float], Row]:
+    """Rows of M-TIES whose keep rates follow from these ranks, by k and e."""
+    wanted = ("m-ties", ranks)
+    return {_place(r): r for r in rows if r.recipe and (r.recipe.method, r.recipe.ranks) == wanted}
+
+
+def _heatmap(
+    cells: Mapping[tuple[float, float], Row], low: float, high: float, scale: bool
+) -> go.Heatmap:
+    """Means over k and e, on colours that run from low to high."""
     keeps, variations = (sorted({key[i] for key in cells}) for i in (0, 1))
     z = [[cells[k, e].mean[0] if (k, e) in cells else None for e in variations] for k in keeps]
-    figure = go.Figure(
-        go.Heatmap(
-            z=z, x=[f"{e:g}" if e else "0 (TIES)" for e in variations],
-            y=[f"{k:g}" for k in keeps], colorscale=MAGNITUDES, texttemplate="%{z:.1%}",
-            hovertemplate="k = %{y}, e = %{x}<br>mean accuracy %{z:.2%}<extra></extra>",
-            hoverongaps=False, xgap=1, ygap=1, colorbar={"tickformat": ".1%"},
-        )
+    return go.Heatmap(
+        z=z, x=[f"{e:g}" if e else "0 (TIES)" for e in variations], y=[f"{k:g}" for k in keeps],
+        zmin=low, zmax=high, colorscale=MAGNITUDES, texttemplate="%{z:.1%}", showscale=scale,
+        hovertemplate="k = %{y}, e = %{x}<br>mean accuracy %{z:.2%}<extra></extra>",
+        hoverongaps=False, xgap=1, ygap=1, colorbar={"tickformat": ".1%"},
     )  # fmt: skip
-    figure.update_xaxes(title="pruning variation e", type="category")
-    figure.update_yaxes(title="base keep rate k", type="category")
-    return framed(figure, 380)
 
 
 def samples(rows: Sequence[Row]) -> go.Figure:
@@ -106,32 +131,42 @@ def kind_of_choice(label: str) -> str:
 
 
 def controls(rows: Sequence[Row]) -> go.Figure:
-    """Random ranks as a distribution; M-TIES and the other controls as lines on it."""
-    drawn = [r.mean[0] for r in rows if r.recipe and r.recipe.ranks == "random"]
-    others = [r for r in rows if r.recipe and r.recipe.ranks != "random"]
+    """At each k: draws of random ranks as points, with M-TIES and the other controls on them."""
     figure = go.Figure()
-    figure.add_histogram(
-        x=drawn, nbinsx=12, name=f"{len(drawn)} draws of random ranks",
-        marker={"color": MARKS["base"]}, hovertemplate="%{x}: %{y} draws<extra></extra>",
-    )  # fmt: skip
-    top = max(1, len(drawn) // 3)
-    for i, row in enumerate(others):
+    by_kind: dict[str, list[Row]] = {}
+    for row in rows:
+        by_kind.setdefault(_kind_of_control(row), []).append(row)
+    # The random draws first: the others are drawn over them.
+    for kind, same in sorted(by_kind.items(), key=lambda item: item[0] != RANDOM):
+        place = list(by_kind).index(kind)
         figure.add_scatter(
-            x=[row.mean[0]] * 2, y=[0, top], mode="lines", name=row.label,
-            line={"color": HUES[i], "width": 3 if row.label == "M-TIES" else 2,
-                  "dash": "solid" if row.label == "M-TIES" else "dot"},
-            hovertemplate=f"{row.label}<br>mean accuracy %{{x:.2%}}<extra></extra>",
+            x=[row.mean[0] for row in same], y=[f"k = {row.recipe.keep:g}" for row in same
+                                                if row.recipe],
+            text=[row.label for row in same], name=kind, mode="markers",
+            marker={"size": 7 if kind == RANDOM else 12, "opacity": 0.6 if kind == RANDOM else 1,
+                    "color": MARKS["base"] if kind == RANDOM else HUES[place],
+                    "symbol": SYMBOLS.get(kind, "circle")},
+            hovertemplate="%{text}<br>mean accuracy %{x:.2%}<extra></extra>",
         )  # fmt: skip
-    figure.update_xaxes(title="mean accuracy", tickformat=".2%")
-    figure.update_yaxes(title="draws")
+    figure.update_xaxes(title="mean accuracy", tickformat=".1%")
+    figure.update_yaxes(title="", type="category", autorange="reversed")
     return framed(figure, 420, legend="below")
+
+
+RANDOM = "random ranks"
+SYMBOLS = {"M-TIES": "diamond", "TIES": "line-ns-open", "rows trimmed alike": "square-open"}
+
+
+def _kind_of_control(row: Row) -> str:
+    """What a row of the controls is, whatever its k and draw."""
+    return row.label.partition(": ")[2].partition(",")[0]
 
 
 FIGURES: dict[str, tuple[Callable[[Sequence[Row]], go.Figure], str]] = {
     "methods": (means, "Mean accuracy of every method with its 95 % interval"),
-    "keep-and-variation": (grid, "Mean accuracy over keep rate k and pruning variation e"),
+    "keep-and-variation": (grid, "Mean accuracy over k and e, of M-TIES and of rows trimmed alike"),
     "samples": (samples, "Mean accuracy over the number of calibration images, by seed"),
     "out-of-domain": (means, "Mean accuracy out of domain with its 95 % interval"),
     "few-blocks": (frontier, "Mean accuracy over the cost of each choice of blocks"),
-    "controls": (controls, "Mean accuracies of random ranks, with M-TIES and other controls"),
+    "controls": (controls, "Mean accuracies at each k of M-TIES and of its controls"),
 }

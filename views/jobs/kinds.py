@@ -219,7 +219,7 @@ def predict(family: Family, recipe: MergeRecipe) -> Job:
 
 
 def gap(family: Family, recipe: MergeRecipe, tasks: Sequence[str]) -> Job:
-    """Distances of M-TIES and of TIES to the ensemble."""
+    """Distances of M-TIES, TIES and rows trimmed alike to the ensemble."""
 
     def events() -> Events:
         yield from ensemble_gap(recipe, session.evaluator(family.name), tasks)

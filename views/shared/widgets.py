@@ -11,6 +11,7 @@ from mloss_core import METHODS, Family, InputError, MergeRecipe, keep_rates
 from mloss_core.families.sanity import doubts
 from mloss_core.hardware.available import free
 from mloss_core.memory_estimate import amount, needed, too_much
+from mloss_core.methods.keep_rates import UNMEASURED_RANKS
 from views.shared import figures, readouts
 from views.shared.block_picker import block_choice
 from views.state import session
@@ -67,7 +68,7 @@ def recipe_form(family: Family) -> MergeRecipe | None:
         measured = st.container()  # above the controls, which say whether it is needed
         if not session.lecture():
             controls()
-        if session.chosen("ranks") != "random" and not session.lecture():
+        if session.chosen("ranks") not in UNMEASURED_RANKS and not session.lecture():
             images, of_each = measured.columns(2)
             with images:
                 samples(family)
@@ -112,7 +113,10 @@ def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.n
         return
     node_wise = METHODS[recipe.method].node_wise
     rank = "rank of the node's M-Loss in its block"
-    if node_wise and recipe.ranks == "random":
+    equal = node_wise and recipe.ranks == "equal"
+    if equal:
+        scores, rank = {}, "share of the block's nodes"
+    elif node_wise and recipe.ranks == "random":
         scores, rank = {}, "rank drawn at random"
     elif node_wise and recipe.scores == "squared":
         scores, rank = {}, "rank of the node's squared M-Loss in its block"
@@ -126,7 +130,10 @@ def keep_rate_figure(recipe: MergeRecipe, family: Family, scores: dict[int, np.n
             continue
         x = np.linspace(0, 1, 64) if x is None else x
         spread = variation if block in chosen else 0.0
-        curves[block] = (x, keep_rates(x, recipe.keep, spread, reverse=reverse))
+        if equal:
+            curves[block] = (x, np.full(len(x), recipe.keep - spread / 2))
+        else:
+            curves[block] = (x, keep_rates(x, recipe.keep, spread, reverse=reverse))
     figure = figures.keep_rate_curves(
         curves, recipe.keep, variation, "node M-Loss (log)" if scores else rank, log=bool(scores)
     )
@@ -156,8 +163,15 @@ def controls() -> None:
     with st.expander("Released code and controls"):
         st.caption(
             "As they stand: Algorithm 1 of the paper. Its authors' released code takes inputs from "
-            "the base and squares the losses. A gain by M-Loss should vanish under random ranks, "
-            "and turn round under reversed ones."
+            "the base and squares the losses: both can be chosen. Two more things that it does "
+            "cannot. It scores with GELU's tanh approximation, whatever the model's own "
+            "activation. And it zeroes a row whose share is less than one entry, where one is "
+            "kept here."
+        )
+        st.caption(
+            "A gain by M-Loss should vanish under random ranks, and turn round under reversed "
+            "ones. What is left with rows trimmed alike comes from trimming row by row, not from "
+            "M-Loss."
         )
         for key in ("inputs", "loss", "ranks"):
             bound(key, st.selectbox)

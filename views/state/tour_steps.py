@@ -137,16 +137,16 @@ STEPS = (
     Step(
         title="Does it help?",
         page="experiments",
-        words="A higher number is not yet a gain. Two things decide. The **control**: the same "
-        "keep rates, dealt to the nodes at random. If random is as good, M-Loss was not the "
-        "reason. And the **interval**: a difference whose 95 % interval holds zero is *not "
-        "distinguishable*, whatever its sign. Press *Measure, or go on*: it merges with M-Loss, "
-        "at random and reversed. That takes some minutes; what is measured stays, so do it "
-        "before the lesson.",
+        words="A higher number is not yet a gain. Two things decide. The **controls**: the same "
+        "keep rates, dealt to the nodes at random; and rows trimmed alike. If those are as good, "
+        "M-Loss was not the reason. And the **interval**: a difference whose 95 % interval holds "
+        "zero is *not distinguishable*, whatever its sign. Press *Measure, or go on*: it merges "
+        "with M-Loss, alike, at random and reversed. That takes some minutes; what is measured "
+        "stays, so do it before the lesson.",
         question="M-TIES is ahead by a little. What must you know before you call that a gain?",
-        answer="Whether the interval of the difference holds zero, and where the random ranks "
-        "lie. *What follows* says both in words. If it says *not distinguishable*, that is the "
-        "result, and an honest one.",
+        answer="Whether the interval of the difference holds zero, and where random ranks and "
+        "rows trimmed alike lie. *What follows* says it in words. If it says *not "
+        "distinguishable*, that is the result, and an honest one.",
         settings={"experiment": "controls"},
     ),
 )  # fmt: skip

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -17,8 +17,19 @@ from ...errors import BadValue
 from ...evaluation.evaluator import Evaluator
 from ...intervals import mean_of_means
 from ...recipe import fingerprint
-from ...run import cell, run, steps
+from ...run import cell as cell_stages
+from ...run import run, steps
+from ...runs.cells import Cell, Lab
 from ...types import Event, Finished, MergeRecipe, Planned
+
+ENSEMBLE = "ensemble"
+# What is compared, by its field of GapMeasured, and how its recipe differs from M-TIES.
+MERGES: dict[str, dict[str, str]] = {
+    "m_ties": {},
+    "ties": {"method": "ties"},
+    "alike": {"ranks": "equal"},
+    ENSEMBLE: {"method": "ensembling"},
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,19 +39,27 @@ class GapMeasured:
     Args:
         m_ties: of M-TIES as the recipe says.
         ties: of TIES at the same k.
+        alike: of rows trimmed alike, the same trim without M-Loss; None where not measured.
+        cached: whether it was on disk.
         seconds: wall time.
     """
 
     task: str
     m_ties: Float[np.ndarray, " n"]
     ties: Float[np.ndarray, " n"]
+    alike: Float[np.ndarray, " n"] | None = None
+    cached: bool = False
     seconds: float
 
 
 def ensemble_gap(
     recipe: MergeRecipe, evaluator: Evaluator, tasks: Sequence[str]
 ) -> Iterator[GapMeasured | Event]:
-    """Measures the distances of M-TIES and of TIES at the same k to the ensemble on the tasks.
+    """Measures the distances of M-TIES, of TIES at the same k and of rows trimmed alike to the
+    ensemble on the tasks.
+
+    What was measured before is read from disk: distances are kept beside the cells of experiments,
+    by the same hash of recipe, files and images.
 
     Raises:
         BadValue: there are no tasks to compare on.
@@ -48,23 +67,46 @@ def ensemble_gap(
     if not tasks:
         problem = "leave no task with test images to compare on"
         raise BadValue("sources", ",".join(recipe.sources), problem, "add tasks to the family")
-    keys, family = {}, evaluator.family
-    merges = [dataclasses.replace(recipe, method=m) for m in ("m-ties", "ties", "ensembling")]
-    total = sum(steps(merge, family, cell(), tasks) for merge in merges)
-    yield Planned(steps=total + len(tasks))
-    for merge in merges:
-        for event in run(merge, family, stages=cell(), evaluator=evaluator, tasks=tasks):
+    lab = Lab(evaluator.family, evaluator.device, evaluator)
+    recipe = dataclasses.replace(recipe, method="m-ties")
+    cells = {
+        task: Cell(label="ensemble gap", recipe=recipe, tasks=(task,), beside=("ensemble gap",))
+        for task in tasks
+    }
+    stored = {task: lab.cached_arrays(cell) for task, cell in cells.items()}
+    missing = [task for task in tasks if stored[task] is None]
+    merges = {name: dataclasses.replace(recipe, **changes) for name, changes in MERGES.items()}
+    family, total = evaluator.family, len(tasks)
+    if missing:
+        total += sum(steps(m, family, cell_stages(), missing) for m in merges.values())
+    yield Planned(steps=total)
+    keys = yield from _embedded(merges, evaluator, missing)
+    for task in tasks:
+        start, distances = time.perf_counter(), stored[task]
+        if distances is None:
+            ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
+            distances = {
+                name: _distance(evaluator.features(keys[name], _never, task), ensemble)
+                for name in MERGES
+                if name != ENSEMBLE
+            }
+            lab.keep_arrays(cells[task], distances)
+        seconds, cached = time.perf_counter() - start, stored[task] is not None
+        yield GapMeasured(task=task, cached=cached, seconds=seconds, **distances)
+
+
+def _embedded(
+    merges: dict[str, MergeRecipe], evaluator: Evaluator, tasks: Sequence[str]
+) -> Generator[Event, None, dict[str, str]]:
+    """Embeds the tasks' images with the merges; returns their keys."""
+    keys, options = {}, {"stages": cell_stages(), "evaluator": evaluator, "tasks": tasks}
+    for name, merge in merges.items() if tasks else ():
+        for event in run(merge, evaluator.family, **options):
             if isinstance(event, Finished):
-                keys[merge.method] = fingerprint(event.metadata)
+                keys[name] = fingerprint(event.metadata)
             if not isinstance(event, Planned):
                 yield event
-    for task in tasks:
-        start = time.perf_counter()
-        ensemble = evaluator.ensembled(task, recipe.sources, recipe.alpha)
-        features = {m: evaluator.features(keys[m], _never, task) for m in ("m-ties", "ties")}
-        m_ties, ties = (_distance(features[m], ensemble) for m in ("m-ties", "ties"))
-        seconds = time.perf_counter() - start
-        yield GapMeasured(task=task, m_ties=m_ties, ties=ties, seconds=seconds)
+    return keys
 
 
 def _never() -> NoReturn:

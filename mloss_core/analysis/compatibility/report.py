@@ -82,6 +82,8 @@ def gap_rows(gaps: Iterable[GapMeasured]) -> Iterator[Row]:
     """Rows of each task: mean distances to the ensemble, and their paired difference."""
     for g in gaps:
         row: Row = {"task": g.task, "m_ties": float(g.m_ties.mean()), "ties": float(g.ties.mean())}
+        if g.alike is not None:
+            row["rows_trimmed_alike"] = float(g.alike.mean())
         mean, low, high = with_interval(g.ties - g.m_ties).tolist()
         row |= {"difference": mean, "low": _finite_or_none(low), "high": _finite_or_none(high)}
         yield row | {"images": len(g.ties)}
@@ -127,10 +129,11 @@ def markdown(
     if gaps:
         lines += ["", "### The ensemble gap", "", words.gap(gaps), ""]
         lines += markdown_table(
-            ("task", "M-TIES", "TIES", "TIES minus M-TIES", "95 % interval"),
+            ("task", "M-TIES", "rows trimmed alike", "TIES", "TIES minus M-TIES", "95 % interval"),
             [
                 (
-                    r["task"], f"{r['m_ties']:.4f}", f"{r['ties']:.4f}", f"{r['difference']:+.5f}",
+                    r["task"], f"{r['m_ties']:.4f}", _distance(r.get("rows_trimmed_alike")),
+                    f"{r['ties']:.4f}", f"{r['difference']:+.5f}",
                     "not measured" if r["low"] is None else spread(r["low"], r["high"], "+.5f"),
                 )
                 for r in gap_rows(gaps)
@@ -163,6 +166,10 @@ def _interval(values: Float[np.ndarray, "3"]) -> Row:
 def _finite_or_none(value: float) -> float | None:
     """The number, or None where it is not finite: JSON has no NaN."""
     return value if math.isfinite(value) else None
+
+
+def _distance(value: float | None) -> str:
+    return "not measured" if value is None else f"{value:.4f}"
 
 
 def _number(value: float | None) -> str:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ...evaluation.rank_correlation import Correlation
+from ...intervals import mean_of_means
 from ..exchangeable import EXACT, gains_if_alike
 from .ensemble_gap import GapMeasured, gap_difference
 from .prediction import MAIN, RIVALS, Study
@@ -87,8 +88,22 @@ def gap(gaps: Sequence[GapMeasured]) -> str:
     return (
         f"**{verdict}**: M-TIES is {head} the ensemble {'than' if mean else 'as'} TIES{share}. "
         f"Mean distances are {m_ties:.4f} and {ties:.4f}, the difference is {ties - m_ties:+.5f} "
-        f"(95 % interval {spread(low, high, '+.5f')}, paired on {images:,} images)."
+        f"(95 % interval {spread(low, high, '+.5f')}, paired on {images:,} images).{_alike(gaps)}"
     )
+
+
+def _alike(gaps: Sequence[GapMeasured]) -> str:
+    """A sentence on rows trimmed alike, M-TIES' trim without M-Loss; empty where not measured."""
+    measured = [(g.alike, g.m_ties) for g in gaps if g.alike is not None]
+    if len(measured) < len(gaps):
+        return ""
+    distance = float(np.mean([alike.mean() for alike, _ in measured]))
+    mean, low, high = mean_of_means([alike - m_ties for alike, m_ties in measured])
+    head = "nearer than" if low > 0 else "farther than" if high < 0 else "not distinguishable from"
+    return (
+        f" Rows trimmed alike, the same trim without M-Loss, are at {distance:.4f}: M-TIES is "
+        f"{head} they are (difference {mean:+.5f}, {low:+.5f} to {high:+.5f})."
+    ).replace("from they are", "from them")
 
 
 def gains(
