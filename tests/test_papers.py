@@ -206,7 +206,7 @@ def test_an_export_never_overwrites_and_leaves_nothing_half_written(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("mloss_core.checkpoints.image_towers.export.save_file", full)
+    monkeypatch.setattr("mloss_core.checkpoints.export.save_file", full)
     outcome = cli("export", record.id, "--out", tmp_path / "z")
     assert outcome.status == 2 and "No space left" in outcome.err
     assert not [path for path in tmp_path.iterdir() if "z" in path.name]

@@ -60,7 +60,7 @@ def test_both_factors_and_their_product_match_the_oracle(act, alpha):
 def test_pieces_of_any_size_give_the_same(monkeypatch):
     inputs, layers, _ = drawn(0.3)
     whole = second_order(inputs, layers, "gelu", ALPHA)
-    monkeypatch.setattr(sys.modules["mloss_core.analysis.task_vectors.second_order"], "CHUNK", 21)
+    monkeypatch.setattr(sys.modules["mloss_core.analysis.second_order"], "CHUNK", 21)
     parts = second_order(inputs, layers, "gelu", ALPHA)
     for field in dataclasses.fields(whole):
         np.testing.assert_allclose(
