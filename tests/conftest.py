@@ -34,6 +34,26 @@ settings.load_profile("ci" if os.environ.get("CI") else "dev")
 torch.set_num_threads(1)  # tiny tensors: a second thread only waits
 
 
+# Files that share a costly session fixture with another, which one worker should make.
+ALIKE = {"tests/test_app_experiments.py": "tests/test_experiments.py"}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """One worker at a time for the tests of a file, and for all in a browser: they share fixtures.
+
+    Files come in order, the browser first: its tests take longest.
+    """
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByFile(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "browser" if file.startswith("tests/browser/") else ALIKE.get(file, file)
+
+    return ByFile(config, log) if config.getoption("dist") == "loadfile" else None
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What a command left behind."""
@@ -79,6 +99,34 @@ def own_family(models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The folder of a copy of the tiny family that the test may damage."""
     monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "models"))
     return Path(shutil.copytree(models / "tiny", tmp_path / "models" / "tiny"))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """An experiment's cells, and the folder of their runs."""
+
+    cells: list[Any]
+    runs: Path
+
+    def copied_to(self, runs: Path) -> None:
+        """Puts the runs where the test's own are."""
+        shutil.copytree(self.runs, runs)
+
+
+@pytest.fixture(scope="session")
+def measured_methods(models: Path, tmp_path_factory: pytest.TempPathFactory) -> Measured:
+    """The experiment `methods` of the tiny family on 6 images, with the settings of `short`."""
+    from test_experiments import done, shorten
+
+    from mloss_core.experiments import start_recipe
+
+    runs = tmp_path_factory.mktemp("methods") / "runs"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOSS_MODELS", str(models))
+        patch.setenv("MLOSS_RUNS", str(runs))
+        shorten(patch)
+        tiny = zoo.load("tiny")
+        return Measured(done("methods", tiny, start_recipe(tiny, samples=6)), runs)
 
 
 @pytest.fixture

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 from visitor import button, go, link_of, pills, session_recipe, settled, slider, sound, visit, words
@@ -50,25 +52,68 @@ BAD_LINKS = {
 FOR_DEVELOPERS = ("--", "could not convert", "invalid literal")
 
 
-# Fit for the library or another family, but past what the page's own widgets allow.
-FAR_LINKS = ("keep=0.001&variation=0", "scaling=99", "scaling=-1", "samples=99999",
-             "weights=500,1,1", "group=5000", "seed=99999999999", "tokens=2")  # fmt: skip
-
-
 OF_PAGES = {
     "compatibility": ["measure=neon", "pair_block=99", "rule=magic", "predictor=luck"],
     "heatmap": ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"],
 }
+# Fit for the library or another family, but past what the pages' own widgets allow.
+FAR_LINKS = (
+    "keep=0.001&variation=0&scaling=99&weights=500,1,1&group=5000&seed=99999999999&tokens=2",
+    "samples=99999&scaling=-1",
+)
 
 
-@pytest.mark.parametrize(("page", "link"), [(p, link) for p in OF_PAGES for link in OF_PAGES[p]])
-def test_a_bad_choice_of_a_page_says_so(visit, page, link):
+class State(dict):
+    """A session's state: items are attributes, too."""
+
+    __getattr__, __setattr__ = dict.__getitem__, dict.__setitem__
+
+
+@pytest.fixture
+def started(family, monkeypatch) -> Callable[[str], State]:
+    """The state that a session on the tiny family starts with from a link, without any page."""
+
+    def start(link: str) -> State:
+        query = {"family": "tiny"} | dict([link.split("=", 1)])
+        state = State()
+        fake = SimpleNamespace(
+            session_state=state, query_params=SimpleNamespace(to_dict=query.copy)
+        )
+        monkeypatch.setattr(session, "st", fake)
+        assert session.start() is state.wrong
+        return state
+
+    return start
+
+
+@pytest.mark.parametrize("link", BAD_LINKS)
+def test_a_bad_link_is_named_until_it_is_dismissed_and_the_defaults_hold(started, link):
+    state = started(link)
+    assert any(BAD_LINKS[link] in message for message in state.wrong), state.wrong
+    assert state.chosen == session.usual(load(state.chosen["family"]))
+    session.recipe_of(state.chosen, load(state.chosen["family"]))
+    assert session.start() == state.wrong != [], "said until somebody has read it"
+    session.dismiss()
+    assert session.start() == []
+
+
+@pytest.mark.parametrize("link", [link for links in OF_PAGES.values() for link in links])
+def test_a_bad_choice_of_a_page_is_named(started, link):
+    state = started(link)
+    assert any(f"{link} was not used" in message for message in state.wrong)
+    assert state.chosen == session.usual(load("tiny"))
+
+
+@pytest.mark.parametrize(
+    ("page", "link"), [("compatibility", "rule=magic"), ("heatmap", "node=9:9")]
+)
+def test_a_page_says_what_of_its_link_was_not_used(visit, page, link):
     test = visit(page, link)
     assert any(f"{link} was not used" in w.value for w in test.warning)
 
 
-@pytest.mark.parametrize("link", BAD_LINKS)
-def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
+def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit):
+    link = "keep=7"
     test = visit("merge", link)
     assert any(BAD_LINKS[link] in w.value for w in test.warning), words(test)
     said = [e.value for kind in ("warning", "error") for e in getattr(test, kind)]
@@ -85,7 +130,7 @@ def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit, link):
 @pytest.mark.parametrize("link", FAR_LINKS)
 @pytest.mark.parametrize("page", ["sources", "heatmap", "merge", "runs"])
 def test_links_past_a_widgets_limits_do_no_harm(visit, link, page):
-    visit(page, link)
+    assert visit(page, link).session_state["wrong"] == []
 
 
 @pytest.mark.parametrize(("page", "key"), [("merge", "merge_job"), ("heatmap", "score_job")])

@@ -35,6 +35,10 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def short(monkeypatch):
+    shorten(monkeypatch)
+
+
+def shorten(monkeypatch):
     """Few settings: the tiny family's accuracies mean nothing anyway."""
     monkeypatch.setattr(search, "KEEP", (0.2, 0.6))
     monkeypatch.setattr(search, "SCALING_TRIMMED", (0.5, 1.0))
@@ -58,8 +62,10 @@ def done(name, family, start, lab=None) -> list[CellDone]:
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)
-def test_every_experiment_counts_its_cells_and_says_what_follows(name, family, start, short):
-    cells = done(name, family, start)
+def test_every_experiment_counts_its_cells_and_says_what_follows(
+    name, family, start, short, measured_methods
+):
+    cells = measured_methods.cells if name == "methods" else done(name, family, start)
     assert [d.done for d in cells] == list(range(1, len(cells) + 1))
     assert {d.total for d in cells} <= {len(cells)}
     assert len(cells) == count(name, family, start)
@@ -99,8 +105,9 @@ def test_every_gain_over_ties_has_rows_trimmed_alike_beside_it(family, start, sh
         assert {r.keep for r in ours} == ties and set(plans.GRID_KEEP) <= ties
 
 
-def test_a_second_run_measures_nothing(family, start, short, monkeypatch):
-    first = done("methods", family, start)
+def test_a_second_run_measures_nothing(family, start, short, monkeypatch, runs, measured_methods):
+    first = measured_methods.cells
+    measured_methods.copied_to(runs)
     monkeypatch.setattr(Lab, "compute", lambda *a: pytest.fail("measured again"))
     second = done("methods", family, start)
     assert all(d.cached for d in second) and not all(d.cached for d in first)
@@ -111,7 +118,7 @@ def test_a_second_run_measures_nothing(family, start, short, monkeypatch):
                 np.testing.assert_array_equal(hits, other.record.hits[model][task])
 
 
-def test_cells_are_those_of_single_merges(family, start):
+def test_cells_are_those_of_single_merges(family, start, short):
     """A cell's accuracies are what `run` measures of its recipe, image by image."""
     from mloss_core import Evaluator, TaskEvaluated, run
 
@@ -142,21 +149,21 @@ def test_choosing_settings_opens_no_test_image(family, start, short, monkeypatch
     assert set(opened) == {"val"}
 
 
-def test_other_test_images_change_no_choice(own_family, short):
+def test_other_test_images_change_no_choice(own_family, short, measured_methods):
     """The same settings are chosen when all test labels are different."""
     from mloss_core import load
 
-    def settings():
-        cells = done("methods", load("tiny"), start_recipe(load("tiny"), samples=6))
+    def settings(cells):
         return {d.cell.label: d.cell.recipe for d in cells if d.cell.split == "test"}
 
-    before = settings()
+    before = settings(measured_methods.cells)
     for path in (own_family / "tasks").glob("*.npz"):
         with np.load(path) as file:
             arrays = {key: file[key] for key in file.files}
         arrays["labels"] = (arrays["labels"] + 1) % 4
         np.savez(path, **arrays)
-    assert settings() == before
+    after = done("methods", load("tiny"), start_recipe(load("tiny"), samples=6))
+    assert not any(d.cached for d in after) and settings(after) == before
 
 
 def test_what_decides_a_cell_decides_its_name(family, start, own_family):
@@ -192,7 +199,7 @@ def change(path: Path) -> None:
         save_file({k: -v for k, v in load_file(path).items()}, path)
 
 
-def test_a_cancelled_cell_is_measured_again(family, start):
+def test_a_cancelled_cell_is_measured_again(family, start, short):
     events = perform("keep-and-variation", family, start, device="cpu")
     next(events)
     events.close()
@@ -202,13 +209,31 @@ def test_a_cancelled_cell_is_measured_again(family, start):
     assert {run.state for run in list_runs(kinds=("cell",))} == {"finished"}
 
 
-def test_a_killed_experiment_resumes_and_ends_with_the_same_table(models, tmp_path, cli):
-    command = [sys.executable, "-m", "mloss_core", "experiment", "keep-and-variation"]
-    command += ["--family=tiny", "--samples=6", "--device=cpu"]
-    killed, whole = ({"MLOSS_RUNS": str(tmp_path / name)} for name in ("killed", "whole"))
-    env = {**os.environ, "MLOSS_MODELS": str(models)}
-    process = subprocess.Popen(command, cwd=ROOT, env=env | killed, stdout=subprocess.DEVNULL)
+# The command line on the fixture `short`'s grid, and so slowly that it can be killed between cells.
+SLOWLY = """
+import sys, time
+import pytest
+from mloss_core.__main__ import main
+from mloss_core.experiments import Lab
+from test_experiments import shorten
+shorten(pytest.MonkeyPatch())
+compute = Lab.compute
+Lab.compute = lambda *arguments: time.sleep(1) or compute(*arguments)
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_experiment_resumes_and_ends_with_the_same_table(
+    family, models, tmp_path, cli, short, monkeypatch
+):
+    arguments = ["experiment", "keep-and-variation", "--family=tiny", "--samples=6", "--device=cpu"]
     folder = tmp_path / "killed"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    env = {"MLOSS_MODELS": str(models), "MLOSS_RUNS": str(folder), "PYTHONPATH": paths}
+    process = subprocess.Popen(
+        [sys.executable, "-c", SLOWLY, *arguments],
+        cwd=ROOT, env=os.environ | env, stdout=subprocess.DEVNULL,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(list(folder.glob("cell-*"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -216,17 +241,16 @@ def test_a_killed_experiment_resumes_and_ends_with_the_same_table(models, tmp_pa
     process.wait()
     some = len(list(folder.glob("cell-*")))
     assert 3 <= some < count_of_grid()
-    again = subprocess.run(
-        [*command, "--json"], cwd=ROOT, env=env | killed, capture_output=True, check=True, text=True
-    )
-    assert again.stdout.count('"cached": true') == some
-    tables = [
-        subprocess.run(
-            command, cwd=ROOT, env=env | where, capture_output=True, check=True, text=True
-        ).stdout
-        for where in (killed, whole)
-    ]
-    assert without_seconds(tables[0]) == without_seconds(tables[1])
+
+    def output(where, *more):
+        monkeypatch.setenv("MLOSS_RUNS", str(tmp_path / where))
+        outcome = cli(*arguments, *more)
+        assert outcome.status == 0, outcome.err
+        return outcome.out
+
+    assert output("killed", "--json").count('"cached": true') == some
+    tables = [without_seconds(output(where)) for where in ("killed", "whole")]
+    assert tables[0] == tables[1]
 
 
 def count_of_grid() -> int:
@@ -259,7 +283,10 @@ def test_what_cannot_be_measured_is_refused(arguments, words, cli, family):
     assert list_runs(kinds=("cell",)) == []
 
 
-def test_the_report_has_a_section_for_every_table(cli, family, tmp_path, short):
+def test_the_report_has_a_section_for_every_table(
+    cli, family, tmp_path, short, runs, measured_methods
+):
+    measured_methods.copied_to(runs)
     out = tmp_path / "findings.md"
     assert cli("experiment", "all", "--family=tiny", "--samples=6", "--out", out).status == 0
     text = out.read_text()

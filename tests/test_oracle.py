@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import oracle
 from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run
@@ -44,12 +47,30 @@ def drawn(request, tmp_path_factory) -> Family:
         return zoo.load("tiny")
 
 
-@pytest.fixture(scope="module")
-def demo() -> Family:
-    """The embedded family."""
+# Three blocks of the demo take the NumPy loops a second; all twelve are slow.
+@pytest.fixture(scope="module", params=[3, pytest.param(12, marks=pytest.mark.slow)])
+def demo(request, tmp_path_factory) -> Family:
+    """The embedded family, its first blocks or all of it."""
     if not (zoo.ZOO / "demo" / "family.json").is_file():
         pytest.skip("assets/zoo/demo is not there")
-    return zoo.load("demo")
+    if request.param == zoo.load("demo").model.blocks:
+        return zoo.load("demo")
+    folder = tmp_path_factory.mktemp("models") / "first"
+    shutil.copytree(zoo.ZOO / "demo", folder)
+    for path in (folder / "base.safetensors", *(folder / "sources").iterdir()):
+        save_file({n: t for n, t in load_file(path).items() if _block(n) < request.param}, path)
+    about = json.loads((folder / "family.json").read_text())
+    about["vision_cfg"]["layers"] = request.param
+    (folder / "family.json").write_text(json.dumps(about))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLOSS_MODELS", str(folder.parent))
+        return zoo.load("first")
+
+
+def _block(name: str) -> int:
+    """The number of the block that a tensor belongs to; -1 for those outside all blocks."""
+    number = re.search(r"resblocks\.(\d+)\.", name)
+    return int(number[1]) if number else -1
 
 
 def state(path: Path) -> oracle.State:

@@ -240,6 +240,7 @@ def test_a_gap_measured_before_is_read_and_nothing_is_embedded(family, runs, mon
     with monkeypatch.context() as patch:
         patch.setattr(Tower, "features", lambda *a: pytest.fail("embedded again"))
         second = list(ensemble_gap(recipe, Evaluator(family, CPU), family.tasks))
+    assert isinstance(second.pop(0), Planned)
     assert [type(e) for e in second] == [GapMeasured] * 3 and all(g.cached for g in second)
     for one, other in zip(first, second, strict=True):
         for name in ("m_ties", "ties", "alike"):

@@ -28,11 +28,10 @@ from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
 from ..methods.keep_rates import UNMEASURED_RANKS
-from ..number_format import three_digits_alike
 from ..recipe import check
 from ..run import Merge, run
 from ..runs import store
-from ..text_table import plain_table
+from ..text import plain_table, three_digits_alike
 from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, Planned
 from ..vit import Tower
 from . import runs as papers

@@ -11,7 +11,7 @@ import torch
 from ..evaluation.paired_test import RULE
 from ..families.family import Family
 from ..methods import METHODS
-from ..text_table import markdown_table
+from ..text import markdown_table
 from ..types import MergeRecipe
 from ..version import __version__
 from .claims import claims

@@ -12,7 +12,7 @@ from ..evaluation.evaluator import mean_of
 from ..families.family import Family, load
 from ..fields import FIELDS
 from ..methods import METHODS
-from ..text_table import markdown_table
+from ..text import markdown_table
 from ..types import Accuracy
 from .record import RunRecord
 

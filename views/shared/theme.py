@@ -55,8 +55,8 @@ def written(value: float) -> str:
 
 
 def written_alike(values: Iterable[float]) -> list[str]:
-    """Numbers that stand together, as `mloss_core.number_format` writes them."""
-    from mloss_core.number_format import three_digits_alike
+    """Numbers that stand together, as `mloss_core.text` writes them."""
+    from mloss_core.text import three_digits_alike
 
     return three_digits_alike([float(value) for value in values])
 

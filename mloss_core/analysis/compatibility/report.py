@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ...intervals import with_interval
 from ...mloss import MEASURES
-from ...text_table import markdown_table
+from ...text import markdown_table
 from ...types import MergeRecipe
 from ..task_vectors import Geometry
 from . import words

@@ -1,14 +1,13 @@
 """The guided tour in a real browser: all of it, left and resumed, and a step's link sent on."""
-# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
 
+from browser.driver import idle
 from views.shared import nav
 from views.state import tour_steps as tour
 
@@ -42,8 +41,8 @@ def answered(page: Page, number: int) -> None:
     expect(answer).to_be_visible()
 
 
-def test_the_whole_tour_left_and_resumed(open_page):
-    page = open_page("/?family=tiny")
+def test_the_whole_tour_left_and_resumed(open_page, tiny):
+    page = open_page(f"/?family={tiny}")
     press(page, "Tour")
     for number in range(1, len(tour.STEPS) + 1):
         arrived(page, number)
@@ -66,8 +65,8 @@ def test_the_whole_tour_left_and_resumed(open_page):
     arrived(page, len(tour.STEPS) - 1)
 
 
-def test_a_steps_link_opens_what_the_teacher_saw(open_page):
-    teacher = open_page("/merge?family=tiny&tour=6&view=lecture")
+def test_a_steps_link_opens_what_the_teacher_saw(open_page, tiny):
+    teacher = open_page(f"/merge?family={tiny}&tour=6&view=lecture")
     arrived(teacher, 6)
     thumb = teacher.get_by_role("slider", name="Pruning variation e")
     before = thumb.input_value()
@@ -82,14 +81,3 @@ def test_a_steps_link_opens_what_the_teacher_saw(open_page):
     expect(same).to_have_value(thumb.input_value())
     expect(pupil.get_by_role("button", name="Full view")).to_be_visible()
     expect(pupil.get_by_text("Released code and controls")).to_have_count(0)
-
-
-def test_on_a_phone_a_short_link_opens_its_step_and_nothing_scrolls_sideways(open_page):
-    page = open_page("/?tour=5", viewport={"width": 390, "height": 844})
-    arrived(page, 5)
-    wide = "e => e.scrollWidth - e.clientWidth"
-    assert page.get_by_test_id("stMain").evaluate(wide) <= 0
-    assert page.locator("html").evaluate(wide) <= 0
-    press(page, "Reset")
-    expect(page.locator(".st-key-tour")).to_have_count(0)
-    page.wait_for_url(lambda url: "tour=" not in url)

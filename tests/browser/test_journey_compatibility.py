@@ -1,13 +1,13 @@
 """Compatibility of three sources in a real browser: asked before merging, then merged and seen."""
-# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from browser import chromium, idle, link, open_page, server
 from playwright.sync_api import Page, expect
+
+from browser.driver import idle, link
 
 pytestmark = pytest.mark.browser
 

@@ -1,9 +1,11 @@
-"""The one format of M-Loss and its parts, wherever they are printed: three significant digits."""
+"""Numbers and tables as text: three significant digits, Markdown and plain columns."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+from tabulate import tabulate
 
 PLAIN = (1e-3, 1e3)  # magnitudes between these are written without a power of ten
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -33,3 +35,13 @@ def _power(value: float) -> str:
         return _plain(value)
     digits, power = f"{value:.2e}".split("e")
     return f"{digits}×10{str(int(power)).translate(RAISED)}"
+
+
+def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in columns, two spaces apart."""
+    return tabulate(rows, heads, tablefmt="plain", disable_numparse=True)
+
+
+def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown; special characters in cells are the caller's to escape."""
+    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)

@@ -1,13 +1,13 @@
 """Choosing blocks in a real browser: on the map, by keyboard, from the link; then a merge."""
-# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
 import re
 
 import pytest
-from browser import chromium, idle, link, open_page, server
 from playwright.sync_api import Page, expect
+
+from browser.driver import idle, link
 
 pytestmark = pytest.mark.browser
 
@@ -42,8 +42,8 @@ def chosen(page: Page, blocks: str, count: int) -> None:
         expect(names).to_have_text([f"block {block}" for block in blocks.split(",")])
 
 
-def test_blocks_are_chosen_merged_and_found_again(open_page):
-    page = open_page("/heatmap?family=tiny&samples=6")
+def test_blocks_are_chosen_merged_and_found_again(open_page, tiny):
+    page = open_page(f"/heatmap?family={tiny}&samples=6")
     expect(page.get_by_text("3 of 3 blocks measured in")).to_be_visible()
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("3 of 3")
 
@@ -88,8 +88,8 @@ def test_blocks_are_chosen_merged_and_found_again(open_page):
     expect(again.get_by_role("button", name="late: 1,2")).to_be_visible()
 
 
-def test_the_table_chooses_by_keyboard(open_page):
-    page = open_page("/heatmap?family=tiny&samples=6&blocks=0")
+def test_the_table_chooses_by_keyboard(open_page, tiny):
+    page = open_page(f"/heatmap?family={tiny}&samples=6&blocks=0")
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("1 of 3")
     page.get_by_text("The blocks as a table").click()
     table = page.get_by_test_id("stExpander").filter(has_text="The blocks as a table")

@@ -1,5 +1,4 @@
 """The main job with full-size towers in a real browser: ViT-B/32, four sources, and `evaluate`."""
-# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
@@ -16,12 +15,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from browser import ROOT, SLOW, Server, chromium, open_page, running
 from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
-from test_journey import download, go, idle
 
+from browser.driver import ROOT, SLOW, Server, running
+from browser.test_journey import download, go, idle
 from mloss_core import Tower, list_runs, load
 from mloss_core.data.calibration import preprocess
 
@@ -32,7 +31,7 @@ LONG = 4 * SLOW  # two cores take minutes over a merge of this size
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory) -> Iterator[Server]:
-    """The running app on a ViT-B/32 family of made-up weights."""
+    """Another server, on a ViT-B/32 family of made-up weights: 2 GB that go with it."""
     folder = tmp_path_factory.mktemp("full")
     family = folder / "models" / FAMILY
     command = [sys.executable, "scripts/synthetic.py", "b32", str(family), "--sources", "4"]
@@ -40,7 +39,7 @@ def server(tmp_path_factory) -> Iterator[Server]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLOSS_MODELS", str(family.parent))
         add_task(family)
-    with running(folder, FAMILY) as started:
+    with running(folder) as started:
         yield started
     shutil.rmtree(folder)  # 2 GB
 
@@ -128,7 +127,7 @@ def test_a_full_size_family_from_sources_to_evaluate(open_page, server, tmp_path
     (run,) = list_runs(("merge",))
     hits = run.hits["merged"][TASK]
     (file,) = tmp_path.glob("*.safetensors")
-    said = evaluated(file, server.runs.parent / "models")
+    said = evaluated(file, server.models)
     assert (said["task"], said["correct"], said["total"]) == (TASK, int(hits.sum()), 24)
     file.unlink()
     print(f"the journey took {time.monotonic() - start:.0f} s")

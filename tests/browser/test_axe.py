@@ -1,30 +1,28 @@
 """No page has a serious accessibility fault that axe finds, in light and in dark."""
-# ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from browser import chromium, idle, open_page, server
 from playwright.sync_api import Page, expect
+
+from browser.driver import idle, still
 
 pytestmark = pytest.mark.browser
 
 SEVERE = ("serious", "critical")
 # Every page, and the states in which more of it shows.
 PATHS = (
-    "/?family=tiny",
-    "/?family=tiny&tour=1",
-    "/compatibility?family=tiny",
-    "/heatmap?family=tiny&tour=3",
-    "/merge?family=tiny",
-    "/merge?family=tiny&tour=7&view=lecture",
-    "/experiments?family=tiny",
-    "/runs?family=tiny",
-    "/theory?family=tiny&tour=2",
-    "/theory?family=tiny&keep=7",
+    "/?family={}",
+    "/?family={}&tour=1",
+    "/compatibility?family={}",
+    "/heatmap?family={}&tour=3",
+    "/merge?family={}",
+    "/merge?family={}&tour=7&view=lecture",
+    "/experiments?family={}",
+    "/runs?family={}",
+    "/theory?family={}&tour=2",
+    "/theory?family={}&keep=7",
 )
 
 
@@ -35,7 +33,7 @@ def settled(page: Page) -> None:
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)
     idle(page)
-    page.wait_for_timeout(1500)  # plotly draws after the script has ended
+    still(page)
 
 
 def faults(page: Page) -> list[str]:
@@ -58,7 +56,9 @@ TURNS = [
 
 
 @pytest.mark.parametrize(("path", "scheme"), TURNS)
-def test_axe_finds_no_serious_fault(open_page, path, scheme):
-    page = open_page(path, color_scheme=scheme, viewport={"width": 1280, "height": 900})
+def test_axe_finds_no_serious_fault(open_page, gallery, path, scheme):
+    page = open_page(
+        path.format(gallery), color_scheme=scheme, viewport={"width": 1280, "height": 900}
+    )
     settled(page)
     assert faults(page) == []
