@@ -1,4 +1,5 @@
-"""Shared fixtures. The shapes and types that mloss_core annotates are checked in every test."""
+"""Shared fixtures. The shapes and types that mloss_core annotates are checked in every test but
+those of pages (`visit`)."""
 
 from __future__ import annotations
 

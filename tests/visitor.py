@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import jaxtyping
 import pytest
 import streamlit as st
 from streamlit.testing.v1 import AppTest
@@ -19,7 +20,11 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @pytest.fixture
 def visit(family, monkeypatch) -> Iterator[Callable[..., AppTest]]:
-    """Opens a page of a fresh server with a link's parameters."""
+    """Opens a page of a fresh server with a link's parameters.
+
+    Shapes and types are checked in the library's own tests, not here: a third of a page's time.
+    """
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     st.cache_resource.clear()
     st.cache_data.clear()
     monkeypatch.chdir(ROOT)
