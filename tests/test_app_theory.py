@@ -15,7 +15,6 @@ from mloss_core.analysis.expectation import printed
 from mloss_core.errors import MlossError
 from views.jobs import kinds as work
 from views.shared import figures
-from views.shared import theme as looks
 from views.state import theory_fields as theory_choice
 
 
