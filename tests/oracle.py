@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
 
 import numpy as np
 
@@ -153,11 +154,15 @@ def reversed_keep_rates(scores: Array, keep: float, variation: float) -> Array:
 
 
 def trim(values_1d: Array, rate: float) -> Array:
-    """Zeroes all but the floor(rate * n) largest magnitudes, at least 1 (line 19); ties at the threshold stay."""
+    """Zeroes all but the floor(rate * n) largest magnitudes, at least 1 (line 19); ties at the threshold stay.
+
+    A rate is a rounded decimal: one that falls short of a whole number by 2^-50 of n or less is meant to reach it.
+    """
     values = _f64(values_1d)
     if values.size == 0:
         return values.copy()
-    kept = min(max(math.floor(rate * values.size), 1), values.size)
+    share = (Fraction(float(rate)) + Fraction(1, 2**50)) * values.size
+    kept = min(max(math.floor(share), 1), values.size)
     magnitudes = np.abs(values)
     threshold = np.sort(magnitudes)[values.size - kept]
     return np.where(magnitudes >= threshold, values, 0.0)
