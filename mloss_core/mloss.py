@@ -176,6 +176,14 @@ class SetLosses:
         return self.per_image[list(MEASURES).index(measure)]
 
 
+# What can be measured of every node, and how `node_mloss` is asked for it.
+BY_NODE: dict[str, dict[str, bool]] = {
+    "node": {},
+    "node_normalised": {"normalised": True},
+    "node_squared": {"squared": True},
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockLosses:
     """M-Loss of one block, for each row of merging weights.
@@ -211,7 +219,7 @@ def block_losses(
         layers: each source's c_fc weight and bias.
         alphas: merging weights of each set, zero for the sources that are not in it.
         product: precision of the pre-activations; losses are never measured in less than fp32.
-        by_node: what is wanted of every node: "node", "node_normalised", "node_squared".
+        by_node: what is wanted of every node, keys of BY_NODE.
     """
     sigma = activation(act)
     images, tokens, _ = inputs.shape
@@ -227,11 +235,7 @@ def block_losses(
         x = (chunk.flatten(0, 1) * sigma.gain).to(product)
         h = _c_fc(x, [(w[some], b[some]) for w, b in layers], sigma)
         gap = _gap(h, alphas, sigma, wide(x)) if close else _careful_gap(h, alphas, sigma, x)
-        options = [
-            {"normalised": name == "node_normalised", "squared": name == "node_squared"}
-            for name in by_node
-        ]
-        return node_sums(gap), [node_mloss(gap, tokens=total, **option) for option in options]
+        return node_sums(gap), [node_mloss(gap, tokens=total, **BY_NODE[n]) for n in by_node]
 
     pieces = list(thread_map(losses, itertools.product(groups, chunks), inputs.device))
     of_group = [pieces[start : start + len(chunks)] for start in range(0, len(pieces), len(chunks))]
@@ -240,10 +244,8 @@ def block_losses(
         name: torch.cat([torch.stack([n[i] for _, n in group]).sum(0) for group in of_group], 1)
         for i, name in enumerate(by_node)
     }
-    per_token = torch.stack(
-        [sums[0] / nodes, layer_mloss(sums), layer_mloss(sums, normalised=True)]
-    )
-    per_image = per_token.view(3, len(alphas), images, tokens).mean(3).numpy()
+    measures = [sums[0] / nodes, layer_mloss(sums), layer_mloss(sums, normalised=True)]
+    per_image = torch.stack(measures).view(3, len(alphas), images, tokens).mean(3).numpy()
     return BlockLosses(per_image=per_image, **{name: n.numpy() for name, n in of_nodes.items()})
 
 

@@ -7,7 +7,7 @@ from functools import partial
 import streamlit as st
 
 from mloss_core import Family, InputError
-from mloss_core.activations import SMOOTH
+from mloss_core.analysis.curvature import SMOOTH
 from views.jobs import kinds as work
 from views.jobs import strip
 from views.shared import widgets

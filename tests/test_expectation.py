@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from scipy import integrate, optimize, special
 
 from mloss_core import ACTIVATIONS, InputError, Setting, expected, simulated
-from mloss_core.activations import SMOOTH, smooth
+from mloss_core.analysis.curvature import SMOOTH, smooth
 from mloss_core.analysis.expectation import THEORY, close_limit, printed, relu_formula, wide_limit
 
 CLOSE = 1e-3  # relative error that `expected` promises for smooth activations

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from scipy.special import ndtr, ndtri
 from torch.quasirandom import SobolEngine
 
-from ..activations import SMOOTH, Smooth
 from ..errors import BadValue, UnknownName
 from ..types import check_weights
+from .curvature import SMOOTH, Smooth
 
 THEORY = ("relu", "leaky_relu", "gelu", "quick_gelu", "silu")
 POINTS = 1 << 16  # of the low-discrepancy rule: relative error below 1e-3, mostly 2e-4

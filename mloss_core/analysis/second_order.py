@@ -15,9 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from ..activations import Smooth, smooth
 from ..mloss import CHUNK_CUDA, Layer
 from ..parallel import thread_map
+from .curvature import Smooth, smooth
 
 CHUNK = 1 << 20  # pre-activations of one piece on a CPU
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from mloss_core import BlockScored, Family, MergeRecipe
-from mloss_core.activations import SMOOTH
+from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, node_of
 from views.heatmap import leave_one_out as culprits
 from views.heatmap import node_picker as node_choice

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 
 from mloss_core import BlockTheory, Family
-from mloss_core.activations import SMOOTH
+from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, Reasons, activated_at, gap, reasons
 from views.heatmap import why_figures
 from views.jobs import strip

@@ -10,7 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import BlockTheory, Setting, expected, simulated
-from mloss_core.activations import SMOOTH
+from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.expectation import close_limit, printed, relu_formula, wide_limit
 from mloss_core.analysis.second_order import Agreement, agreement
 from mloss_core.analysis.theory import explained
