@@ -286,7 +286,7 @@ def _accuracy(
     """The accuracy of a model whose images are embedded."""
     start, (sources, alpha) = time.perf_counter(), (work.recipe.sources, work.recipe.alpha)
     members = _embedders(work.recipe, work.family, label, task)
-    if (work.recipe.method == "ensembling" and label == "merged") or label == "ensembling":
+    if _is_ensemble(work.recipe, label):
         features = evaluator.ensembled(task, sources, alpha, stage.images)
     else:
         features = evaluator.features(*_embedder(work, members[0]), task, stage.images)

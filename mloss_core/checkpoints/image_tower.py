@@ -19,7 +19,7 @@ from torch import Tensor
 from ..atomic_files import written
 from ..errors import BadTensor
 from ..version import __version__
-from . import read as dialects
+from . import read as formats
 from .read import KEY, FormatError, as_bad_file, tower_shapes
 
 PROJECTION = "visual.proj"
@@ -45,8 +45,8 @@ class Checkpoint:
 
     name: str
     path: Path
-    files: tuple[dialects.FileId, ...]
-    tensors: Mapping[str, dialects.Stored]
+    files: tuple[formats.FileId, ...]
+    tensors: Mapping[str, formats.Stored]
     shapes: Mapping[str, tuple[int, ...]]
     dtypes: Mapping[str, str]
     metadata: Mapping[str, object]
@@ -58,8 +58,8 @@ class Checkpoint:
     def open(cls, path: Path, name: str) -> Checkpoint:
         """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged."""
         with as_bad_file(name, path):
-            files = dialects.file_ids(path)
-            contents = dialects.contents(files)
+            files = formats.file_ids(path)
+            contents = formats.contents(files)
         return cls(
             name=name,
             path=path,
@@ -90,18 +90,18 @@ class Checkpoint:
         """The config.json beside the weights; without one, the activation read from the weights."""
         with as_bad_file(self.name, self.path):
             fallback = {"hidden_act": self.activation} if self.activation else {}
-            return dialects.read_config(self.path) or fallback
+            return formats.read_config(self.path) or fallback
 
     @property
-    def normalisation(self) -> dialects.Normalisation | None:
+    def normalisation(self) -> formats.Normalisation | None:
         """Mean and std that the files beside the weights give; None where they don't."""
         with as_bad_file(self.name, self.path):
-            return dialects.read_normalisation(self.path)
+            return formats.read_normalisation(self.path)
 
     def changed(self) -> bool:
         """Whether the weight files are no longer those that were opened."""
         try:
-            return dialects.file_ids(self.path) != self.files
+            return formats.file_ids(self.path) != self.files
         except (FormatError, OSError):
             return True
 
@@ -114,7 +114,7 @@ class Checkpoint:
         """
         remedy = "use checkpoints fine-tuned from the same base"
         if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {PROJECTION}:
-            remedy = dialects.NO_PROJECTION
+            remedy = formats.NO_PROJECTION
         for problem, names in (
             ("lacks", sorted(shapes.keys() - self.shapes.keys())),
             ("has more tensors than its family:", sorted(self.shapes.keys() - shapes.keys())),
@@ -169,14 +169,14 @@ def _conversion(path: Path) -> str:
 
 
 @functools.lru_cache(maxsize=256)
-def _sha256(at: dialects.FileId) -> str:
+def _sha256(at: formats.FileId) -> str:
     with at[0].open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @functools.lru_cache(maxsize=256)
-def _first_not_finite(files: tuple[dialects.FileId, ...]) -> str | None:
-    tensors = dialects.contents(files).tensors
+def _first_not_finite(files: tuple[formats.FileId, ...]) -> str | None:
+    tensors = formats.contents(files).tensors
     return next((name for name, t in tensors.items() if not _finite(t.fetch())), None)
 
 

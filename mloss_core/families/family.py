@@ -18,16 +18,14 @@ import torch
 from torch import Tensor
 
 from ..architecture import ViTConfig
-from ..checkpoints import read as dialects
+from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
 from ..places import assets
-from . import download as hub
-from . import heads
-from . import schema as declared
+from . import download, heads, schema
 from .layouts import OWN, TOML, Layout, is_family, layout
 from .tasks import read_prompts, read_task
 
@@ -144,7 +142,7 @@ class Family:
     def heads(self, device: torch.device) -> dict[str, Tensor]:
         """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
         loose = {task: path for task, path in self.parts.heads.items() if task in self.tasks}
-        matrices = {task: dialects.read_head(path) for task, path in loose.items()}
+        matrices = {task: formats.read_head(path) for task, path in loose.items()}
         rest = [task for task in self.tasks if task not in matrices]
         if rest:
             path = self.folder / heads.FILE
@@ -236,7 +234,7 @@ def task_names(folder: Path, parts: Layout) -> list[str]:
     except (KeyError, TypeError) as error:
         problem = f"has tasks that cannot be read ({error!r})"
         raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
-    declared.check(parts.about, OWN if (folder / OWN).is_file() else TOML)
+    schema.check(parts.about, OWN if (folder / OWN).is_file() else TOML)
     return names
 
 
@@ -246,9 +244,9 @@ def _base(folder: Path, parts: Layout) -> Checkpoint:
         problem = f"does not tell which file is its base; it has {listed}"
         raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
     name = str(parts.about.get("base", ""))
-    if not parts.base.exists() and hub.pretrained(name):
+    if not parts.base.exists() and download.pretrained(name):
         remedy = (
-            f"run python -m mloss_core fetch {folder.name}, or {hub.base_by_hand(name, folder)}"
+            f"run python -m mloss_core fetch {folder.name}, or {download.base_by_hand(name, folder)}"
         )
         raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
     return Checkpoint.open(parts.base, f"base of family {folder.name}")
@@ -261,7 +259,7 @@ def _model(folder: Path, parts: Layout) -> ViTConfig:
         return ViTConfig.from_config(folder.name, about)
     base = _base(folder, parts)
     overrides = {key: about[key] for key in ("num_attention_heads",) if key in about}
-    architecture = dialects.architecture(base.shapes, {**base.config, **overrides})
+    architecture = formats.architecture(base.shapes, {**base.config, **overrides})
     activation = about.get("activation", architecture.activation)
     if activation not in ("quick_gelu", "gelu"):
         problem = f"has activation {activation!r}" if activation else "does not tell its activation"
@@ -274,11 +272,11 @@ def _model(folder: Path, parts: Layout) -> ViTConfig:
 
 def _normalisation(
     folder: Path, about: Mapping[str, Any], base: Checkpoint
-) -> dialects.Normalisation:
+) -> formats.Normalisation:
     """Pixel mean and std of family.toml, else of the files beside the base, else CLIP's."""
     mean, std = base.normalisation or (MEAN, STD)
     try:
-        return dialects.normalisation(about.get("mean", mean), about.get("std", std))
+        return formats.normalisation(about.get("mean", mean), about.get("std", std))
     except (TypeError, ValueError) as error:
         problem = f"has a mean or std that is wrong: {error}"
         raise BadFile(TOML, folder / TOML, problem, "give three numbers each") from error

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ..checkpoints import read as dialects
+from ..checkpoints import read as formats
 from ..errors import InputError
 from .family import Family
 
-Files = tuple[dialects.FileId, ...]
+Files = tuple[formats.FileId, ...]
 
 
 def doubts(family: Family, sources: Sequence[str]) -> list[str]:
@@ -24,9 +24,9 @@ def doubts(family: Family, sources: Sequence[str]) -> list[str]:
     said: list[str] = []
     earlier: dict[str, Files] = {}
     for name in (name for name in sources if name in family.parts.sources):
-        with contextlib.suppress(InputError), dialects.as_bad_file(name, family.folder):
-            files = dialects.file_ids(family.parts.sources[name])
-            if family.parts.base and _equal(files, dialects.file_ids(family.parts.base)):
+        with contextlib.suppress(InputError), formats.as_bad_file(name, family.folder):
+            files = formats.file_ids(family.parts.sources[name])
+            if family.parts.base and _equal(files, formats.file_ids(family.parts.base)):
                 said.append(
                     f"source {name} equals the base in every tensor: it was not fine-tuned, and "
                     "only pulls the merge back to the base; is it the right file?"
@@ -43,7 +43,7 @@ def doubts(family: Family, sources: Sequence[str]) -> list[str]:
 @functools.lru_cache(maxsize=256)
 def _equal(first: Files, second: Files) -> bool:
     """Whether two checkpoints hold the same values; small tensors are compared first."""
-    ours, other = dialects.contents(first).tensors, dialects.contents(second).tensors
+    ours, other = formats.contents(first).tensors, formats.contents(second).tensors
     names = sorted(ours, key=lambda name: math.prod(ours[name].shape))
     return ours.keys() == other.keys() and all(
         torch.equal(ours[name].fetch().float(), other[name].fetch().float()) for name in names

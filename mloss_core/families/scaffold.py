@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from ..atomic_files import written
-from ..checkpoints import read as dialects
+from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import alike
 from ..errors import BadFile
@@ -43,7 +43,7 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
             '# base = "ViT-B-32-quickgelu/openai"  # or such a name of open_clip; fetch brings it',
         ]
     base = Checkpoint.open(parts.base, "base")
-    architecture = dialects.architecture(base.shapes, base.config)
+    architecture = formats.architecture(base.shapes, base.config)
     lines = [
         f"# {architecture.blocks} blocks, width {architecture.width}, "
         f"{architecture.image_size} pixels, patches of {architecture.patch_size}, {base.dialect}",

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..checkpoints import read as dialects
+from ..checkpoints import read as formats
 from ..checkpoints.image_tower import FLOATS
 from ..checkpoints.read import HEAD_WIDTH, FormatError
 from ..errors import BadTensor
@@ -77,9 +77,9 @@ def load_text(path: Path, name: str, activation: str) -> TextTower:
     """
     import open_clip  # takes seconds, and all but heads do without it
 
-    with dialects.as_bad_file(name, path):
-        stored = dialects.contents(dialects.file_ids(path)).text
-        config = dialects.read_config(path) or {}
+    with formats.as_bad_file(name, path):
+        stored = formats.contents(formats.file_ids(path)).text
+        config = formats.read_config(path) or {}
         clip_config = text_config({key: t.shape for key, t in stored.items()}, config, activation)
         model = open_clip.CLIP(vision_cfg=UNUSED, **clip_config)  # pyright: ignore
         expected = {
@@ -96,7 +96,7 @@ def load_text(path: Path, name: str, activation: str) -> TextTower:
     return TextTower(model.eval(), clip_config)
 
 
-def _audit(stored: Mapping[str, dialects.Stored], expected: Mapping[str, torch.Tensor]) -> None:
+def _audit(stored: Mapping[str, formats.Stored], expected: Mapping[str, torch.Tensor]) -> None:
     """Raises FormatError naming the first tensors that are missing, too many, or odd."""
     surplus = {key for key in stored.keys() - expected.keys() if not key.endswith("position_ids")}
     for problem, keys in (
