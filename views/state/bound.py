@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -27,11 +28,12 @@ def bound(
         names: what to call the words that the field may be.
         options: of the widget, e.g. the bounds of a slider.
     """
-    field = link.FIELDS[key]
+    # Words that only the family knows come with the call.
+    field = dataclasses.replace(link.FIELDS[key], choices=names) if names else link.FIELDS[key]
     value = field.parse(session.chosen(key))
     options.setdefault("help", field.help or None)
     if widget in (st.selectbox, st.segmented_control):
-        names = names or field.choices
+        names = field.choices
         options |= {"options": list(names), "format_func": lambda word: names[word]}
         if widget is st.selectbox:
             options["index"] = list(names).index(value)
