@@ -84,7 +84,7 @@ def key(runs: Sequence[RunRecord]) -> str:
 
 
 def latest(family: Family, count: int = 5) -> None:
-    """The last few runs of a family, and the way to all of them; a class does without."""
+    """The last few runs of a family, and the way to all of them; hidden in the lecture view."""
     if session.lecture():
         return
     st.subheader("Latest merges")
