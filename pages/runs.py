@@ -120,7 +120,7 @@ def show(family: Family) -> None:
             "while it is made; change the filters, or launch a merge."
         )
         return
-    st.caption("Tick one to see, name or take it away, two or more to compare them.")
+    st.caption("Tick one to see, name, download or delete it; tick two or more to compare them.")
     picked = st.dataframe(
         runs.table(records, session.chosen("reference")),
         hide_index=True,

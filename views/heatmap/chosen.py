@@ -21,7 +21,7 @@ from views.state import selection, session
 CHOSEN = "chosen"  # the ticked column of the table
 HOW = (
     "Point at a cell, or draw a box (the button in the chart's corner), and its blocks are chosen; "
-    "a square on the left adds its block or takes it away. One cell also brings its highest node "
+    "a square on the left adds or removes its block. One cell also brings its highest node "
     "into focus. Without a mouse: the blocks below, or the table."
 )
 
