@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..trim import TaskVectors
 from ..types import MergeRecipe
-from . import rules as data_free
+from . import rules
 
 Rates = Float[np.ndarray, " rows"]
 Rule = Callable[[TaskVectors, Tensor, MergeRecipe, str, Rates | None], Tensor]
@@ -59,7 +59,7 @@ METHODS: dict[str, Method] = {
         reads=("weights",),
         explanation="Averages all parameters; conflicts between sources simply cancel out.",
         formula=r"\theta + \sum_i \alpha_i t_i",
-        rule=data_free.simple_average,
+        rule=rules.simple_average,
     ),
     "task-arithmetic": Method(
         title="Task arithmetic",
@@ -68,7 +68,7 @@ METHODS: dict[str, Method] = {
         explanation="Adds the mean task vector times λ (the per-task λ of its paper is λ / q).",
         formula=r"\theta + \lambda \sum_i \alpha_i t_i = \theta + \frac{\lambda}{q} \sum_i t_i"
         r"\quad (\alpha_i = 1/q)",
-        rule=data_free.task_arithmetic,
+        rule=rules.task_arithmetic,
     ),
     "ties": Method(
         title="TIES",
@@ -77,7 +77,7 @@ METHODS: dict[str, Method] = {
         explanation="Keeps the share k of largest changes, of each tensor or of the whole task "
         "vector, elects a sign per entry, and averages the sources that agree.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_k(t_1), \dots)",
-        rule=data_free.ties,
+        rule=rules.ties,
     ),
     "elect": Method(
         title="Elect only",
@@ -86,7 +86,7 @@ METHODS: dict[str, Method] = {
         explanation="TIES with nothing trimmed (k = 1): elects a sign per entry, and averages the "
         "sources that agree.",
         formula=r"\theta + \lambda \, \mathrm{elect}(t_1, \dots, t_q)",
-        rule=data_free.elect,
+        rule=rules.elect,
     ),
     "dare": Method(
         title="DARE",
@@ -95,7 +95,7 @@ METHODS: dict[str, Method] = {
         explanation="Keeps each change with probability k, drawn from the seed, rescales by 1/k, "
         "then elects and averages as TIES.",
         formula=r"\theta + \lambda \, \mathrm{elect}(m_1 \odot t_1 / k, \dots)",
-        rule=data_free.dare,
+        rule=rules.dare,
         drops=True,
     ),
     "m-ties": Method(
@@ -106,7 +106,7 @@ METHODS: dict[str, Method] = {
         "in its block.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_{k_j}(t_1), \dots),"
         r"\quad k_j = k - e \cdot \mathrm{rank}_j",
-        rule=data_free.ties,
+        rule=rules.ties,
         node_wise=True,
     ),
     "m-dare": Method(
@@ -117,7 +117,7 @@ METHODS: dict[str, Method] = {
         "higher its M-Loss ranks in its block, and rescales it by 1/k_j.",
         formula=r"\theta + \lambda \, \mathrm{elect}(m_1 \odot t_1 / k_j, \dots),"
         r"\quad k_j = k - e \cdot \mathrm{rank}_j",
-        rule=data_free.dare,
+        rule=rules.dare,
         node_wise=True,
         drops=True,
     ),
