@@ -116,7 +116,7 @@ def show(family: Family) -> None:
     records = filtered(family)
     if not records:
         st.caption(
-            f"No runs here. Every merge and every M-Loss map is kept in the folder {store.root()} "
+            f"No runs here. Every merge and every M-Loss map is recorded in the folder {store.root()} "
             "while it is made; change the filters, or launch a merge."
         )
         return
