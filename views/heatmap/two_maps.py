@@ -33,8 +33,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     st.markdown(
         "**Before the merge** every block sees what the base makes of the images; **along the "
         "merge** it sees what the blocks merged before it make of them (Algorithm 1 of the paper). "
-        "Runs are recorded merges and maps. Maps are raw node M-Loss "
-        "(Eq. 4)."
+        "Runs are recorded merges and maps. Maps are raw node M-Loss (Eq. 4)."
     )
     records = scored_runs(family)
     left, right = st.columns(2)
