@@ -59,7 +59,7 @@ class ViTConfig:
 
     @property
     def tokens(self) -> int:
-        """The number of tokens an image: its patches and the class token."""
+        """The number of tokens per image: its patches and the class token."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
     def block_names(self, block: int) -> dict[str, tuple[int, ...]]:

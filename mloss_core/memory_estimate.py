@@ -100,7 +100,7 @@ def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
 
 
 def _trimming(model: ViTConfig, sources: int, device: torch.device) -> int:
-    """Bytes of trimming the largest tensor: a source a thread on the CPU, all sources elsewhere."""
+    """Bytes of trimming the largest tensor: a source per thread on a CPU, else all sources."""
     largest = max(map(math.prod, model.shapes().values()))
     if device.type == "cpu":
         sources = min(sources, torch.get_num_threads())

@@ -184,7 +184,7 @@ def random_masks(
     seed: int,
     name: str,
 ) -> Bool[Tensor, "sources *shape"]:
-    """DARE's masks, one a source: each entry is kept with probability `keep`, its row's or all's.
+    """DARE's masks, one per source: each entry is kept with probability `keep`, its row's or all's.
 
     Drawn from the seed and the tensor's name on the CPU, so that neither device nor order matters.
     """

@@ -38,7 +38,7 @@ def check_weights(weights: Sequence[float], sources: int) -> None:
     shown = ",".join(f"{w:g}" for w in weights)
     if len(weights) != sources:
         problem = f"has another number of weights than the {sources} sources"
-        raise BadValue("weights", shown, problem, "give one weight a source")
+        raise BadValue("weights", shown, problem, "give one weight per source")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise BadValue("weights", shown, "has a negative or non-finite weight", "use 0 to 1")
     if abs(math.fsum(weights) - 1) > 1e-6:
@@ -63,7 +63,7 @@ class MergeRecipe:
         family: name of the model family.
         method: key of `mloss_core.METHODS`.
         sources: names of the sources, at least two, each once.
-        weights: merging weights alpha, one a source, summing to 1; None means 1/q each.
+        weights: merging weights alpha, one per source, summing to 1; None means 1/q each.
         keep: base keep rate k, a share in (0, 1].
         variation: pruning variation e, a share in [0, k].
         scaling: lambda, the factor on the merged task vector.
@@ -124,8 +124,8 @@ class NodeScores:
     """M-Loss of one block on the calibration batch.
 
     Args:
-        node: Eq. 4 a node, mean over tokens and images.
-        node_normalised: Eq. 7 a node, likewise.
+        node: Eq. 4 per node, mean over tokens and images.
+        node_normalised: Eq. 7 per node, likewise.
         layer: Eq. 3, mean over tokens and images.
         layer_normalised: Eq. 6, likewise.
         per_image: mean of Eq. 4 over the nodes and tokens of each image.
@@ -178,7 +178,7 @@ class Accuracy:
 
 @runtime_checkable
 class MergedModel(Protocol):
-    """Anything that embeds images for a task: shared weights, weights a task, or an ensemble."""
+    """Anything that embeds images for a task: shared weights, weights per task, or an ensemble."""
 
     def features(self, images: Float[Tensor, "n 3 h w"], task: str) -> Float[Tensor, "n d"]:
         """Image embeddings, not normalised."""
@@ -208,7 +208,7 @@ class BlockInputs:
 
 @dataclass(frozen=True, kw_only=True)
 class BlockScored:
-    """M-Loss of a block is known; `rates` are the keep rates it leads to, one a node."""
+    """M-Loss of a block is known; `rates` are the keep rates it leads to, one per node."""
 
     scores: NodeScores
     rates: Float[np.ndarray, " nodes"]

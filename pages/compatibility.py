@@ -225,7 +225,7 @@ def gap(family: Family, job: Job) -> None:
 
 
 def export(name: str, rows: Iterable[dict[str, Any]]) -> None:
-    """Numbers to take away; a class does without."""
+    """Numbers to download; hidden in the lecture view."""
     if session.lecture():
         return
     text = pd.DataFrame(list(rows)).to_csv(index=False)

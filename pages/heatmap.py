@@ -143,7 +143,7 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
 
 
 def exports(job: Job) -> None:
-    """Numbers to take away; a class does without."""
+    """Numbers to download; hidden in the lecture view."""
     if session.lecture():
         return
     scores = [e.scores for e in job.events if isinstance(e, BlockScored)]

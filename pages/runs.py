@@ -116,11 +116,11 @@ def show(family: Family) -> None:
     records = filtered(family)
     if not records:
         st.caption(
-            f"No runs here. Every merge and every M-Loss map is kept in the folder {store.root()} "
-            "while it is made; change the filters, or launch a merge."
+            f"No runs here. Every merge and every M-Loss map is recorded in the folder "
+            f"{store.root()} while it is made; change the filters, or launch a merge."
         )
         return
-    st.caption("Tick one to see, name or take it away, two or more to compare them.")
+    st.caption("Tick one to see, name, download or delete it; tick two or more to compare them.")
     picked = st.dataframe(
         runs.table(records, session.chosen("reference")),
         hide_index=True,

@@ -28,7 +28,7 @@ def choose_family() -> Family:
     model = family.model
     facts = {
         "blocks": model.blocks,
-        "nodes a block": model.nodes,
+        "nodes per block": model.nodes,
         "width": model.width,
         "pixels": f"{model.image_size} × {model.image_size}",
         "activation": model.activation,

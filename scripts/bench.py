@@ -135,7 +135,7 @@ def library(family: core.Family, repeat: int) -> list[Line]:
     scored = Line(f"M-Loss of all blocks ({note})", RATIO)
     merged = Line(f"M-TIES merge ({note})", RATIO)
     plain = Line("TIES merge")
-    ends = (("readouts on 100 images a task", QUICK), ("full table", WHOLE))
+    ends = (("readouts on 100 images per task", QUICK), ("full table", WHOLE))
     pairs = [(start, *end) for start in ("cold", "warm") for end in ends]
     readouts = [Line(f"merge's end to the {end}, {start} start", s) for start, end, s in pairs]
     list(core.run(recipe, family, device="cpu"))  # files into the page cache, hashes known

@@ -65,7 +65,8 @@ def main() -> None:
         browser.close()
     loads.append(os.getloadavg()[0])
     print(f"{os.cpu_count()} cores, load {loads[0]:.1f} before and {loads[1]:.1f} after\n")
-    print("| moved | times | merged: median, worst | readouts on 50 images a task: median, worst |")
+    readouts = "readouts on 50 images per task: median, worst"
+    print(f"| moved | times | merged: median, worst | {readouts} |")
     print("|---|---|---|---|")
     for name, times in timings.items():
         columns = [

@@ -43,7 +43,7 @@ def test_the_page_merges_as_it_opens_and_shows_counts_and_intervals(visit, runs)
     assert toggle(test).value
     said = page(test)
     assert "M-TIES, 3 sources, k = 0.5, e = 0.1, λ = 1" in said
-    assert re.search(r"merged in [\d.]+ s, measured on 12 images a task", said)
+    assert re.search(r"merged in [\d.]+ s, measured on 12 images per task", said)
     assert len(numbers(test)) == 1 + TASKS, "the average and every task, each with its interval"
     assert "36" in said and "…" not in said, (
         "base and own sources are known, and all images counted"
@@ -82,7 +82,7 @@ def test_a_setting_seen_before_is_there_at_once(visit):
     slider(test, "keep").set_value(0.8).run()
     settled(test)
     slider(test, "keep").set_value(0.5).run()
-    assert "k = 0.5" in page(test) and "measured on 12 images a task" in page(test)
+    assert "k = 0.5" in page(test) and "measured on 12 images per task" in page(test)
     assert len(requests()) == 2
 
 

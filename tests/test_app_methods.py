@@ -95,7 +95,7 @@ def test_a_global_trim_is_chosen_beside_k(visit):
 def test_both_conventions_of_lambda_are_shown(link, said, visit):
     test = visit("merge", f"method=task-arithmetic&scaling=0.6{link}")
     assert said in words(test) and "λ = 0.6 times the" in words(test)
-    assert f"({said.rpartition('= ')[2][:-1]} a task)" in readouts.summary(session_recipe(test))
+    assert f"({said.rpartition('= ')[2][:-1]} per task)" in readouts.summary(session_recipe(test))
 
 
 def test_emr_is_unknown_where_the_tasks_source_is_not_merged(visit):

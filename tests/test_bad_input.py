@@ -111,7 +111,7 @@ IMAGES = {
     "a picture that is none": (no_image, "cannot be decoded"),
     "a class without pictures": (no_pictures, "holds no pictures"),
     "labels beyond the classes": (far_labels, "for 4 classes; labels are 0 to classes - 1"),
-    "a head of too few classes": (few_heads, "has 2 rows; give one a class: 4"),
+    "a head of too few classes": (few_heads, "has 2 rows; give one per class: 4"),
 }
 
 

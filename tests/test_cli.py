@@ -129,7 +129,7 @@ def test_controls_without_m_loss_leave_nothing_to_score(ranks, cli, out, refused
 
 
 def test_emr_leaves_no_single_model_to_write(cli, out, refused):
-    refused(cli("merge", *SMALL, "--method", "emr", "--out", out), "a model a task")
+    refused(cli("merge", *SMALL, "--method", "emr", "--out", out), "a model per task")
 
 
 def test_squared_scores_are_written_beside_those_of_eq_4(cli, tmp_path):

@@ -114,7 +114,7 @@ def test_what_is_not_there_says_what_to_fetch_and_where_to_put_it(mine):
         command = f"run python -m mloss_core fetch mine --tasks {dataset.lower()}, or put"
         assert (command in said) == fetchable
     ask(mine, "RESISC45")
-    with pytest.raises(InputError, match="resisc45/test/CLASS/, a folder a class"):
+    with pytest.raises(InputError, match="resisc45/test/CLASS/, a folder per class"):
         load("mine").task("resisc45")
 
 

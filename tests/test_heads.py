@@ -248,7 +248,7 @@ def test_classes_come_from_folders_and_a_head_of_too_few_rows_is_refused(shelf, 
     assert load("mine").heads(CPU)["pets"].shape == (2, 16)
     assert cli("evaluate", "--family", "mine", "--model", "base", "--device", "cpu").status == 0
     torch.save({"weight": torch.ones(1, 16)}, shelf / "head_pets.pt")
-    with pytest.raises(InputError, match="pets has 1 rows; give one a class: 2"):
+    with pytest.raises(InputError, match="pets has 1 rows; give one per class: 2"):
         Evaluator(load("mine"), CPU).task("pets")
 
 

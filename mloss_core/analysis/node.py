@@ -101,7 +101,7 @@ def node_of(traced: TracedBlock, node: int, act: str, alpha: Sequence[float]) ->
 
     Args:
         traced: the block on the CPU, see `TracedBlock.on_cpu`.
-        alpha: merging weights, one a source.
+        alpha: merging weights, one per source.
     """
     nodes = len(traced.layers[0][1])
     if not 0 <= node < nodes:
@@ -113,7 +113,7 @@ def node_of(traced: TracedBlock, node: int, act: str, alpha: Sequence[float]) ->
 
 
 def gap(h: Float[np.ndarray, " q"], act: str, alpha: Sequence[float]) -> Gap:
-    """The gap at these pre-activations, one a source."""
+    """The gap at these pre-activations, one per source."""
     mean = float(np.dot(alpha, h))
     activated = activated_at(h, act)
     below, merged, above = activated_at(mean + STEP * np.array([-1.0, 0.0, 1.0]), act).tolist()

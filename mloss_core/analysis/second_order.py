@@ -24,7 +24,7 @@ CHUNK = 1 << 20  # pre-activations of one piece on a CPU
 
 @dataclass(frozen=True, kw_only=True)
 class SecondOrder:
-    """The factors of one block's M-Loss to second order, a number a node, means over tokens.
+    """The factors of one block's M-Loss to second order, a number per node, means over tokens.
 
     Args:
         curvature: abs(sigma''(alpha . h)).

@@ -59,7 +59,7 @@ def file_id(path: Path) -> FileId:
 
 @functools.lru_cache(maxsize=64)
 def safetensors(at: FileId) -> safe_open:
-    """The mapped safetensors file, cached: a merge reads every file once a block."""
+    """The mapped safetensors file, cached: a merge reads every file once per block."""
     return safe_open(at[0], framework="pt")
 
 

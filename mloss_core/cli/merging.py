@@ -161,7 +161,7 @@ def merge(
     if method in METHODS and METHODS[method].rule is None:
         problem = "leaves several models, nothing to write"
         if METHODS[method].per_task:
-            problem = "leaves a model a task, no single one to write; the app shows its accuracy"
+            problem = "leaves a model per task, no single one to write; the app shows its accuracy"
         raise BadValue("method", method, problem, "choose a merging method")
     if card:
         check_output(out.with_suffix(".md"), "card")

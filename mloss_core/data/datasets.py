@@ -153,6 +153,6 @@ def advice(dataset: str, folder: Path, task: str) -> str:
 def by_hand(dataset: str, place: Path) -> str:
     """The remedy without a download: which files to put where."""
     if not benchmarks()[dataset].files:
-        return f"put pictures into {place}/test/CLASS/, a folder a class"
+        return f"put pictures into {place}/test/CLASS/, a folder per class"
     gone = "; it is no longer offered for download" if dataset in GONE else ""
     return f"put {benchmarks()[dataset].files} into {place}{gone}"

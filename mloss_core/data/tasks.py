@@ -73,7 +73,7 @@ def load_folder(
     if odd:
         shown = ", ".join(sorted(odd)[:10])
         problem = f"has other class folders than the task's classes: {shown}"
-        raise BadFile(argument, place, problem, "give one folder a class")
+        raise BadFile(argument, place, problem, "give one folder per class")
     files = [picture_files(there[spoken(name)], skipped) for name in classes]
     return Task(
         images=Pictures(tuple(path for paths in files for path in paths), size),
@@ -89,7 +89,7 @@ def class_folders(place: Path, argument: str) -> list[str]:
         raise BadFile(argument, place, "does not exist", "see docs/format.md")
     names = sorted(path.name for path in place.iterdir() if path.is_dir())
     if not names:
-        raise BadFile(argument, place, "has no class folders", "give one folder a class")
+        raise BadFile(argument, place, "has no class folders", "give one folder per class")
     return names
 
 
@@ -118,10 +118,10 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
 
 
 def check_labels(labels: np.ndarray, images: int, classes: int, argument: str, path: Path) -> None:
-    """Raises BadFile unless there is one integer label an image, each of a class."""
+    """Raises BadFile unless there is one integer label per image, each of a class."""
     if labels.shape != (images,) or labels.dtype.kind not in "iu":
         problem = f"has labels of shape {labels.shape} for {images} images"
-        raise BadFile(argument, path, problem, "give one integer label an image")
+        raise BadFile(argument, path, problem, "give one integer label per image")
     if not images:
         raise BadFile(argument, path, "holds no images", "give at least one")
     if labels.min() < 0 or labels.max() >= classes:

@@ -63,7 +63,7 @@ class Evaluator:
             shuffled = {"images": task.images[order], "labels": task.labels[order]}
             if len(self.heads[name]) != len(task.classes):
                 problem = f"{name} has {len(self.heads[name])} rows"
-                remedy = f"give one a class: {len(task.classes)}"
+                remedy = f"give one per class: {len(task.classes)}"
                 raise BadTensor(
                     f"heads of {self.family.name}", "heads.safetensors", problem, remedy
                 )

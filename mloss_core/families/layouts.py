@@ -91,7 +91,7 @@ def described(folder: Path) -> dict[str, Any]:
 
 
 def _tasks(folder: Path) -> list[dict[str, str]]:
-    """Tasks by the contents of tasks/: an .npz or a folder of pictures a task."""
+    """Tasks by the contents of tasks/: an .npz or a folder of pictures per task."""
     places = sorted((folder / "tasks").glob("*"))
     names = (p.name if p.is_dir() else p.stem for p in places if p.is_dir() or p.suffix == ".npz")
     return [{"name": name} for name in names]

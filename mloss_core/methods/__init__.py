@@ -1,4 +1,4 @@
-"""The METHODS table: one row a merging method, with its paper and what it reads of a recipe.
+"""The METHODS table: one row per merging method, with its paper and what it reads of a recipe.
 
 A row's rule turns the task vectors of one tensor into the merged one. How a rule is carried over a
 whole model stands in `sweep.sweep`.
@@ -75,7 +75,7 @@ METHODS: dict[str, Method] = {
         paper="Yadav et al., TIES-Merging, NeurIPS 2023",
         reads=("weights", "keep", "scaling", "scope"),
         explanation="Keeps the share k of largest changes, of each tensor or of the whole task "
-        "vector, elects a sign an entry, and averages the sources that agree.",
+        "vector, elects a sign per entry, and averages the sources that agree.",
         formula=r"\theta + \lambda \, \mathrm{elect}(\mathrm{trim}_k(t_1), \dots)",
         rule=rules.ties,
     ),
@@ -83,7 +83,7 @@ METHODS: dict[str, Method] = {
         title="Elect only",
         paper="Yadav et al., TIES-Merging, NeurIPS 2023, steps 2 and 3",
         reads=("weights", "scaling"),
-        explanation="TIES with nothing trimmed (k = 1): elects a sign an entry, and averages the "
+        explanation="TIES with nothing trimmed (k = 1): elects a sign per entry, and averages the "
         "sources that agree.",
         formula=r"\theta + \lambda \, \mathrm{elect}(t_1, \dots, t_q)",
         rule=rules.elect,
@@ -126,7 +126,7 @@ METHODS: dict[str, Method] = {
         paper="Huang et al., EMR-Merging, NeurIPS 2024",
         reads=("weights",),
         explanation="One unified change, the elected sign with the largest magnitude that agrees; "
-        "a task adds its source's mask and scale. A model a task, not one for all.",
+        "a task adds its source's mask and scale. A model per task, not one for all.",
         formula=r"\theta + \lambda_i \, (m_i \odot \tau), \quad m_i = [t_i \odot \tau > 0],"
         r"\quad \lambda_i = \frac{\sum |t_i|}{\sum |m_i \odot \tau|}",
         rule=None,

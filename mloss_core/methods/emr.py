@@ -1,4 +1,4 @@
-"""EMR-Merging (Huang et al., NeurIPS 2024): one unified task vector, a mask and a scale a task."""
+"""EMR-Merging (Huang et al., NeurIPS 2024): one unified task vector, masks and scales per task."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class TaskModels:
         self._lock = threading.Lock()
 
     def unify(self, recipe: MergeRecipe) -> Iterator[BlockMerged]:
-        """Computes the unified task vector, one event a block; required before `features`."""
+        """Computes the unified task vector, one event per block; required before `features`."""
         alpha = torch.tensor(recipe.alpha, device=self._device)
         start = time.perf_counter()
         self._unify(self.family.outer_names(), alpha)

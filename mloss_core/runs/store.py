@@ -61,7 +61,7 @@ def list_runs(kinds: Sequence[str] = ("merge", "score")) -> list[RunRecord]:
 
 
 def rename(name: str, title: str) -> None:
-    """Gives a run a title of the user's own; an empty one takes it away. Raises BadFile."""
+    """Gives a run a title of the user's own; an empty one removes it. Raises BadFile."""
     folder = _folder(name)
     with writing():
         put(folder / TITLE, " ".join(title.split())[:200])

@@ -57,7 +57,7 @@ def results(name: str, family: Family, cells: Sequence[CellDone]) -> None:
 
 
 def table(family: Family, table_rows: Sequence[Row]) -> pd.DataFrame:
-    """A row a model: settings, mean and tasks with 95 % intervals, cost."""
+    """A row per model: settings, mean and tasks with 95 % intervals, cost."""
     lines = []
     for row in table_rows:
         reads = METHODS[row.recipe.method].reads if row.recipe else ()

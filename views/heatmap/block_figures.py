@@ -18,7 +18,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")  # a hue comes again after twelve b
 def distributions(
     scores: Mapping[int, Float[np.ndarray, " nodes"]], what: str = "M-Loss"
 ) -> go.Figure:
-    """Share of each block's nodes whose M-Loss is at most x: a line a block, every node a point."""
+    """Share of each block's nodes whose M-Loss is at most x: a line per block, a point per node."""
     figure = go.Figure()
     for block, node in scores.items():
         figure.add_scatter(

@@ -21,7 +21,7 @@ from views.state import selection, session
 CHOSEN = "chosen"  # the ticked column of the table
 HOW = (
     "Point at a cell, or draw a box (the button in the chart's corner), and its blocks are chosen; "
-    "a square on the left adds its block or takes it away. One cell also brings its highest node "
+    "a square on the left adds or removes its block. One cell also brings its highest node "
     "into focus. Without a mouse: the blocks below, or the table."
 )
 
@@ -75,8 +75,8 @@ def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], wh
     """
     losses = mean_losses(scores)
     st.toggle(
-        "Pointing adds to the choice", key="pointing-adds",
-        help="Otherwise the blocks that are pointed at take the place of the chosen ones.",
+        "Add the blocks I point at", key="pointing-adds",
+        help="If off, the blocks you point at replace the chosen ones.",
     )  # fmt: skip
     choosing.block_choice(family)
     choosing.by_loss(family, losses)
@@ -125,7 +125,7 @@ def nodes_of(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores]) 
 
 
 def table(family: Family, events: Sequence[BlockScored]) -> None:
-    """A row a block, to choose by ticking."""
+    """A row per block, to choose by ticking."""
     chosen = choosing.current(family).blocks
     place = choosing.key("rows", chosen)
     losses = mean_losses([e.scores for e in events])

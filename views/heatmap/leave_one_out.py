@@ -33,7 +33,7 @@ def show(
         "Each source is left out in turn; the others keep their weights, divided by their sum. The "
         "inputs stay those of the map. Where M-Loss **falls** more without a source than it would "
         "if all were alike, that source causes it. Where it falls less, or **rises**, the source "
-        "is nearer to the middle of all."
+        "is closer to the average of all."
     )
     if node is not None:
         of_node(node, names, places)

@@ -33,8 +33,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     st.markdown(
         "**Before the merge** every block sees what the base makes of the images; **along the "
         "merge** it sees what the blocks merged before it make of them (Algorithm 1 of the paper). "
-        "Runs are what was measured or merged earlier and is kept. Maps are raw node M-Loss "
-        "(Eq. 4)."
+        "Runs are recorded merges and maps. Maps are raw node M-Loss (Eq. 4)."
     )
     records = scored_runs(family)
     left, right = st.columns(2)
@@ -150,7 +149,7 @@ def _figures(
         + (
             "Bars: 95 % intervals over the calibration images, which are the same in both."
             if has_intervals
-            else "No intervals: of a kept run, nodes are known, images are not."
+            else "No intervals: a recorded run has values per node, not per image."
         )
     )
 

@@ -179,7 +179,7 @@ def _gap(node: Node, names: list[str], places: list[int]) -> None:
     st.caption(
         f"At {where} ({which}): σ(mean h) = {merged}, mean of σ(h) = {ensembled}, "
         f"gap **{size}**. The node's M-Loss, the mean gap of all tokens, is {typical}. Below, the "
-        "tangent is taken away: only the bend is left, and the gap is the mean height of the "
+        "tangent is removed: only the bend is left, and the gap is the mean height of the "
         "sources."
     )
 

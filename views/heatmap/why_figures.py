@@ -71,7 +71,7 @@ def gap(
     curve: Curve,
     mean: tuple[float, float, float, float],
 ) -> go.Figure:
-    """The gap at one place: above as it is, below with the tangent at the mean taken away, which
+    """The gap at one place: above as it is, below with the tangent at the mean removed, which
     leaves of the curve only its bend, and of the ensemble only the gap.
 
     Args:
@@ -95,7 +95,7 @@ def gap(
     figure.update_xaxes(title="pre-activation h", row=2, col=1)
     figure.update_yaxes(zeroline=False, title="σ(h)", row=1, col=1)
     figure.update_yaxes(
-        zeroline=False, title="σ(h) less tangent", exponentformat="power", row=2, col=1
+        zeroline=False, title="σ(h) minus tangent", exponentformat="power", row=2, col=1
     )
     return _framed(figure, 520)
 

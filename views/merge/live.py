@@ -102,7 +102,7 @@ def _outcome(job: Job) -> None:
     if job.state == "failed":
         st.error(job.error)
     elif job.state == "cancelled":
-        st.info("Another window has asked for another merge since.")
+        st.info("Another window started another merge, so this one stopped.")
     if job.state in ("failed", "cancelled") and st.button("Merge again", key="live-again"):
         del st.session_state["live_asked"]
         st.rerun()
@@ -121,7 +121,7 @@ def _words(
     steps = _blocks(job)
     if hits:
         least = min(map(len, hits.values()))
-        far = f"{merged_in(job)}, measured on {least} images a task"
+        far = f"{merged_in(job)}, measured on {least} images per task"
         if job.active:
             far += "; all of them follow"
     elif steps == family.model.blocks:
@@ -149,7 +149,7 @@ def merged_in(job: Job) -> str:
 
 
 def _rows(family: Family, hits: Hits) -> list[live_table.Row]:
-    """The tasks' mean and a row a task, beside base and own source on the same images."""
+    """The tasks' mean and a row per task, beside base and own source on the same images."""
     references = work.known_references(family)
     tasks = work.own_tasks(family)
     if not hits:

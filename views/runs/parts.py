@@ -84,13 +84,13 @@ def key(runs: Sequence[RunRecord]) -> str:
 
 
 def latest(family: Family, count: int = 5) -> None:
-    """The last few runs of a family, and the way to all of them; a class does without."""
+    """The last few runs of a family, and the way to all of them; hidden in the lecture view."""
     if session.lecture():
         return
     st.subheader("Latest merges")
     runs = [r for r in list_runs(("merge",)) if r.metadata["recipe"]["family"] == family.name]
     if not runs:
-        st.caption("None yet. Launch one above: it is kept, with its file, on the Runs page.")
+        st.caption("None yet. Launch one above: the Runs page lists it, with its file.")
         return
     shown = table(runs[:count], session.chosen("reference")).drop(columns=["kind"])
     st.dataframe(shown, hide_index=True)

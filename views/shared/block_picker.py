@@ -103,7 +103,7 @@ def _names(family: Family, chosen: Selection) -> None:
             st.button(f"{name}: {blocks}", key=f"take-{name}", on_click=take, args=taken)
             st.button("Forget", key=f"forget-{name}", on_click=_forget, args=(name,))
     if not choices:
-        st.caption("None yet. Names are kept in the link.")
+        st.caption("None yet. Names are stored in the link.")
 
 
 def _save(blocks: str) -> None:

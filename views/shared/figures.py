@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from views.shared.theme import HUES, MAGNITUDES, MARKS, framed, written_alike
 
-ROW = 22  # pixels a block: suits 12 and 24 of them
+ROW = 22  # pixels per block: suits 12 and 24 of them
 
 
 def node_groups(scores: Float[np.ndarray, "b nodes"], size: int) -> Float[np.ndarray, "b groups"]:
@@ -100,7 +100,7 @@ def _scaled(groups: np.ndarray, colours: str) -> tuple[np.ndarray, list[float], 
 def block_means(
     means: Mapping[int, tuple[float, float, float]], blocks: int, what: str = "mean node M-Loss"
 ) -> go.Figure:
-    """Mean M-Loss a block with its 95 % interval over calibration images, beside the heatmap."""
+    """Mean M-Loss per block with its 95 % interval over calibration images, beside the heatmap."""
     rows = sorted(means)
     mean, low, high = np.array([means[b] for b in rows]).T
     figure = go.Figure(

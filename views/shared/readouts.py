@@ -32,7 +32,7 @@ UNKNOWN = "unknown"  # a task that the model is not made for
 
 
 def live(family: Family, tasks: Sequence[str], job: Job) -> None:
-    """Progress by block, a readout a task, and the accuracies after each block."""
+    """Progress by block, a readout per task, and the accuracies after each block."""
     events = list(job.events)
     merged = [e.block for e in events if isinstance(e, BlockMerged)]
     blocks = family.model.blocks
@@ -151,7 +151,7 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
     st.dataframe(pd.DataFrame([*rows, average]), hide_index=True, width="stretch")
     if UNKNOWN in average.values():
         st.caption(
-            "Unknown: EMR-Merging makes a model a task, by the mask of the task's own source, and "
+            "Unknown: EMR-Merging makes a model per task, by the mask of the task's own source. It "
             "has none where that source is not merged. Averages are over all tasks or not at all."
         )
     st.plotly_chart(
@@ -181,7 +181,7 @@ def summary(recipe: MergeRecipe | Mapping) -> str:
         if name in values and name in reads and (said := field.summary(values[name])):
             words.append(said)
             if name == "scaling" and values["method"] == "task-arithmetic":
-                words[-1] += f" ({per_task(values)} a task)"
+                words[-1] += f" ({per_task(values)} per task)"
     return ", ".join(words)
 
 

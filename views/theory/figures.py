@@ -88,7 +88,7 @@ def blocks_beside(predicted: Mapping[str, Values], measured: Values) -> go.Figur
 
 
 def nodes_beside(predicted: Values, measured: Values) -> go.Figure:
-    """Measured over predicted M-Loss, a dot a node (at most MOST_DOTS, evenly chosen), log axes,
+    """Measured over predicted M-Loss, a dot per node (at most MOST_DOTS, evenly chosen), log axes,
     with the line on which both are equal."""
     some = np.linspace(0, len(measured) - 1, min(len(measured), MOST_DOTS)).astype(int)
     x, y = predicted[some], measured[some]

@@ -167,7 +167,7 @@ def _verdict(ratio: np.ndarray, fit: Agreement, count: int) -> str:
     why = (
         ""
         if fits
-        else " It spreads pre-activations evenly around zero, one K and one s a block; real "
+        else " It spreads pre-activations evenly around zero, one K and one s per block; real "
         "ones are off centre (see the table), and every node has its own centre and range."
     )
     return f"**Section 4's model {says}**: {size}{'; ' * bool(order)}{order}.{why}"
@@ -199,7 +199,7 @@ def second_order(theories: list[BlockTheory], total: int) -> None:
     left.plotly_chart(
         theory_figures.nodes_beside(predicted, measured),
         key="theory-nodes",
-        alt="Measured over predicted M-Loss, a dot a node, with the line of equality",
+        alt="Measured over predicted M-Loss, a dot per node, with the line of equality",
     )
     each = [agreement(b.factors.product, b.scores.node) for b in theories]
     rows = {
