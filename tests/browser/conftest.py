@@ -6,6 +6,7 @@ another's. Pages that are only looked at share `gallery`.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync",
 )  # fmt: skip
-SHORT = 80  # test images of a task: more than the 50 that a live merge looks at first
+SOURCES = 4  # of the demo's eight
+IMAGES = 80  # for each task's test: more than the 50 that a live merge looks at first
 
 
 @pytest.fixture(scope="package")
@@ -74,15 +76,22 @@ def gallery(server) -> str:
 
 @pytest.fixture(scope="package")
 def short(server) -> str:
-    """The name of a copy of the demo family with a few test images, else minutes of evaluation."""
-    folder = server.models / "short"
-    shutil.copytree(DEMO, folder)
-    for path in (folder / "tasks").glob("*.npz"):
-        with np.load(path) as file:
+    """The name of a family of the demo's first sources, with few test images: the demo's towers
+    without its minutes of evaluation."""
+    folder, about = server.models / "short", json.loads((DEMO / "family.json").read_text())
+    about["tasks"] = about["tasks"][:SOURCES]
+    for part in ("sources", "tasks"):
+        (folder / part).mkdir(parents=True)
+    for name in ("base.safetensors", "heads.safetensors", "calibration.npz"):
+        shutil.copy(DEMO / name, folder)
+    for task in (task["name"] for task in about["tasks"]):
+        shutil.copy(DEMO / "sources" / f"{task}.safetensors", folder / "sources")
+        with np.load(DEMO / "tasks" / f"{task}.npz") as file:
             arrays = {key: file[key] for key in file.files}
         for key in ("images", "labels"):
-            arrays[key] = arrays[key][:SHORT]
-        np.savez(path, **arrays)
+            arrays[key] = arrays[key][:IMAGES]
+        np.savez(folder / "tasks" / f"{task}.npz", **arrays)
+    (folder / "family.json").write_text(json.dumps(about))
     return "short"
 
 
