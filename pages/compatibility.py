@@ -10,8 +10,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Family, InputError, MergeRecipe
-from mloss_core.analysis.compatibility import report
-from mloss_core.analysis.compatibility import words as said
+from mloss_core.analysis.compatibility import report, words
 from mloss_core.analysis.compatibility.ensemble_gap import GapMeasured
 from mloss_core.analysis.compatibility.prediction import TRIPLES, gathered
 from mloss_core.analysis.compatibility.sets import Compatibility
@@ -20,9 +19,8 @@ from mloss_core.analysis.exchangeable import gains_if_alike
 from mloss_core.mloss import MEASURES, SetLosses
 from views.compatibility import figures
 from views.compatibility import parts as views
-from views.jobs import kinds as jobs
+from views.jobs import kinds, strip
 from views.jobs import kinds as work
-from views.jobs import strip
 from views.shared import nav, widgets
 from views.shared.figures import block_means
 from views.state import session
@@ -49,11 +47,11 @@ def controls(family: Family) -> MergeRecipe | None:
 
 def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     """The job that has what is asked; small families are measured without being asked."""
-    job = jobs.find_job("compatibility", recipe)
+    job = kinds.find_job("compatibility", recipe)
     small = family.model.width <= work.NARROW
     clicked = job is None and not small and st.button("Measure compatibility", type="primary")
     if (job is None and small) or clicked:
-        job = jobs.measure(family, recipe)
+        job = kinds.measure(family, recipe)
         session.head_start(job)
     if job is None:
         st.info(
@@ -67,7 +65,7 @@ def maps(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """Everything that is known before merging, as far as it is measured."""
     strip.outcome(job, gone=False)
     if job.state == "failed" and st.button("Measure again"):
-        jobs.measure(family, recipe)
+        kinds.measure(family, recipe)
         st.rerun()
     events = list(job.events)
     blocks = tuple(e for e in events if isinstance(e, SetLosses))
@@ -131,7 +129,7 @@ def leave_one_out(family: Family, recipe: MergeRecipe, compatibility: Compatibil
         st.info("Choose three sources or more: of two, nothing is left to merge without one.")
         return
     names = [family.title(name) for name in compatibility.sources]
-    st.markdown(said.gains(names, gains, recipe.alpha, measure))
+    st.markdown(words.gains(names, gains, recipe.alpha, measure))
     left, right = st.columns(2)
     tasks = [family.sources.index(name) for name in compatibility.sources]
     figure = figures.gains(gains, names, tasks, gains_if_alike(recipe.alpha, measure))
@@ -161,7 +159,7 @@ def prediction(family: Family) -> None:
         return
     recipe = views.study_recipe(family, rule)
     job = views.job_or_button(
-        "study", recipe, "Merge them and see", lambda: jobs.predict(family, recipe)
+        "study", recipe, "Merge them and see", lambda: kinds.predict(family, recipe)
     )
     if job is None:
         st.info(
@@ -199,7 +197,7 @@ def ensemble(family: Family) -> None:
         st.info("None of the chosen sources has test images: choose others, or add their tasks.")
         return
     recipe = session.current_recipe(method="m-ties")
-    ask = lambda: jobs.gap(family, recipe, tasks)  # noqa: E731
+    ask = lambda: kinds.gap(family, recipe, tasks)  # noqa: E731
     job = views.job_or_button("gap", recipe, "Measure the ensemble gap", ask)
     if job is None:
         st.info("Press *Measure the ensemble gap*: three merges, then all sources' embeddings.")
@@ -214,7 +212,7 @@ def gap(family: Family, job: Job) -> None:
     if not gaps:
         st.info(f"No task is compared yet: {job.state}.")
         return
-    st.markdown(said.gap(gaps))
+    st.markdown(words.gap(gaps))
     alt = "Mean distance to the ensemble on each task, of M-TIES and of TIES"
     st.plotly_chart(figures.ensemble_gap(views.gap_rows(family, gaps)), key="gap", alt=alt)
     st.caption(

@@ -8,8 +8,7 @@ from mloss_core import Family, InputError, MergeRecipe
 from mloss_core.experiments import EXPERIMENTS
 from mloss_core.experiments.report import settings_of
 from views.experiments import parts as experiments
-from views.jobs import kinds as work
-from views.jobs import strip
+from views.jobs import kinds, strip
 from views.shared import widgets
 from views.state import session
 from views.state.bound import bound
@@ -39,7 +38,7 @@ def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
         "on disk and not measured again: an experiment that was stopped goes on where it was."
     )
     if st.button("Measure, or go on", type="primary"):
-        job = work.experiment(name, family, recipe)
+        job = kinds.experiment(name, family, recipe)
         session.choose_value("experiment_job", job.id)
         session.head_start(job)  # what is on disk comes at once
     widgets.doubtful(family, recipe.sources)

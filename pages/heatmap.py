@@ -12,12 +12,9 @@ import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError, NodeScores
 from views.heatmap import chosen as chosen_views
-from views.heatmap import explain
-from views.heatmap import few_blocks as few_layer
-from views.jobs import kinds as work
-from views.jobs import strip
-from views.shared import figures, nav, widgets
-from views.shared import theme as looks
+from views.heatmap import explain, few_blocks
+from views.jobs import kinds, strip
+from views.shared import figures, nav, theme, widgets
 from views.state import session
 from views.state.error_text import error_text
 from views.state.job_board import Job, elapsed
@@ -53,8 +50,8 @@ def controls(family: Family) -> Job | None:
     clicked = right.button("Compute M-Loss", type="primary", width="stretch")
     turned = job is None or job.spec.inputs_from != recipe.inputs_from
     first = turned and (job is not None or not session.chosen("score_job"))
-    if clicked or (first and family.model.width <= work.NARROW):
-        job = work.score(family, recipe)
+    if clicked or (first and family.model.width <= kinds.NARROW):
+        job = kinds.score(family, recipe)
         session.choose_value("score_job", job.id)
         session.head_start(job)
     inputs = ", inputs from the base" * (recipe.inputs_from == "pretrained")
@@ -132,7 +129,7 @@ def draw(family: Family, job: Job, group: int, colours: str, kind: str, picture:
     mean, low, high = highest.mean_interval()
     state = "measured so far" if job.active else f"measured in {elapsed(job.seconds)}"
     state += f" on {session.device().type}"
-    shown, least, most = looks.written_alike((mean, low, high))
+    shown, least, most = theme.written_alike((mean, low, high))
     interval = f"95 % interval over images {least} to {most}"
     if math.isnan(low):
         interval = "one image has no interval"
@@ -166,7 +163,7 @@ def show_choice(family: Family, job: Job) -> None:
     if not session.lecture():
         chosen_views.table(family, events)
     chosen_views.nodes_of(family, job.spec, scores)
-    few_layer.show(family, job.spec)
+    few_blocks.show(family, job.spec)
 
 
 family = session.current_family()

@@ -10,8 +10,7 @@ from mloss_core import METHODS, BlockScored, Family, Finished, MergeRecipe, Mlos
 from mloss_core.memory_estimate import amount
 from mloss_core.runs.store import final_hits
 from mloss_core.tensor_cache import room
-from views.jobs import kinds as work
-from views.jobs import strip
+from views.jobs import kinds, strip
 from views.merge import live
 from views.runs import parts as runs
 from views.shared import readouts, widgets
@@ -24,18 +23,18 @@ def recipe_column(family: Family) -> tuple[MergeRecipe | None, Job | None]:
     slider."""
     recipe = widgets.recipe_form(family)
     on = live.switch(family)
-    wanted = on and recipe is not None and work.can_be_live(recipe)
+    wanted = on and recipe is not None and kinds.can_be_live(recipe)
     live_job = live.job_for(family, recipe) if wanted and recipe is not None else None
     if on and not wanted and recipe is not None:
         st.caption("Not live: this method leaves no single model. Launch it.")
     if st.button("Launch merge", type="primary", disabled=recipe is None, width="stretch"):
         assert recipe is not None
-        job = work.merge(family, recipe)
+        job = kinds.merge(family, recipe)
         session.choose_value("merge_job", job.id)
         session.remember()
         st.rerun()
     if recipe is not None:
-        said = widgets.memory(recipe, family, len(work.own_tasks(family)))
+        said = widgets.memory(recipe, family, len(kinds.own_tasks(family)))
         kept = room(family.model.shapes(), len(recipe.sources)) if live_job is not None else 0
         beside = f". Live keeps at most {amount(kept)} more between merges" if kept else ""
         st.caption(f"{said[0].upper()}{said[1:]}{beside}")
@@ -57,7 +56,7 @@ def keep_rates(family: Family, recipe: MergeRecipe) -> None:
 def progress(family: Family, job: Job) -> None:
     """The launched merge: live while it works, its table when it is finished."""
     strip.outcome(job, gone=False)
-    readouts.live(family, work.own_tasks(family), job)
+    readouts.live(family, kinds.own_tasks(family), job)
     events = list(job.events)
     if events and isinstance(event := events[-1], Finished):
         st.success(
@@ -68,7 +67,7 @@ def progress(family: Family, job: Job) -> None:
         runs.beside_reference(family, hits)
         if job.result:
             show_downloads(job.result)
-    elif hits := readouts.hits_so_far(job, work.own_tasks(family)):
+    elif hits := readouts.hits_so_far(job, kinds.own_tasks(family)):
         readouts.final(family, hits, job.spec.method)
         st.caption("Models that are still being measured on all test images follow.")
 

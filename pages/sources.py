@@ -6,7 +6,7 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Accuracy, Family, TaskEvaluated, families
-from views.jobs import kinds as work
+from views.jobs import kinds
 from views.shared import figures, nav, widgets
 from views.state import session
 from views.state.job_board import Job
@@ -127,7 +127,7 @@ def measured(family: Family, job: Job) -> None:
     if job.state == "failed":
         st.error(job.error)
         if st.button("Measure again", help="When what it says has been mended."):
-            work.references(family, again=True)
+            kinds.references(family, again=True)
             st.rerun()
     rows = [
         {
@@ -161,5 +161,5 @@ family = choose_family()
 choose_sources(family)
 nav.next_step("heatmap", "Next: see where they disagree")
 st.subheader("What each source is worth")
-job = work.references(family)
+job = kinds.references(family)
 session.while_active(job)(lambda: measured(family, job))()

@@ -8,8 +8,7 @@ import streamlit as st
 
 from mloss_core import Family, InputError
 from mloss_core.analysis.curvature import SMOOTH
-from views.jobs import kinds as work
-from views.jobs import strip
+from views.jobs import kinds, strip
 from views.shared import widgets
 from views.state import session
 from views.state.error_text import error_text
@@ -77,7 +76,7 @@ def measurement_job(family: Family) -> Job | None:
         )
         return None
     if st.button("Measure this family", type="primary"):
-        job = work.theory(family, recipe)
+        job = kinds.theory(family, recipe)
         session.choose_value("theory_job", job.id)
         session.head_start(job)
     st.caption(

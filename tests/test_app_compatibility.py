@@ -8,7 +8,7 @@ from visitor import button, link_of, pills, settled, visit, words
 
 from mloss_core import list_runs
 from mloss_core.errors import MlossError
-from views.jobs import kinds as jobs
+from views.jobs import kinds
 
 
 def chosen(test, label):
@@ -77,7 +77,7 @@ def test_a_failed_measurement_is_shown_and_can_be_tried_again(visit, monkeypatch
         raise error
         yield
 
-    monkeypatch.setattr(jobs, "losses_of_sets", failing)
+    monkeypatch.setattr(kinds, "losses_of_sets", failing)
     test = settled(visit("compatibility"))
     assert any(str(error) in e.value for e in test.error)
     monkeypatch.undo()

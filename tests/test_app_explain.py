@@ -15,7 +15,7 @@ from mloss_core.analysis.trace import trace_blocks
 from mloss_core.errors import MlossError
 from tiny import TASKS
 from views.heatmap import why
-from views.jobs import kinds as why_jobs
+from views.jobs import kinds
 from views.state import session
 
 
@@ -148,7 +148,7 @@ def test_what_fails_is_shown_in_place_and_asked_again_by_a_button(visit, monkeyp
         yield
 
     with monkeypatch.context() as patch:
-        patch.setattr(why_jobs, "trace_blocks", failing)
+        patch.setattr(kinds, "trace_blocks", failing)
         test = done(visit("heatmap", "node=1:4"))
         assert any(str(error) in e.value for e in test.error)
         failed = [j for j in session.board()._jobs.values() if j.kind == "look"]
@@ -166,7 +166,7 @@ def test_looking_can_be_cancelled(visit, monkeypatch):
             begun.set()
             time.sleep(0.02)
 
-    monkeypatch.setattr(why_jobs, "trace_blocks", endless)
+    monkeypatch.setattr(kinds, "trace_blocks", endless)
     test = visit("heatmap", "explain=source&node=2:4")
     for _ in range(100):  # the map comes first, and looking begins on the run after it
         if begun.wait(0.5):
@@ -179,7 +179,7 @@ def test_looking_can_be_cancelled(visit, monkeypatch):
 
 
 def test_large_families_are_asked(visit, monkeypatch):
-    monkeypatch.setattr(why_jobs.work, "NARROW", 1)
+    monkeypatch.setattr(kinds, "NARROW", 1)
     test = visit("heatmap")
     button(test, "Compute M-Loss").click().run()
     settled(test)
@@ -194,5 +194,5 @@ def test_few_blocks_stay_looked_into(visit):
         field(test, "Block").set_value(block).run()
         done(test)
     looks = [j for j in session.board()._jobs.values() if j.kind == "look"]
-    assert len(looks) <= why_jobs.KEPT + 1
+    assert len(looks) <= kinds.KEPT + 1
     assert load("tiny").model.blocks == 3 and "At a typical token" in words(test)

@@ -12,7 +12,7 @@ import pytest
 from visitor import button, go, link_of, merged, settled, slider, sound, visit, words
 
 from mloss_core import Accuracy, MlossError, list_runs
-from views.jobs import kinds as work
+from views.jobs import kinds
 from views.merge import live
 from views.merge import live as live_table
 from views.state import session
@@ -110,7 +110,7 @@ def test_live_and_launched_show_the_same_and_only_launched_is_recorded(visit):
 
 
 def test_a_family_too_wide_waits_for_the_launch_unless_it_is_asked(visit, monkeypatch):
-    monkeypatch.setattr(work, "NARROW", 8)
+    monkeypatch.setattr(kinds, "NARROW", 8)
     test = visit("merge", "samples=6")
     assert not toggle(test).value and requests() == []
     toggle(test).set_value(True).run()
@@ -127,7 +127,7 @@ def test_what_fails_is_said_in_place_and_not_tried_again_by_itself(visit, monkey
     test = settled(visit("merge", "samples=6"))
     before = numbers(test)
     with monkeypatch.context() as broken:
-        broken.setattr(work, "run", failing)
+        broken.setattr(kinds, "run", failing)
         slider(test, "keep").set_value(0.8).run()
         test = settled(test)
         assert "--keep: no luck" in [error.value for error in test.error]
@@ -157,7 +157,7 @@ def test_a_merge_that_fails_just_when_it_is_drawn_offers_one_button(visit, monke
         job.wait(20)
         drawn(family, recipe, job)
 
-    monkeypatch.setattr(work, "run", late)
+    monkeypatch.setattr(kinds, "run", late)
     monkeypatch.setattr(live, "_draw", draw)
     test = sound(visit("merge", "samples=6"))
     assert [e.value for e in test.error] == ["--keep: no luck"]

@@ -17,7 +17,7 @@ from visitor import button, link_of, merged, pills, settled, slider, sound, visi
 import app
 from mloss_core import list_runs, run
 from mloss_core.errors import MlossError
-from views.jobs import kinds as work
+from views.jobs import kinds
 
 
 def test_the_first_screen_says_what_this_is_and_measures_the_sources(visit):
@@ -85,7 +85,7 @@ def test_a_failed_job_is_shown_in_place(visit, monkeypatch, page, pressed, error
         raise error
         yield
 
-    monkeypatch.setattr(work, "run", failing)
+    monkeypatch.setattr(kinds, "run", failing)
     test = visit(page)
     if pressed:
         button(test, pressed).click().run()
@@ -103,7 +103,7 @@ def test_moving_a_slider_never_loses_a_job(visit, monkeypatch):
         gate.wait(30)
         yield from run(*arguments, **options)
 
-    monkeypatch.setattr(work, "run", slow)
+    monkeypatch.setattr(kinds, "run", slow)
     test = visit("merge")
     button(test, "Launch merge").click().run()
     slider(test, "keep").set_value(0.25).run()
@@ -122,7 +122,7 @@ def test_cancel_says_so_and_keeps_no_result(visit, monkeypatch):
             begun.set()
             time.sleep(0.02)
 
-    monkeypatch.setattr(work, "run", endless)
+    monkeypatch.setattr(kinds, "run", endless)
     test = visit("merge")
     button(test, "Launch merge").click().run()
     assert begun.wait(30)

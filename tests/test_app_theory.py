@@ -13,9 +13,8 @@ from visitor import button, go, link_of, settled, slider, sound, visit, words
 from mloss_core import Setting, expected, theory
 from mloss_core.analysis.expectation import printed
 from mloss_core.errors import MlossError
-from views.jobs import kinds as work
-from views.shared import figures
-from views.shared import theme as looks
+from views.jobs import kinds
+from views.shared import figures, theme
 from views.state import theory_fields
 
 
@@ -118,7 +117,7 @@ def test_a_failed_job_is_shown_in_place(visit, monkeypatch, error, capfd):
         raise error
         yield
 
-    monkeypatch.setattr(work, "measure_theory", failing)
+    monkeypatch.setattr(kinds, "measure_theory", failing)
     test = visit("theory")
     button(test, "Measure this family").click().run()
     assert any(str(error) in e.value for e in settled(test).error)
@@ -133,7 +132,7 @@ def test_the_job_can_be_cancelled(visit, monkeypatch):
             begun.set()
             time.sleep(0.02)
 
-    monkeypatch.setattr(work, "measure_theory", endless)
+    monkeypatch.setattr(kinds, "measure_theory", endless)
     test = visit("theory")
     button(test, "Measure this family").click().run()
     assert begun.wait(30)

@@ -9,14 +9,13 @@ from visitor import button, go, link_of, merged, pills, settled, slider, sound, 
 from mloss_core import families, load
 from mloss_core.recipe import check
 from views.shared import nav
-from views.state import link, session
-from views.state import tour_steps as tour
+from views.state import link, session, tour_steps
 
-NUMBERS = range(1, len(tour.STEPS) + 1)
+NUMBERS = range(1, len(tour_steps.STEPS) + 1)
 
 
 def place(test) -> int | None:
-    return tour.place(test.session_state["chosen"]["tour"])
+    return tour_steps.place(test.session_state["chosen"]["tour"])
 
 
 def labels(test) -> set[str]:
@@ -28,8 +27,8 @@ def labels(test) -> set[str]:
 def test_every_step_sets_what_its_page_can_show(family, name, number):
     if name not in families():
         pytest.skip(f"family {name} is not built")
-    chosen, step = load(name), tour.STEPS[number - 1]
-    fields = tour.settings(str(number), chosen.model.blocks)
+    chosen, step = load(name), tour_steps.STEPS[number - 1]
+    fields = tour_steps.settings(str(number), chosen.model.blocks)
     state = session.usual(chosen) | fields | {"tour": str(number)}
     for key in (*fields, "tour"):
         link.fields(chosen)[key].parse(state[key])
@@ -40,13 +39,13 @@ def test_every_step_sets_what_its_page_can_show(family, name, number):
 
 @pytest.mark.parametrize("number", NUMBERS)
 def test_every_step_opens_its_page_and_says_what_it_is(visit, number):
-    step = tour.STEPS[number - 1]
+    step = tour_steps.STEPS[number - 1]
     test = visit(step.page, f"tour={number}")
     assert test.warning.len == 0 and test.error.len == 0
-    assert f"Step {number} of {len(tour.STEPS)} · **{step.title}**" in words(test)
+    assert f"Step {number} of {len(tour_steps.STEPS)} · **{step.title}**" in words(test)
     folded = next(e for e in test.expander if step.question in e.label)
     assert step.answer in [m.value for m in folded.markdown] and not folded.proto.expanded
-    fields = tour.settings(str(number), 3)
+    fields = tour_steps.settings(str(number), 3)
     assert {k: test.session_state["chosen"][k] for k in fields} == fields
     assert link_of(test).get("tour") == str(number) and not fields.keys() & link_of(test).keys()
 
@@ -55,17 +54,17 @@ def test_the_tour_goes_on_and_back_and_leaves_nothing_of_a_step_in_the_next(visi
     test = visit()
     button(test, "Tour").click().run()
     steps = [place(test)]
-    for _ in tour.STEPS[1:]:
+    for _ in tour_steps.STEPS[1:]:
         if place(test) == 5:
             slider(test, "keep").set_value(0.9).run()
         button(test, "Next").click().run()
         steps.append(place(sound(test)))
-        assert tour.STEPS[steps[-1] - 1].words in words(test)
+        assert tour_steps.STEPS[steps[-1] - 1].words in words(test)
         if place(test) == 6:
             assert slider(test, "keep").value == 0.5 and test.selectbox[0].value == "m-ties"
     assert steps == list(NUMBERS) and button(test, "Next").disabled
     button(test, "Back").click().run()
-    assert place(sound(test)) == len(tour.STEPS) - 1
+    assert place(sound(test)) == len(tour_steps.STEPS) - 1
 
 
 def test_the_tour_is_left_with_all_settings_and_resumed_where_it_was(visit):
@@ -78,15 +77,15 @@ def test_the_tour_is_left_with_all_settings_and_resumed_where_it_was(visit):
     again = visit("sources", "tour=left-6")  # another session, by the link
     for visitor in (test, again):
         button(visitor, "Resume tour at step 6").click().run()
-        assert place(sound(visitor)) == 6 and tour.STEPS[5].words in words(visitor)
+        assert place(sound(visitor)) == 6 and tour_steps.STEPS[5].words in words(visitor)
         assert slider(visitor, "keep").value == 0.5
 
 
 def test_every_step_can_be_reached_from_every_other(visit):
     test = visit("sources", "tour=1")
-    button(test, f"5. {tour.STEPS[4].title}").click().run()
+    button(test, f"5. {tour_steps.STEPS[4].title}").click().run()
     assert place(sound(test)) == 5 and test.selectbox[0].value == "ties"
-    button(test, f"7. {tour.STEPS[6].title}").click().run()
+    button(test, f"7. {tour_steps.STEPS[6].title}").click().run()
     assert test.session_state["chosen"]["blocks"] == "0,1"
     assert pills(test, "Blocks").value == [0, 1], "widgets follow on the page that is shown"
 

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from mloss_core import keep_rates
-from views.shared import figures
-from views.shared import theme as looks
+from views.shared import figures, theme
 
 ROOT = Path(__file__).resolve().parents[1]
 COLOURS = ("log", "linear", "rank")
@@ -126,7 +125,7 @@ def test_rank_colours_are_even_whatever_the_values():
     ],
 )
 def test_numbers_are_written_for_people(value, text):
-    assert looks.written(value) == text
+    assert theme.written(value) == text
 
 
 FINITE = st.floats(1e-30, 1e30) | st.floats(-1e30, -1e-30) | st.just(0.0)
@@ -134,7 +133,7 @@ FINITE = st.floats(1e-30, 1e30) | st.floats(-1e30, -1e-30) | st.just(0.0)
 
 @given(st.lists(FINITE, min_size=1, max_size=8))
 def test_numbers_that_stand_together_have_three_digits_and_one_notation(values):
-    texts = looks.written_alike(values)
+    texts = theme.written_alike(values)
     for value, text in zip(values, texts, strict=True):
         assert number(text) == pytest.approx(value, rel=5.01e-3)
         digits = text.lstrip("-").partition("×")[0].replace(".", "").lstrip("0")
@@ -185,7 +184,7 @@ def test_compared_models_may_lack_tasks():
     bars = {bar.name: list(bar.x) for bar in figure.data}
     assert bars == {"TIES": ["a", "b"], "base": ["b"]}
     assert figure.data[0].error_y.array == pytest.approx([0.2, 0.1])
-    assert figure.data[1].marker.color == looks.MARKS["base"]
+    assert figure.data[1].marker.color == theme.MARKS["base"]
 
 
 def test_figures_load_neither_streamlit_nor_torch():

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from dialect_files import state, write_module
 from mloss_core import Evaluator, InputError, load
 from mloss_core.data.benchmarks import benchmarks
-from mloss_core.families import text_tower as text
+from mloss_core.families import text_tower
 from text_files import WHOLE, WRITERS, hugging_face_text, whole_model
 from tiny import open_clip_model
 
@@ -40,8 +40,8 @@ def provenance(
     folder: Path, name: str = "base.safetensors", task: str = TASK, more: str = ""
 ) -> None:
     """Writes family.toml."""
-    text = f"base = {json.dumps(name)}\n" + TOML + more + task
-    (folder / "family.toml").write_text(text)
+    text_tower = f"base = {json.dumps(name)}\n" + TOML + more + task
+    (folder / "family.toml").write_text(text_tower)
 
 
 def expected(model: open_clip.CLIP) -> torch.Tensor:
@@ -101,7 +101,7 @@ def test_heads_are_never_overwritten_nor_half_written(shelf, cli, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(text.TextTower, "embeddings", interrupted)
+        patch.setattr(text_tower.TextTower, "embeddings", interrupted)
         assert cli("heads", "mine").status == 1
     assert {path.name for path in shelf.iterdir()} == {"base.safetensors", "family.toml"}
     assert cli("heads", "mine").status == 0

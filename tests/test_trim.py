@@ -16,8 +16,7 @@ from hypothesis.extra import numpy as npst
 import oracle
 from mloss_core import MergeRecipe, keep_rates, trim
 from mloss_core import trim as global_trim
-from mloss_core.methods import emr
-from mloss_core.methods import rules as data_free
+from mloss_core.methods import emr, rules
 
 # Few values, so that equal magnitudes, zeros of both signs and cancelling votes are common. All
 # are short binary fractions: sums of them in doubles are exact, in whatever order.
@@ -157,7 +156,7 @@ def test_dare_drops_at_random_rescales_and_elects():
     recipe = MergeRecipe(family="f", method="dare", sources=("a", "b"), keep=0.25, scaling=2.0)
     vectors = np.random.default_rng(0).normal(0, 1, (2, 6, 5)).astype(np.float32)
     whole = trim.TaskVectors(torch.zeros(6, 5), list(torch.tensor(vectors)))
-    ours = data_free.dare(whole, torch.tensor([0.5, 0.5]), recipe, "w")
+    ours = rules.dare(whole, torch.tensor([0.5, 0.5]), recipe, "w")
     masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
     reference = 2 * oracle.elect_and_merge(
         [v * m / 0.25 for v, m in zip(vectors, masks, strict=True)]

@@ -245,7 +245,8 @@ def _base(folder: Path, parts: Layout) -> Checkpoint:
         raise BadFile("family", folder, problem, f'write base = "FILE" into its {TOML}')
     name = str(parts.about.get("base", ""))
     if not parts.base.exists() and download.pretrained(name):
-        remedy = f"run python -m mloss_core fetch {folder.name}, or {download.base_by_hand(name, folder)}"
+        by_hand = download.base_by_hand(name, folder)
+        remedy = f"run python -m mloss_core fetch {folder.name}, or {by_hand}"
         raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
     return Checkpoint.open(parts.base, f"base of family {folder.name}")
 

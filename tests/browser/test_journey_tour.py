@@ -9,7 +9,7 @@ from playwright.sync_api import Page, expect
 
 from browser.driver import idle
 from views.shared import nav
-from views.state import tour_steps as tour
+from views.state import tour_steps
 
 pytestmark = pytest.mark.browser
 HEADINGS = nav.TITLES | {"sources": "Where do these models disagree?"}
@@ -17,8 +17,10 @@ HEADINGS = nav.TITLES | {"sources": "Where do these models disagree?"}
 
 def arrived(page: Page, number: int) -> None:
     """The step's page is open, its panel above it, and the link says so."""
-    step = tour.STEPS[number - 1]
-    expect(page.get_by_text(f"Step {number} of {len(tour.STEPS)} · {step.title}")).to_be_visible()
+    step = tour_steps.STEPS[number - 1]
+    expect(
+        page.get_by_text(f"Step {number} of {len(tour_steps.STEPS)} · {step.title}")
+    ).to_be_visible()
     expect(page.get_by_role("heading", level=1)).to_have_text(HEADINGS[step.page])
     page.wait_for_url(re.compile(rf"[?&]tour={number}(&|$)"))
     idle(page)
@@ -33,7 +35,7 @@ def press(page: Page, name: str) -> None:
 
 def answered(page: Page, number: int) -> None:
     """The answer is folded away until somebody opens it."""
-    panel, step = page.locator(".st-key-tour"), tour.STEPS[number - 1]
+    panel, step = page.locator(".st-key-tour"), tour_steps.STEPS[number - 1]
     start = re.split(r"[*\[:]", step.answer)[0][:30]
     answer = panel.get_by_text(start)
     expect(answer).not_to_be_visible()
@@ -44,7 +46,7 @@ def answered(page: Page, number: int) -> None:
 def test_the_whole_tour_left_and_resumed(open_page, tiny):
     page = open_page(f"/?family={tiny}")
     press(page, "Tour")
-    for number in range(1, len(tour.STEPS) + 1):
+    for number in range(1, len(tour_steps.STEPS) + 1):
         arrived(page, number)
         if number in (1, 3):
             answered(page, number)
@@ -59,10 +61,10 @@ def test_the_whole_tour_left_and_resumed(open_page, tiny):
             press(page, "Resume tour at step 5")
             arrived(page, 5)
             expect(page.get_by_text(re.compile("Merged in"))).to_be_visible()
-        if number < len(tour.STEPS):
+        if number < len(tour_steps.STEPS):
             press(page, "Next")
     press(page, "Back")
-    arrived(page, len(tour.STEPS) - 1)
+    arrived(page, len(tour_steps.STEPS) - 1)
 
 
 def test_a_steps_link_opens_what_the_teacher_saw(open_page, tiny):

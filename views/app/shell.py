@@ -6,7 +6,7 @@ import streamlit as st
 
 from views.app import intro, style
 from views.shared import nav
-from views.state import tour_steps as tour
+from views.state import tour_steps
 
 
 def main() -> None:
@@ -22,8 +22,7 @@ def main() -> None:
     with st.spinner("Loading torch…", show_time=True):
         from mloss_core import MlossError
         from views.app import bar
-        from views.jobs import kinds as work
-        from views.jobs import strip
+        from views.jobs import kinds, strip
         from views.state import session
         from views.state.error_text import error_text
         from views.tour import panel as tour_panel
@@ -36,7 +35,7 @@ def main() -> None:
         strip.show()
         page.run()
         session.remember()
-        work.begin_references(session.current_family())
+        kinds.begin_references(session.current_family())
     except MlossError as error:
         st.error(error_text(error))
 
@@ -53,10 +52,10 @@ def _start() -> None:
 
     short = "chosen" not in st.session_state and "family" not in st.query_params
     wrong = session.start()
-    number = tour.place(session.chosen("tour"))
+    number = tour_steps.place(session.chosen("tour"))
     if short and number is not None:  # somebody wrote ?tour=3 by hand: to the step's own page
         session.remember()
-        st.switch_page(nav.page(tour.STEPS[number - 1].page))
+        st.switch_page(nav.page(tour_steps.STEPS[number - 1].page))
     for message in wrong:
         st.warning(message)
     if wrong:

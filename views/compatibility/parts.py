@@ -11,7 +11,7 @@ import streamlit as st
 from jaxtyping import Float
 
 from mloss_core import Family, InputError, MergeRecipe
-from mloss_core.analysis.compatibility import words as said
+from mloss_core.analysis.compatibility import words
 from mloss_core.analysis.compatibility.clustering import clusters
 from mloss_core.analysis.compatibility.ensemble_gap import GapMeasured
 from mloss_core.analysis.compatibility.prediction import MAIN, TRIPLES, Study, check_studied
@@ -21,7 +21,7 @@ from mloss_core.analysis.task_vectors import Geometry
 from mloss_core.intervals import with_interval
 from mloss_core.mloss import MEASURES
 from views.compatibility import figures
-from views.jobs import kinds as jobs
+from views.jobs import kinds
 from views.shared import widgets
 from views.shared.theme import written_alike
 from views.state import session
@@ -148,13 +148,13 @@ def study_problem(family: Family) -> str:
 def study_recipe(family: Family, rule: str) -> MergeRecipe:
     """How the study merges the chosen sources."""
     settings = {key: int(session.chosen(key)) for key in ("samples", "seed")}
-    return jobs.study_recipe(family, session.chosen_sources(), rule, **settings)
+    return kinds.study_recipe(family, session.chosen_sources(), rule, **settings)
 
 
 def job_or_button(kind: str, spec: Any, label: str, begin: Callable[[], Job]) -> Job | None:
     """The job of that kind and spec; a button begins it where there is none, or again if it
     failed."""
-    job = jobs.find_job(kind, spec)
+    job = kinds.find_job(kind, spec)
     again = job is not None and job.state == "failed"
     if (job is None or again) and st.button(label, type="primary", key=f"ask-{kind}"):
         begin()
@@ -165,23 +165,23 @@ def job_or_button(kind: str, spec: Any, label: str, begin: Callable[[], Job]) ->
 
 def show_study(family: Family, study: Study) -> None:
     """The words, the drops over a predictor, and every predictor's correlation."""
-    parts = {what: study.of_size(size) for what, size in said.SIZES.items()}
+    parts = {what: study.of_size(size) for what, size in words.SIZES.items()}
     for what in ("pairs", "triples"):
         if parts[what].sets:
-            st.markdown("\n".join(f"- {line}" for line in said.prediction(parts[what], what)))
+            st.markdown("\n".join(f"- {line}" for line in words.prediction(parts[what], what)))
     left, right = st.columns(2)
     with left:
         shown = widgets.bound("predictor", st.selectbox)
         sets = [[family.title(study.sources[i]) for i in members] for members in study.sets]
-        figure = figures.drops(study.predictors[shown], study.drops, sets, said.TITLES[shown])
+        figure = figures.drops(study.predictors[shown], study.drops, sets, words.TITLES[shown])
         alt = f"Accuracy lost by every merged set over its {said.TITLES[shown]}"
         st.plotly_chart(figure, key="drops", alt=alt)
     with right:
         rows: dict[str, dict[str, tuple[float, tuple[float, float]]]] = {}
         for what in ("pairs", "triples"):
-            correlations = parts[what].correlations() if len(parts[what].sets) >= said.FEW else {}
+            correlations = parts[what].correlations() if len(parts[what].sets) >= words.FEW else {}
             for name, c in correlations.items():
-                rows.setdefault(said.TITLES[name], {})[what] = (c.rho, c.by_models)
+                rows.setdefault(words.TITLES[name], {})[what] = (c.rho, c.by_models)
         if rows:
             alt = "Rank correlation of every predictor with the accuracy lost, with intervals"
             st.plotly_chart(figures.correlations(rows), key="correlations", alt=alt)

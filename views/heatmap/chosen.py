@@ -14,8 +14,7 @@ from streamlit.delta_generator import DeltaGenerator
 from mloss_core import BlockScored, Family, MergeRecipe, NodeScores
 from mloss_core.experiments import cost
 from views.heatmap import block_figures, pointing
-from views.shared import block_picker as choosing
-from views.shared import widgets
+from views.shared import block_picker, widgets
 from views.state import selection, session
 
 CHOSEN = "chosen"  # the ticked column of the table
@@ -40,7 +39,7 @@ def pointed_map(
         nodes: what it shows of each block's nodes.
         size: nodes a group.
     """
-    chosen = choosing.current(family).blocks
+    chosen = block_picker.current(family).blocks
     focus = None
     if node := session.chosen("node"):
         block, number = map(int, node.split(":"))
@@ -50,7 +49,7 @@ def pointed_map(
         pointed = pointing.pointed(st.session_state["heatmap"]["selection"]["points"])
         if not (pointed.marks or pointed.cells):
             return  # the chart was drawn anew, or what was pointed at was let go
-        choosing.take(
+        block_picker.take(
             family,
             pointing.choice_after(chosen, pointed, st.session_state.get("pointing-adds", False)),
         )
@@ -78,9 +77,9 @@ def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], wh
         "Add the blocks I point at", key="pointing-adds",
         help="If off, the blocks you point at replace the chosen ones.",
     )  # fmt: skip
-    choosing.block_choice(family)
-    choosing.by_loss(family, losses)
-    chosen = choosing.current(family).blocks
+    block_picker.block_choice(family)
+    block_picker.by_loss(family, losses)
+    chosen = block_picker.current(family).blocks
     mine = dataclasses.replace(recipe, blocks=chosen)
     price = cost.cost(mine, family.model)
     took = cost.seconds(mine, family.model, whole)
@@ -108,7 +107,7 @@ def mean_losses(scores: Sequence[NodeScores]) -> dict[int, float]:
 
 def nodes_of(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores]) -> None:
     """The chosen blocks' nodes: how their M-Loss is distributed, and the keep rates it leads to."""
-    chosen = choosing.current(family).blocks
+    chosen = block_picker.current(family).blocks
     if not chosen:
         st.caption("No block is chosen: every tensor is trimmed at k, which is TIES.")
         return
@@ -126,8 +125,8 @@ def nodes_of(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores]) 
 
 def table(family: Family, events: Sequence[BlockScored]) -> None:
     """A row per block, to choose by ticking."""
-    chosen = choosing.current(family).blocks
-    place = choosing.key("rows", chosen)
+    chosen = block_picker.current(family).blocks
+    place = block_picker.key("rows", chosen)
     losses = mean_losses([e.scores for e in events])
     blocks = [event.scores.block for event in events]
     rows = [{CHOSEN: e.scores.block in chosen} | _row(e, losses) for e in events]
@@ -139,7 +138,7 @@ def table(family: Family, events: Sequence[BlockScored]) -> None:
         edits = st.session_state[place]["edited_rows"]
         ticks = {block: block in chosen for block in blocks}
         ticks |= {blocks[int(row)]: edit[CHOSEN] for row, edit in edits.items()}
-        choosing.take(family, [block for block, tick in ticks.items() if tick], "rows")
+        block_picker.take(family, [block for block, tick in ticks.items() if tick], "rows")
 
     with st.expander("The blocks as a table: tick to choose"):
         st.caption(

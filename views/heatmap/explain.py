@@ -7,11 +7,8 @@ import streamlit as st
 from mloss_core import BlockScored, Family, MergeRecipe
 from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, node_of
-from views.heatmap import leave_one_out as culprits
-from views.heatmap import node_picker as node_choice
-from views.heatmap import two_maps, why
-from views.jobs import kinds as why_jobs
-from views.jobs import strip
+from views.heatmap import leave_one_out, node_picker, two_maps, why
+from views.jobs import kinds, strip
 from views.state import session
 from views.state.explain_fields import TABS
 from views.state.job_board import Job
@@ -26,7 +23,7 @@ def show(family: Family, job: Job) -> None:
         return
     recipe: MergeRecipe = job.spec
     st.subheader("Explain this map", anchor="explain")
-    block, number = node_choice.choose(family, losses)
+    block, number = node_picker.choose(family, losses)
     opened = _tabs()
     with opened["why"] as tab:
         if tab.open:
@@ -52,9 +49,9 @@ def _tabs() -> dict:
 
 
 def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
-    look = why_jobs.block_job(family, recipe, place[0])
+    look = kinds.block_job(family, recipe, place[0])
     smooth = family.model.activation in SMOOTH
-    explain = why_jobs.factors_job(family, recipe) if smooth else None
+    explain = kinds.factors_job(family, recipe) if smooth else None
 
     def draw() -> None:
         strip.outcome(look, gone=False)
@@ -67,14 +64,14 @@ def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
 
 def _source(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
     many = len(recipe.sources) > 2
-    look = why_jobs.block_job(family, recipe, place[0]) if many else None
-    job = why_jobs.culprits_job(family, recipe) if many else None
+    look = kinds.block_job(family, recipe, place[0]) if many else None
+    job = kinds.culprits_job(family, recipe) if many else None
 
     def draw() -> None:
         strip.outcome(look, gone=False)
         strip.progress(_active(look, job))
         node = _node(family, recipe, place[1], look)
-        culprits.show(family, recipe, place[0], node, job)
+        leave_one_out.show(family, recipe, place[0], node, job)
 
     session.while_active(_active(look, job))(draw)()
 

@@ -12,10 +12,8 @@ from mloss_core import Family, MergeRecipe, mean_accuracy
 from mloss_core.evaluation.paired_test import Answers
 from mloss_core.experiments import Tried, tried
 from views.heatmap import block_figures
-from views.jobs import kinds as work
-from views.jobs import strip
-from views.shared import block_picker as choosing
-from views.shared import nav, readouts
+from views.jobs import kinds, strip
+from views.shared import block_picker, nav, readouts
 from views.state import selection, session
 from views.state.job_board import Job
 
@@ -28,8 +26,8 @@ def show(family: Family, recipe: MergeRecipe) -> None:
     Args:
         recipe: of the merge, whatever its blocks.
     """
-    blocks = choosing.current(family).blocks
-    tasks = work.own_tasks(family)
+    blocks = block_picker.current(family).blocks
+    tasks = kinds.own_tasks(family)
     trials = tried(recipe, family, tasks)
     mine = next((t for t in trials if t.same and t.blocks == blocks), None)
     whole = next((t for t in trials if t.same and len(t.blocks) == family.model.blocks), None)
@@ -63,7 +61,7 @@ def _launch(
     if st.button(f"Merge with {some}", type="primary", disabled=bool(_jobs())):
         wanted = [None if words == "all" else tuple(blocks), *([None] if whole else [])]
         jobs = [
-            work.merge(family, dataclasses.replace(recipe, blocks=chosen))
+            kinds.merge(family, dataclasses.replace(recipe, blocks=chosen))
             for chosen in dict.fromkeys(wanted)
         ]
         session.choose_value("merge_job", jobs[0].id)

@@ -11,13 +11,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
-from mloss_core import Family, MergeRecipe, MlossError, RunRecord, list_runs, load_run
+from mloss_core import BlockScored, Family, MergeRecipe, MlossError, RunRecord, list_runs, load_run
 from mloss_core.analysis.map_difference import BlockPair, paired
-from views.jobs import kinds as why_jobs
-from views.jobs import strip
+from views.jobs import kinds, strip
 from views.runs import parts as runs
-from views.shared import difference_figure as differences
-from views.shared import figures, readouts
+from views.shared import difference_figure, figures, readouts
 from views.shared.theme import written_alike
 from views.state import session
 from views.state.error_text import error_text
@@ -87,7 +85,7 @@ def _title(key: str, records: Mapping[str, RunRecord]) -> str:
 def _job(family: Family, recipe: MergeRecipe, key: str) -> Job | None:
     """The map of these settings, before or along the merge."""
     map_recipe = dataclasses.replace(recipe, inputs_from=INPUTS[key])
-    return why_jobs.map_job(family, map_recipe, WHEN[key])
+    return kinds.map_job(family, map_recipe, WHEN[key])
 
 
 def _draw(
@@ -123,7 +121,8 @@ def _map(job: Job | None, key: str) -> Map:
     """Nodes of each block and, where they are told apart, images."""
     if key not in WHEN:
         return load_run(key).scores(), None
-    scores = [event.scores for event in list(job.events)] if job is not None else []
+    events = list(job.events) if job is not None else []
+    scores = [event.scores for event in events if isinstance(event, BlockScored)]
     return {s.block: s.node for s in scores}, {s.block: s.per_image for s in scores}
 
 
@@ -134,7 +133,7 @@ def _figures(
     left, right = st.columns([3, 1])
     names = " minus ".join(readouts.plain(title) for title in titles)
     left.markdown(f"**{names[0].upper()}{names[1:]}**")
-    figure = differences.difference(first, second, blocks, int(session.chosen("group")))
+    figure = difference_figure.difference(first, second, blocks, int(session.chosen("group")))
     alt = f"Difference of M-Loss by block and node group: {' minus '.join(titles)}"
     left.plotly_chart(figure, key="two-maps", alt=alt)
     right.markdown("**Mean of each block**")

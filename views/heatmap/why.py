@@ -14,7 +14,7 @@ from mloss_core.analysis.node import Node, Reasons, activated_at, gap, reasons
 from views.heatmap import why_figures
 from views.jobs import strip
 from views.shared.theme import written, written_alike
-from views.state import explain_fields as why_choice
+from views.state import explain_fields
 from views.state.bound import bound
 from views.state.job_board import Job
 from views.theory import parts as theory_readouts
@@ -169,7 +169,7 @@ def _gap(node: Node, names: list[str], places: list[int]) -> None:
         local_gap.h, local_gap.activated, names, places, _curve(why_figures.span(h, 0.0), node.act),
         (local_gap.mean, local_gap.merged, local_gap.ensembled, local_gap.slope),
     )  # fmt: skip
-    where = why_choice.PLACES[at]
+    where = explain_fields.PLACES[at]
     merged, ensembled, size, typical = written_alike(
         (local_gap.merged, local_gap.ensembled, local_gap.size, float(node.losses().mean()))
     )

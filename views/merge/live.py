@@ -12,7 +12,7 @@ import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
 from mloss_core import Accuracy, BlockMerged, Family, MergeRecipe, TaskEvaluated, mean_accuracy
-from views.jobs import kinds as work
+from views.jobs import kinds
 from views.merge import live as live_table
 from views.shared import readouts
 from views.shared.theme import INTERVAL, MARKS, POINT
@@ -27,7 +27,7 @@ Hits = Mapping[str, np.ndarray]
 def switch(family: Family) -> bool:
     """The choice between merging at every change and at a click, on at first for small families."""
     choice = session.chosen("live")
-    on = choice == "on" or (not choice and family.model.width <= work.NARROW)
+    on = choice == "on" or (not choice and family.model.width <= kinds.NARROW)
     wanted = st.toggle(
         "Live", on, key=session.widget("w-live"),
         help="Every change of the recipe merges anew and measures on a few images, then on all. "
@@ -44,7 +44,7 @@ def job_for(family: Family, recipe: MergeRecipe) -> Job:
     latest = st.session_state.get("live_asked")
     job = session.board().get(latest[1]) if latest and latest[0] == recipe else None
     if job is None:
-        job = work.live(family, recipe)
+        job = kinds.live(family, recipe)
         st.session_state.live_asked = recipe, job.id
     return job
 
@@ -85,7 +85,7 @@ def _blocks(job: Job) -> int:
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
-    tasks = work.own_tasks(family)
+    tasks = kinds.own_tasks(family)
     hits = newest_hits(job)
     ready = bool(tasks) and hits.keys() >= set(tasks)
     if ready:
@@ -150,8 +150,8 @@ def merged_in(job: Job) -> str:
 
 def _rows(family: Family, hits: Hits) -> list[live_table.Row]:
     """The tasks' mean and a row per task, beside base and own source on the same images."""
-    references = work.known_references(family)
-    tasks = work.own_tasks(family)
+    references = kinds.known_references(family)
+    tasks = kinds.own_tasks(family)
     if not hits:
         return [live_table.Row(title=title) for title in ("Average", *map(family.title, tasks))]
     rows = []

@@ -14,8 +14,7 @@ from mloss_core import Family, InputError, MlossError, RunRecord, list_runs, loa
 from mloss_core.evaluation.evaluator import mean_of
 from mloss_core.runs.card import field_name, setting
 from views.runs import reopen
-from views.shared import difference_figure as differences
-from views.shared import nav, readouts
+from views.shared import difference_figure, nav, readouts
 from views.state import session
 from views.state.job_board import elapsed
 
@@ -253,7 +252,9 @@ def _maps(family: Family, chosen: Sequence[RunRecord], names: Mapping[str, str])
             continue
         st.markdown(f"**M-Loss of {readouts.plain(first)} minus that of {readouts.plain(name)}**")
         st.plotly_chart(
-            differences.difference(ours, scores, family.model.blocks, int(session.chosen("group"))),
+            difference_figure.difference(
+                ours, scores, family.model.blocks, int(session.chosen("group"))
+            ),
             key=f"difference-{name}",
             alt=f"Difference of M-Loss by block and node group: {first} minus {name}",
         )

@@ -10,8 +10,7 @@ from mloss_core.experiments import EXPERIMENTS
 from mloss_core.fields import FIELDS as OF_RECIPE
 from mloss_core.fields import Choice, Field, Number, parse_blocks
 from mloss_core.runs.layout import PLAIN
-from views.state import compatibility_fields, explain_fields, selection, theory_fields
-from views.state import tour_steps as tour
+from views.state import compatibility_fields, explain_fields, selection, theory_fields, tour_steps
 from views.state.checked import Checked
 
 NARROW = 1500  # nodes of a block: a model with fewer is drawn in finer groups
@@ -83,7 +82,7 @@ OF_APP = (
     Field(name="experiment_job", label="Job of the experiment"),
     Checked(name="node", label="Node", rule=_check_node),
     Choice(name="view", label="View", default="full", choices=VIEWS),
-    Checked(name="tour", label="Step of the tour", rule=tour.check),
+    Checked(name="tour", label="Step of the tour", rule=tour_steps.check),
     Choice(name="live", label="Live", choices=LIVE),
     *theory_fields.FIELDS,
     *compatibility_fields.FIELDS,

@@ -22,7 +22,7 @@ from mloss_core.fields import FIELDS as OF_RECIPE
 from mloss_core.hardware.device import choose
 from mloss_core.recipe import check
 from mloss_core.tensor_cache import TensorCache
-from views.state import tour_steps as tour
+from views.state import tour_steps
 from views.state.error_text import error_text
 from views.state.job_board import Job, JobBoard
 from views.state.link import FIELDS, defaults, fields
@@ -102,7 +102,7 @@ def start() -> list[str]:
             continue
         chosen[key] = query[key]
         if key == "tour":  # the link holds what differs from the step's own settings
-            chosen |= tour.settings(query[key], family.model.blocks)
+            chosen |= tour_steps.settings(query[key], family.model.blocks)
     try:
         check(recipe_of(chosen, family), family)
     except InputError as error:
@@ -123,7 +123,7 @@ def remember() -> None:
     with what the step sets."""
     family = current_family()
     chosen = st.session_state.chosen
-    initial = usual(family) | tour.settings(chosen["tour"], family.model.blocks)
+    initial = usual(family) | tour_steps.settings(chosen["tour"], family.model.blocks)
     link = {k: chosen[k] for k in FIELDS if chosen[k] != initial[k] or k == "family"}
     if st.query_params.to_dict() != link:
         st.query_params.from_dict(link)

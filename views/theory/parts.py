@@ -15,8 +15,7 @@ from mloss_core.analysis.expectation import close_limit, printed, relu_formula, 
 from mloss_core.analysis.second_order import Agreement, agreement
 from mloss_core.analysis.theory import explained
 from mloss_core.intervals import half_width
-from views.shared import figures, widgets
-from views.shared import theme as looks
+from views.shared import figures, theme, widgets
 from views.state import session
 from views.state.theory_fields import ACTIVATIONS
 from views.theory import figures as theory_figures
@@ -71,7 +70,7 @@ def numbers(setting: Setting) -> None:
     exact, mean, error = _estimates(setting)
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
-    shown = looks.written_alike((exact, mean, half_width(error), paper_value or 0.0))
+    shown = theme.written_alike((exact, mean, half_width(error), paper_value or 0.0))
     a.metric("Exact", shown[0], help="Numerical integration; docs/theory.md.")
     half = shown[2]
     b.metric(
@@ -94,11 +93,11 @@ def _limits(setting: Setting, exact: float) -> str:
     if exact == 0:
         return "A straight line has no M-Loss: averaging before and after it is the same."
     if wide == close:
-        words = f"For K much larger than s it is {looks.written(wide)}"
+        words = f"For K much larger than s it is {theme.written(wide)}"
         return f"{words}, {wide / exact:.3f} of the exact value."
     return (
-        f"For s much smaller than 1 it would be {looks.written(close)} ({close / exact:.3f} of "
-        f"the exact value), for s much larger than 1, but smaller than K, {looks.written(wide)} "
+        f"For s much smaller than 1 it would be {theme.written(close)} ({close / exact:.3f} of "
+        f"the exact value), for s much larger than 1, but smaller than K, {theme.written(wide)} "
         f"({wide / exact:.3f})."
     )
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from views.shared import nav
-from views.state import session
-from views.state import tour_steps as tour
+from views.state import session, tour_steps
 
 
 def go(number: int) -> None:
@@ -14,23 +13,23 @@ def go(number: int) -> None:
     family = session.current_family()
     kept = ("view", "reference", "score_job", "merge_job", "theory_job", "experiment_job")
     state = session.usual(family) | {key: session.chosen(key) for key in kept}
-    state |= tour.settings(str(number), family.model.blocks) | {"tour": str(number)}
+    state |= tour_steps.settings(str(number), family.model.blocks) | {"tour": str(number)}
     session.replace(state)
     session.remember()
-    st.switch_page(nav.page(tour.STEPS[number - 1].page))
+    st.switch_page(nav.page(tour_steps.STEPS[number - 1].page))
 
 
 def leave() -> None:
     """Out of the tour; the link remembers where it was left. Everything else stays as it is."""
-    session.choose_value("tour", f"{tour.LEFT}{tour.place(session.chosen('tour'))}")
+    session.choose_value("tour", f"{tour_steps.LEFT}{tour_steps.place(session.chosen('tour'))}")
 
 
 def button() -> None:
     """Begins the tour, or goes on with it where it was left; nothing while it is shown."""
     value = session.chosen("tour")
-    if tour.place(value) is not None:
+    if tour_steps.place(value) is not None:
         return
-    number = int(value.removeprefix(tour.LEFT) or 1)
+    number = int(value.removeprefix(tour_steps.LEFT) or 1)
     label = f"Resume tour at step {number}" if value else "Tour"
     if st.button(label, key="tour-begin", type="tertiary"):
         go(number)
@@ -38,13 +37,15 @@ def button() -> None:
 
 def show() -> None:
     """The step that is on, if any."""
-    number = tour.place(session.chosen("tour"))
+    number = tour_steps.place(session.chosen("tour"))
     if number is None:
         return
-    step = tour.STEPS[number - 1]
+    step = tour_steps.STEPS[number - 1]
     with st.container(border=True, key="tour"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(f"Step {number} of {len(tour.STEPS)} · **{step.title}**", width="stretch")
+            st.markdown(
+                f"Step {number} of {len(tour_steps.STEPS)} · **{step.title}**", width="stretch"
+            )
             _ways(number)
         st.markdown(step.words)
         with st.expander(f"For the class: {step.question}", key=f"tour-question-{number}"):
@@ -62,14 +63,14 @@ def _fact(name: str) -> None:
 
 def _ways(number: int) -> None:
     """Back, next, to any step, and out."""
-    last = number == len(tour.STEPS)
+    last = number == len(tour_steps.STEPS)
     if st.button("Back", key="tour-back", disabled=number == 1):
         go(number - 1)
     if st.button("Next", key="tour-next", type="primary", disabled=last):
         go(number + 1)
     with st.popover("All steps", key="tour-steps"):
         st.caption("The address bar holds the link to the step that is shown.")
-        for other, step in enumerate(tour.STEPS, 1):
+        for other, step in enumerate(tour_steps.STEPS, 1):
             if st.button(f"{other}. {step.title}", key=f"tour-{other}", type="tertiary"):
                 go(other)
     st.button("Leave", key="tour-leave", on_click=leave, help="Resume later where you left.")
