@@ -54,6 +54,10 @@ class Field:
     def check(self, value: Any) -> None:
         """Raises InputError unless the value is possible by itself."""
 
+    def words(self, value: Any) -> str:
+        """An unusual value in words; empty where the value says enough by itself."""
+        return ""
+
     def summary(self, value: Any) -> str:
         """The value in a few words of a summary; empty where it goes without saying."""
         return ""
@@ -132,6 +136,9 @@ class Choice(Field):
             raise UnknownName(self.name, value, filter(None, self.choices))
 
     def summary(self, value: Any) -> str:
+        return self.words(value)
+
+    def words(self, value: Any) -> str:
         return self.unusual.get(value, "")
 
 

@@ -10,7 +10,7 @@ import time
 import pytest
 from visitor import button, go, link_of, settled, sound, visit, words
 
-from mloss_core import MergeRecipe, list_runs, load, recorded, run
+from mloss_core import BlockScored, MergeRecipe, list_runs, load, recorded, run
 from mloss_core.analysis.trace import trace_blocks
 from mloss_core.errors import MlossError
 from tiny import TASKS
@@ -41,7 +41,8 @@ def chosen(test, label):
 
 def scores(test) -> dict:
     (job,) = [j for j in session.board()._jobs.values() if j.kind == "score"]
-    return {e.scores.block: e.scores.node for e in job.events}
+    scored = [e.scores for e in job.events if isinstance(e, BlockScored)]
+    return {s.block: s.node for s in scored}
 
 
 def alts(test) -> list[str]:

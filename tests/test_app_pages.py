@@ -122,8 +122,8 @@ def test_cancel_says_so_and_keeps_no_result(visit, monkeypatch):
             begun.set()
             time.sleep(0.02)
 
+    test = settled(visit("merge"))
     monkeypatch.setattr(kinds, "run", endless)
-    test = visit("merge")
     button(test, "Launch merge").click().run()
     assert begun.wait(30)
     button(test, "Cancel").click().run()

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from visitor import button, go, link_of, merged, pills, settled, slider, sound, visit, words
 
-from mloss_core import families, load
+from mloss_core import BlockScored, families, load
 from mloss_core.recipe import check
 from views.shared import nav
 from views.state import link, session, tour_steps
@@ -129,7 +129,7 @@ def test_answers_say_what_is_measured_and_nothing_before(visit):
 
 def _scores(test):
     job = session.board().get(test.session_state["chosen"]["score_job"])
-    return [e.scores for e in job.events]
+    return [e.scores for e in job.events if isinstance(e, BlockScored)]
 
 
 # Of each page, what a class does not need, and what it does.

@@ -22,7 +22,7 @@ from mloss_core.vit import Tower
 pytestmark = pytest.mark.usefixtures("family")
 TINY = ("--family", "tiny", "--device", "cpu")
 SMALL = (*TINY, "--samples", "6")
-KINDS = {"BlockScored", "BlockMerged", "Finished"}
+KINDS = {"Planned", "BlockScored", "BlockMerged", "Finished"}
 
 
 def sha256(path):
@@ -153,7 +153,8 @@ def test_json_lines_are_the_events_and_nothing_else(cli, tmp_path):
     assert {event["event"] for event in outcome.events} == KINDS
     scored = [event for event in outcome.events if event["event"] == "BlockScored"]
     assert all(event["low"] <= event["mean"] <= event["high"] for event in scored)
-    assert all(event["seconds"] >= 0 for event in outcome.events)
+    assert outcome.events[0] == {"event": "Planned", "steps": len(outcome.events) - 1}
+    assert all(event["seconds"] >= 0 for event in outcome.events[1:])
 
 
 def test_json_lines_stay_json_where_one_image_gives_no_interval(cli, tmp_path):

@@ -197,9 +197,12 @@ def test_a_file_that_was_replaced_is_read_anew(model, tmp_path):
     checkpoint = Checkpoint.open(tmp_path / "m.pt", "--model")
     torch.save({"visual.proj": torch.zeros(32, 16)}, tmp_path / "n.pt")
     os.replace(tmp_path / "n.pt", tmp_path / "m.pt")
-    assert not checkpoint.read(["visual.proj"])["visual.proj"].any()
-    with pytest.raises(MlossError, match=r"no longer holds visual\.ln_pre\.bias"):
+    assert checkpoint.changed()
+    with pytest.raises(MlossError, match="has changed since it was opened"):
         checkpoint.read(["visual.ln_pre.bias"])
+    again = Checkpoint.open(tmp_path / "m.pt", "--model")
+    assert not again.changed() and again.shapes.keys() == {"visual.proj"}
+    assert not again.read(["visual.proj"])["visual.proj"].any()
 
 
 # --- heads, architecture --------------------------------------------------------------------------

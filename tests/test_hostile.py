@@ -169,7 +169,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
     def fail(*_):
         raise error
 
-    monkeypatch.setattr(scoring, "_chunk_gap", fail)
+    monkeypatch.setattr(scoring, "_gap", fail)
     monkeypatch.setattr(Tower, "features", fail)
     rest = ("--model=base",) if command == "evaluate" else ("--samples=6", "--out", out)
     outcome = cli(command, "--family=tiny", "--json", *rest)
@@ -177,7 +177,7 @@ def test_out_of_memory_is_one_line_with_a_remedy(
 
 
 @pytest.mark.parametrize(
-    "place", ["mloss_core.mloss._chunk_gap", "mloss_core.checkpoints.image_tower.save_file"]
+    "place", ["mloss_core.mloss._gap", "mloss_core.checkpoints.image_tower.save_file"]
 )
 def test_an_interruption_anywhere_leaves_nothing(place, cli, family, out, monkeypatch, refused):
     def interrupt(*_):
@@ -198,6 +198,7 @@ def test_ctrl_c_in_the_middle_of_a_merge_leaves_nothing(models, tmp_path, out):
     # Tests that run in the background of a shell ignore Ctrl-C, and so would what they start.
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     with subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=heed, **pipes) as process:
+        assert json.loads(process.stdout.readline())["event"] == "Planned"
         assert json.loads(process.stdout.readline())["event"] == "BlockScored"
         process.send_signal(signal.SIGINT)
         rest, err = process.communicate(timeout=60)

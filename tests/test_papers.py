@@ -176,8 +176,8 @@ def test_a_card_says_what_the_model_is(family):
 
 def test_a_card_names_the_control_that_decides_the_keep_rates(family):
     text = model_card(kept(family, ranks="equal"))
-    assert "| what decides the keep rates | rows trimmed alike, at k - e/2 (a control) |" in text
-    assert "None: the method reads no images." in text and "| seed |" not in text
+    assert re.search(r"\| ranks +\| rows trimmed alike +\|", text)
+    assert "None: the method reads no images." in text and "| seed " not in text
 
 
 def test_a_card_takes_licence_and_base_from_the_family(own_family):

@@ -35,6 +35,7 @@ from mloss_core.evaluation.rank_correlation import (
     weighted_spearman,
 )
 from mloss_core.run import cell
+from mloss_core.types import Planned
 from mloss_core.vit import Tower
 
 CPU = torch.device("cpu")

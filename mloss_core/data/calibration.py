@@ -68,7 +68,7 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
         order = np.random.default_rng([seed, *name.encode()]).permutation(own)
         turns += [(turn, name, index) for turn, index in enumerate(order)]
     if samples > len(turns):
-        problem = f"is more than the {len(turns)} images of the pool for these sources"
+        problem = f"is more than the {len(turns)} images of the calibration pool for these sources"
         raise BadValue("samples", samples, problem, "lower it, or give images of your own")
     chosen = [index for _, _, index in sorted(turns)[:samples]]
     return batch_of(arrays["images"][chosen])

@@ -141,7 +141,8 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     rows = [("family", recipe["family"]), ("method", recipe["method"])]
     for key, value in recipe.items():
         if key not in APART:
-            rows.append((field_name(key), setting(value)))
+            words = FIELDS[key].words(value) if key in FIELDS else ""
+            rows.append((field_name(key), words or setting(value)))
     return _table(("setting", "value"), rows)
 
 

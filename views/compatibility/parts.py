@@ -174,7 +174,7 @@ def show_study(family: Family, study: Study) -> None:
         shown = widgets.bound("predictor", st.selectbox)
         sets = [[family.title(study.sources[i]) for i in members] for members in study.sets]
         figure = figures.drops(study.predictors[shown], study.drops, sets, words.TITLES[shown])
-        alt = f"Accuracy lost by every merged set over its {said.TITLES[shown]}"
+        alt = f"Accuracy lost by every merged set over its {words.TITLES[shown]}"
         st.plotly_chart(figure, key="drops", alt=alt)
     with right:
         rows: dict[str, dict[str, tuple[float, tuple[float, float]]]] = {}
@@ -186,7 +186,7 @@ def show_study(family: Family, study: Study) -> None:
             alt = "Rank correlation of every predictor with the accuracy lost, with intervals"
             st.plotly_chart(figures.correlations(rows), key="correlations", alt=alt)
     st.caption(
-        f"Correlations are turned so that above 0 means: points as expected. {said.TITLES[MAIN]}, "
+        f"Correlations are turned so that above 0 means: points as expected. {words.TITLES[MAIN]}, "
         "is the main measure, fixed beforehand; the best of several, found later, would flatter. "
         "Bars are 95 % intervals over models: sets share models, so models, not sets, are drawn "
         "anew 2,000 times (bootstrap). With few models they are still rather too narrow. "
