@@ -218,11 +218,11 @@ def _merge(work: _Run, stage: Merge) -> Iterator[Event]:
         if method.per_task:
             sources = dict(zip(work.recipe.sources, models.sources, strict=True))
             work.model = TaskModels(models.config, models.base, sources)
-            steps = work.model.unify(work.recipe)
+            events = work.model.unify(work.recipe)
         else:
             work.model = Tower(models.config, work.merged)
-            steps = _watched_sweep(work, models, stage)
-        for event in steps:
+            events = _watched_sweep(work, models, stage)
+        for event in events:
             yield event
             if isinstance(event, BlockScored | BlockMerged):
                 work.seconds += event.seconds
