@@ -67,7 +67,7 @@ def _ahead_of_ties(claim: str, by_label: Mapping[str, Row]) -> Iterator[str]:
     if alike is None:
         return
     rows = compare(alike.answers, ties).difference
-    share = f", {rows / ahead.difference:.0%} of M-TIES' gain" * (ahead.low > 0)
+    share = f", {rows / ahead.difference:.0%} of M-TIES' gain" if ahead.low > 0 else ""
     yield (
         f"With rows trimmed alike, at the same settings but without M-Loss, the difference to "
         f"TIES is {rows:+.2f} points{share}."
