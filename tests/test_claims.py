@@ -9,7 +9,9 @@ import pytest
 
 from mloss_core import MergeRecipe
 from mloss_core.experiments import Cell, CellDone, claims
+from mloss_core.experiments.claims import _ahead_of_ties
 from mloss_core.experiments.controlled import controlled
+from mloss_core.experiments.plans import ALIKE
 from mloss_core.experiments.search import candidates
 from mloss_core.experiments.tables import Row
 from mloss_core.experiments.validation import within_an_error
@@ -173,3 +175,11 @@ def test_settings_within_an_error_of_the_best_on_validation_are_named_and_judged
     assert "**The verdict depends on which of them is taken**" in text
     assert "behind TIES on test images (-1.00 points" in text
     assert "not distinguishable from TIES on test images (+0.10 points" in text
+
+
+def test_models_that_answer_alike_get_a_verdict_and_no_share_of_a_gain():
+    labels = ("M-TIES", "TIES", f"M-TIES, {ALIKE}")
+    alike = {label: row(label, 500) for label in labels}
+    first, second = _ahead_of_ties("M-TIES is ahead", alike)
+    assert "level with TIES" in first
+    assert second.endswith("the difference to TIES is +0.00 points.")

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,7 +25,6 @@ from mloss_core.experiments import (
     search,
     start_recipe,
 )
-from mloss_core.experiments.claims import _ahead_of_ties
 from mloss_core.experiments.perform import count
 from mloss_core.experiments.steps import cell_of
 from mloss_core.families.family import Family
@@ -314,11 +312,3 @@ def test_experiments_and_analysis_do_not_import_each_other():
 def test_an_unknown_experiment_is_named(family, start):
     with pytest.raises(InputError, match="table-9"):
         next(perform("table-9", family, start))
-
-
-def test_models_that_answer_alike_get_a_verdict_and_no_share_of_a_gain():
-    row = SimpleNamespace(answers={"apples": np.array([True, False] * 6)})
-    labels = ("M-TIES", "TIES", f"M-TIES, {plans.ALIKE}")
-    first, second = _ahead_of_ties("M-TIES is ahead", dict.fromkeys(labels, row))
-    assert "level with TIES" in first
-    assert second.endswith("the difference to TIES is +0.00 points.")
