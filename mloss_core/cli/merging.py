@@ -32,7 +32,7 @@ from ..recipe import check
 from ..run import Merge, run
 from ..runs import store
 from ..text import plain_table, three_digits_alike
-from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, Planned
+from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores
 from ..vit import Tower
 from . import runs as papers
 from .options import (
@@ -46,6 +46,7 @@ from .options import (
     recipe_of,
     recipe_options,
     setting,
+    step_bar,
 )
 
 
@@ -225,15 +226,11 @@ def _events(call: Call) -> Iterator[Event]:
     recipe = recipe_of(family, call.method, call.settings)
     batch = load_batch(call.calibration, family.model) if call.calibration else None
     _warn(recipe, family, call.device)
-    with tqdm(unit="step", disable=call.as_json or None, leave=False) as bar:
-        for event in run(recipe, family, stages=(Merge(),), device=call.device, calibration=batch):
-            if call.as_json:
-                print(json.dumps(store.event_json(event)), flush=True)
-            elif isinstance(event, Planned):
-                bar.reset(event.steps)
-            else:
-                bar.update()
-            yield event
+    events = run(recipe, family, stages=(Merge(),), device=call.device, calibration=batch)
+    for event in step_bar(events, hidden=call.as_json):
+        if call.as_json:
+            print(json.dumps(store.event_json(event)), flush=True)
+        yield event
 
 
 def _warn(recipe: MergeRecipe, family: zoo.Family, name: str) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import torch
+from tqdm import tqdm
 
 from ..errors import InputError, UnknownName
 from ..families.family import Family
 from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
 from ..hardware.device import reported_memory
 from ..methods import METHODS
-from ..types import MergeRecipe
+from ..types import Event, MergeRecipe, Planned
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -120,6 +121,17 @@ def varied(*names: str) -> Callable[[Function], Function]:
         return function
 
     return decorate
+
+
+def step_bar(events: Iterable[Event], hidden: bool) -> Iterator[Event]:
+    """Passes a run's events on while a progress bar counts the steps that its first one plans."""
+    with tqdm(unit="step", disable=hidden or None, leave=False) as bar:
+        for event in events:
+            if isinstance(event, Planned):
+                bar.reset(event.steps)
+            else:
+                bar.update()
+            yield event
 
 
 family_option = setting("family")

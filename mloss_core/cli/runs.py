@@ -8,7 +8,6 @@ from pathlib import Path
 
 import click
 from safetensors.torch import load_file
-from tqdm import tqdm
 
 from ..atomic_files import check_output
 from ..checkpoints.export import write_folder
@@ -19,8 +18,8 @@ from ..runs.layout import as_bad_file
 from ..runs.rerun import TOLERANCE, Rerun, again, checked, compare
 from ..runs.store import load_run
 from ..runs.write import versions
-from ..types import BlockMerged, Finished
-from .options import command, device_option, out_option
+from ..types import Finished
+from .options import command, device_option, out_option, step_bar
 
 FORMATS = ("hugging-face",)
 SHOWN = 10  # differing tensors that are named
@@ -36,12 +35,7 @@ def rerun(run: str, device: str, as_json: bool) -> None:
     """Does a finished run again and compares the bytes."""
     record = load_run(run)
     family = checked(record)
-    events = []
-    with tqdm(total=family.model.blocks, unit="block", disable=as_json or None, leave=False) as bar:
-        for event in again(record, family, device):
-            events.append(event)
-            bar.update(isinstance(event, BlockMerged))
-    result = compare(record, events)
+    result = compare(record, list(step_bar(again(record, family, device), hidden=as_json)))
     if as_json:
         differing = {k: v if math.isfinite(v) else None for k, v in result.differing.items()}
         gap = result.score_gap if math.isfinite(result.score_gap) else None

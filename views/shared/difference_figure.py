@@ -8,8 +8,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from views.shared.figures import ROW, node_groups, spans
-from views.shared.theme import diverging, framed, written_alike
+from views.shared.figures import framed_map, node_groups, spans
+from views.shared.theme import diverging, written_alike
 
 CLIP = 0.99  # share of cells within the ends of a difference's colours
 
@@ -46,7 +46,4 @@ def difference(
             ygap=1,
         )
     )
-    figure.update_xaxes(title=f"node group ({size} nodes each)", showgrid=False, zeroline=False)
-    rows = {"title": "block", "dtick": 1, "showgrid": False, "zeroline": False}
-    figure.update_yaxes(**rows, range=[-0.5, blocks - 0.5])
-    return framed(figure, ROW * blocks + 110)
+    return framed_map(figure, size, blocks)

@@ -61,6 +61,15 @@ def heatmap(
             ygap=1,
         )
     )
+    return framed_map(figure, size, blocks)
+
+
+def framed_map(figure: go.Figure, size: int, blocks: int) -> go.Figure:
+    """The axes and the frame of every map of blocks by node groups.
+
+    Args:
+        size: nodes per group.
+    """
     figure.update_xaxes(title=f"node group ({size} nodes each)", showgrid=False, zeroline=False)
     rows = {"title": "block", "dtick": 1, "showgrid": False, "zeroline": False}
     figure.update_yaxes(**rows, range=[-0.5, blocks - 0.5])
