@@ -70,16 +70,16 @@ def numbers(setting: Setting) -> None:
     exact, mean, error = _estimates(setting)
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
-    shown = theme.written_alike((exact, mean, half_width(error), paper_value or 0.0))
+    # the half width is a hundred times smaller, and would raise all of them to powers of ten
+    shown, half = theme.written_alike((exact, mean, paper_value or 0.0)), theme.written(half_width(error))
     a.metric("Exact", shown[0], help="Numerical integration; docs/theory.md.")
-    half = shown[2]
     b.metric(
         "Monte Carlo", shown[1], f"± {half} (95 %)", delta_color="off",
         delta_arrow="off", help="The mean loss of 20 000 random draws of the model.",
     )  # fmt: skip
     none = "The paper prints no estimate for this activation."
     c.metric(
-        "Printed in the paper", shown[3] if paper_value is not None else "none",
+        "Printed in the paper", shown[2] if paper_value is not None else "none",
         help="For two sources, whatever q is (Section 4)." if paper_value is not None else none,
     )  # fmt: skip
     ratio = f"{paper_value / exact:.2f}" if paper_value is not None and exact > 0 else "none"
