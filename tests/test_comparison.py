@@ -127,3 +127,14 @@ def test_answers_that_cannot_be_paired_are_refused(ours, other):
     arrays = [{t: np.array(x, bool) for t, x in answers.items()} for answers in (ours, other)]
     with pytest.raises(BadValue):
         compare(*arrays)
+
+
+def test_an_interval_that_ends_at_zero_ends_at_zero_to_the_bit():
+    """Sums of thirds and sevenths round: an end of 1e-17 would make two models distinguishable."""
+    rng = np.random.default_rng(5)
+    ours = {str(n): rng.random(n) < 0.6 for n in (3, 7, 49, 50)}
+    other = {task: hits ^ (rng.random(len(hits)) < 0.1) for task, hits in ours.items()}
+    for a, b in ((ours, other), (other, ours)):
+        comparison = compare(a, b)
+        for end in (comparison.low, comparison.high):
+            assert end == 0 or abs(end) > 1e-9

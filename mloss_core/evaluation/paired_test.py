@@ -58,7 +58,8 @@ def compare(ours: Answers, other: Answers) -> Comparison:
         counts = rng.multinomial(n, [up / n, down / n, (n - up - down) / n], size=DRAWS)
         drawn += (counts[:, 0] - counts[:, 1]) / n
         means.append((up - down) / n)
-    low, high = of_draws(drawn / len(means))
+    # Sums of whole answers: what is left beyond this digit is rounding, and an end of 0 is 0.
+    low, high = of_draws((drawn / len(means)).round(12))
     return Comparison(
         difference=100 * float(np.mean(means)),
         low=100 * low,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..evaluation.paired_test import Comparison, compare
+from ..evaluation.paired_test import Comparison, compare, points
 from .tables import Row, settings
 
 
@@ -206,4 +206,4 @@ def _at(outcome: Controlled) -> str:
 def _points(comparison: Comparison) -> str:
     """A difference with its 95 % interval."""
     low, high = comparison.low, comparison.high
-    return f"{comparison.difference:+.2f} ({low:+.2f} to {high:+.2f})"
+    return f"{points(comparison.difference)} ({points(low)} to {points(high)})"
