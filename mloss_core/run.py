@@ -90,8 +90,10 @@ def launch(partial: int = 50, quick: int = 100) -> Stages:
 
 
 def live(quick: int = 50) -> Stages:
-    """A merge to look at, not to keep, as soon as can be: on a few images, then on all."""
-    return (Merge(), Evaluate(stage="quick", models=("merged",), images=quick), FULL)
+    """A merge to look at, not to keep, as soon as can be: on a few images, then on all, and then
+    beside TIES at the same k."""
+    few = [Evaluate(stage="quick", models=(model,), images=quick) for model in ("merged", "ties")]
+    return (Merge(), *few, FULL, Evaluate(stage="full", models=("ties",)))
 
 
 def cell(beside: Sequence[str] = ()) -> Stages:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from .architecture import ViTConfig, c_fc
@@ -79,10 +79,10 @@ def sweep(
         if scores is not None and rates is not None:
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
-        kept: list[int] = []
+        kept = torch.zeros(config.nodes, dtype=torch.int64, device=models.device)
         merged |= _merge(models, recipe, {weight: rows}, rates, thresholds, kept)
-        share = sum(kept) / (len(rows) * rows[0].numel()) if kept else 1.0
-        yield BlockMerged(block=block, kept=share, seconds=time.perf_counter() - start)
+        shares = _shares(kept, len(rows) * rows[0].shape[1], recipe)
+        yield BlockMerged(block=block, **shares, seconds=time.perf_counter() - start)
         start = time.perf_counter()
 
 
@@ -121,13 +121,29 @@ def _score(
     return score_block(block, inputs, layers, act, recipe.alpha, product, squared)
 
 
+def _shares(
+    kept: Int[Tensor, " nodes"], entries: int, recipe: MergeRecipe
+) -> dict[str, float | Float[np.ndarray, " nodes"]]:
+    """What BlockMerged says of the entries kept: all of them by a method that trims nothing.
+
+    Args:
+        kept: entries of each node, all sources together.
+        entries: how many a node has.
+    """
+    counts = kept.cpu().numpy()
+    if "keep" not in METHODS[recipe.method].reads:
+        counts = np.full(len(counts), entries)
+    whole = len(counts) * entries
+    return {"kept": float(counts.sum() / whole), "kept_by_node": counts / entries}
+
+
 def _merge(
     models: Models,
     recipe: MergeRecipe,
     stored: Mapping[str, Sequence[Tensor]],
     rates: Float[np.ndarray, " rows"] | None,
     thresholds: Sequence[float] | None,
-    kept: list[int] | None = None,
+    kept: Int[Tensor, " rows"] | None = None,
 ) -> Weights:
     """Base plus the method's rule of task vectors, a tensor at a time; see `TaskVectors`."""
     rule = METHODS[recipe.method].rule

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Collection, Mapping, Sequence
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from .checkpoints.image_tower import FLOATS, Checkpoint
@@ -67,7 +68,7 @@ class TensorCache:
         base: Tensor,
         stored: Sequence[Tensor],
         thresholds: Sequence[float] | None,
-        kept: list[int] | None,
+        kept: Int[Tensor, " rows"] | None,
     ) -> TaskVectors:
         """The task vectors of a tensor; see `TaskVectors`."""
         if not self.keeps:

@@ -40,14 +40,15 @@ class TaskVectors:
         thresholds: each source's least magnitude that is kept, where its whole task vector
             decides it (`global_threshold`); None where this tensor decides.
         ordered: the same vectors, where somebody keeps them.
-        kept: filled with the number of entries that are kept of each piece; None counts nothing.
+        kept: to which the number of entries kept of each row, of all sources, is added; None counts
+            nothing.
     """
 
     base: Float[Tensor, "*shape"]
     stored: Sequence[Tensor]
     thresholds: Sequence[float] | None = None
     ordered: SortedMagnitudes | None = None
-    kept: list[int] | None = None
+    kept: Int[Tensor, " rows"] | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
@@ -68,6 +69,10 @@ class TaskVectors:
         for vector, tensor in zip(vectors, tensors, strict=True):
             torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
         return vectors
+
+    def kept_of(self, rows: slice) -> Int[Tensor, " rows"] | None:
+        """Where a piece adds what it keeps of its rows."""
+        return None if self.kept is None else self.kept[rows]
 
     def pieces(self) -> Iterator[slice]:
         """Ranges of rows that make up pieces."""
@@ -143,19 +148,19 @@ def kept_counts(rates: Float[np.ndarray, " rows"], length: int) -> Int[np.ndarra
 def trim_(
     rows: Float[Tensor, "*rows length"],
     limits: Float[Tensor, "*rows"],
-    kept: list[int] | None = None,
+    kept: Int[Tensor, " last"] | None = None,
 ) -> Float[Tensor, "*rows length"]:
     """Zeroes, in place, what is smaller in magnitude than its row's limit (TIES, step 1).
 
     Equal magnitudes at the threshold are all kept.
 
     Args:
-        kept: gets the number of entries kept; None counts nothing.
+        kept: to which each row's number of entries kept is added; None counts nothing.
     """
     # Comparing in place gives ones and zeros as floats, at a fraction of a Boolean mask's time.
     mask = rows.abs().ge_(limits[..., None])
     if kept is not None:
-        kept.append(int(mask.count_nonzero()))
+        kept += mask.count_nonzero((0, -1))
     return rows.mul_(mask)
 
 

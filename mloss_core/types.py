@@ -221,10 +221,12 @@ class BlockMerged:
 
     Args:
         kept: share of the sources' c_fc.weight entries that the method kept, counted.
+        kept_by_node: the same of each node's; None where there is no model for all tasks.
     """
 
     block: int
     kept: float
+    kept_by_node: Float[np.ndarray, " nodes"] | None = field(default=None, compare=False)
     seconds: float
 
 

@@ -210,6 +210,11 @@ def wanted(board, kind="live"):
     return [j for j in jobs if j.active and j.kind == kind and not j.cancelled.is_set()]
 
 
+def asked(board, number, events, visitor="me"):
+    """What a visitor asks for in place of what he asked for before."""
+    return board.ask(visitor, "live", "l", events, spec=number, shown=False)
+
+
 @pytest.mark.parametrize("busy", [False, True])
 def test_of_a_burst_of_requests_only_the_newest_is_ever_wanted_or_queued(board, busy):
     begun: list[int] = []
@@ -222,9 +227,8 @@ def test_of_a_burst_of_requests_only_the_newest_is_ever_wanted_or_queued(board, 
         yield from endless()
 
     for number in range(20):
-        newest = board.replace("live", "l", lambda n=number: events(n), spec=number)
+        newest = asked(board, number, lambda n=number: events(n))
         assert wanted(board) == [newest]
-        assert [item[0] for item in board._urgent if item[0].kind == "live"] in ([newest], [])
     if busy:
         assert begun == [] and launched.state == "running", "what was launched is left alone"
         launched.cancel()
@@ -237,9 +241,9 @@ def test_of_a_burst_of_requests_only_the_newest_is_ever_wanted_or_queued(board, 
 
 def test_a_job_that_is_being_replaced_is_not_found_again(board):
     gate = threading.Event()
-    first = board.replace("live", "l", lambda: gated(gate, "xy"), spec="a")
+    first = asked(board, "a", lambda: gated(gate, "xy"))
     until(lambda: first.state == "running")
-    second = board.replace("live", "l", lambda: listed("z"), spec="b")
+    second = asked(board, "b", lambda: listed("z"))
     assert first.active and board.find("live", "a") is None
     gate.set()
     until(lambda: second.state == "finished")
@@ -258,27 +262,58 @@ def test_from_gives_way_on_a_job_lets_others_in_and_is_no_event(board):
     assert other.ended <= job.ended
 
 
-def test_a_request_that_gave_way_is_replaced_before_the_next_begins(board):
-    states: list[str] = []
-    gate = threading.Event()
-    old = board.replace("live", "l", lambda: giving_way(gate, [], ["late", "never"]))
-    until(lambda: old.idle)
+def test_what_gave_way_comes_before_idle_work_and_in_its_order(board):
+    """Twenty pupils' refinements wait in a row, not in a heap on top of each other."""
+    order: list[str] = []
+    gate, opened = threading.Event(), threading.Event()
 
-    def second():
-        states.append(old.state)
-        yield "new"
+    def refined(name):
+        yield GIVES_WAY
+        opened.wait(20)
+        order.append(name)
+        yield name
 
-    new = board.replace("live", "l", second)
+    first = board.submit("merge", "m", lambda: gated(gate, "x"))
+    idle = board.submit("references", "r", lambda: order.append("idle") or listed("x"), idle=True)
+    jobs = [asked(board, n, lambda n=n: refined(str(n)), f"visitor {n}") for n in range(20)]
     gate.set()
-    until(lambda: new.state == "finished")
-    assert states == ["cancelled"], "never two at once"
+    until(lambda: all(job.idle for job in jobs))
+    opened.set()
+    until(lambda: not idle.active)
+    assert first.state == "finished"
+    assert order == [*map(str, range(20)), "idle"]
+
+
+def test_each_visitor_keeps_a_wish_of_his_own_and_equal_wishes_are_done_once(board):
+    gate = threading.Event()
+    mine = asked(board, "a", lambda: gated(gate, "x"), "me")
+    yours = asked(board, "b", lambda: listed("y"), "you")
+    same = asked(board, "a", lambda: listed("never"), "third")
+    assert same is mine and not mine.cancelled.is_set() and not yours.cancelled.is_set()
+    asked(board, "c", lambda: listed("z"), "me")
+    assert not mine.cancelled.is_set(), "the third still wants it"
+    asked(board, "c", lambda: listed("z"), "third")
+    assert mine.cancelled.is_set(), "nobody wants it any more"
+    gate.set()
+    until(lambda: yours.state == "finished" and mine.state == "cancelled")
+
+
+def test_what_stood_back_and_is_cancelled_is_closed_while_others_work(board):
+    closed: list[bool] = []
+    idle = board.submit("references", "r", lambda: endless(closed), idle=True)
+    until(lambda: idle.events != [])
+    urgent = board.submit("merge", "m", endless)
+    until(lambda: urgent.state == "running")
+    idle.cancel()
+    assert until(lambda: idle.state == "cancelled") < 2 and closed == [True]
+    assert urgent.state == "running" and idle.over.is_set()
 
 
 def test_settings_tried_do_not_push_out_what_was_launched(board):
     launched = board.submit("merge", "m", lambda: listed("x"))
     until(lambda: not launched.active)
     for number in range(10):
-        job = board.replace("live", "l", lambda: listed("x"), spec=number, shown=False)
+        job = asked(board, number, lambda: listed("x"))
         until(lambda job=job: not job.active)
     assert board.get(launched.id) is launched
     assert len([j for j in board._jobs.values() if j.kind == "live"]) <= 4

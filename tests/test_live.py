@@ -92,14 +92,16 @@ def test_every_setting_with_one_cache_gives_the_bytes_and_the_hits_of_run(family
 def test_first_all_tasks_on_a_few_images_then_each_on_all(family):
     events = list(merge_live(recipe_for(family), Evaluator(family, CPU)))
     steps = [e for e in events if not isinstance(e, Embedded | Planned)]
-    kinds = [BlockScored, BlockMerged] * 3 + [TaskEvaluated] * 6 + [Finished]
+    kinds = [BlockScored, BlockMerged] * 3 + [TaskEvaluated] * 12 + [Finished]
     assert [type(event) for event in steps] == kinds
     judged = [e for e in steps if isinstance(e, TaskEvaluated)]
-    assert [(e.task, e.accuracy.total) for e in judged] == [
-        *((task, 5) for task in family.sources),
-        *((task, 12) for task in family.sources),
+    assert [(e.model, e.task, e.accuracy.total) for e in judged] == [
+        (model, task, images)
+        for images in (5, 12)
+        for model in ("merged", "ties")
+        for task in family.sources
     ]
-    for first, last in zip(judged[:3], judged[3:], strict=True):
+    for first, last in zip(judged[:6], judged[6:], strict=True):
         np.testing.assert_array_equal(first.hits, last.hits[:5])
     seconds = sum(e.seconds for e in steps[:6])
     assert steps[-1].seconds == pytest.approx(seconds), "evaluation is not merging"

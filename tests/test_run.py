@@ -99,6 +99,11 @@ def test_the_share_kept_is_counted(events, family):
                 least = np.sort(row)[::-1][max(1, math.floor(rate * len(row) + 1e-9)) - 1]
                 count += int((row >= least).sum())  # equal magnitudes are all kept
         assert share == count / (len(family.sources) * base[name].numel())
+    by_node = [event.kept_by_node for event in events if isinstance(event, BlockMerged)]
+    assert [nodes.mean() for nodes in by_node] == pytest.approx(kept)
+    for event, nodes in zip(scored, by_node, strict=True):
+        width = family.model.width
+        assert (nodes >= np.maximum(1, np.floor(event.rates * width + 1e-9)) / width - 1e-12).all()
     assert all(event.rates.min() >= 0.3 and event.rates.max() == 0.5 for event in scored)
 
 

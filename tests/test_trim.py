@@ -175,10 +175,11 @@ def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, ke
     whole = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
     assert least == whole.limits(keep)[0, 0], "one tensor: global is per tensor"
     limited = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)], [least])
-    counts: list[int] = []
+    counts = torch.zeros(len(matrix), dtype=torch.int64)
     kept = trim.trim_(torch.tensor(matrix)[None], limited.limits(keep), counts)[0]
     np.testing.assert_array_equal(kept, oracle.trim_tensor(matrix, keep))
-    assert counts == [np.sum(np.abs(matrix) >= least)], "equal magnitudes are kept and counted"
+    expected = np.sum(np.abs(matrix) >= least, axis=1).tolist()
+    assert counts.tolist() == expected, "equal magnitudes are kept and counted"
 
 
 @given(vectors=arrays(least=2))

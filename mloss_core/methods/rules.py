@@ -42,7 +42,9 @@ def ties(
     """
     limits = vectors.limits(recipe.keep, rates)
     return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge_(trim.trim_(t, limits[:, rows], vectors.kept), alpha)
+        lambda t, rows: trim.elect_and_merge_(
+            trim.trim_(t, limits[:, rows], vectors.kept_of(rows)), alpha
+        )
     )
 
 
@@ -73,8 +75,8 @@ def dare(
 
     def dropped(t: Tensor, rows: slice) -> Tensor:
         mask = masks[:, rows]
-        if vectors.kept is not None:
-            vectors.kept.append(int(mask.count_nonzero()))
+        if (kept := vectors.kept_of(rows)) is not None:
+            kept += mask.count_nonzero((0, -1)).to(kept.device)
         t.mul_(mask.to(t.device))
         return t.div_(keep) if by_row is None else t.div_(by_row[rows, None])
 

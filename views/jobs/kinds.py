@@ -30,12 +30,11 @@ from mloss_core.analysis.trace import TracedBlock, trace_blocks
 from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
 from mloss_core.mloss import SetLosses
 from mloss_core.run import Merge, launch
-from mloss_core.run import live as live_stages
 from mloss_core.run import references as references_stages
 from mloss_core.runs.store import new_id
 from mloss_core.types import Planned
 from views.state import session
-from views.state.job_board import GIVES_WAY, Job
+from views.state.job_board import Job
 
 Events = Generator[Any, None, None]
 NARROW = 256  # widest model that is measured without being asked
@@ -105,7 +104,7 @@ def score(family: Family, recipe: MergeRecipe) -> Job:
     def events() -> Events:
         merge = run(recipe, family, stages=(Merge(),))
         with contextlib.closing(recorded(merge, recipe, kind="score", keep_model=False)) as log:
-            yield from map(_without_weights, log)
+            yield from map(without_weights, log)
 
     board = session.board()
     return board.find("score", recipe) or board.submit(
@@ -121,33 +120,10 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
         evaluator = session.evaluator(family.name)
         work = run(recipe, family, stages=launch(), evaluator=evaluator, tasks=tasks)
         with contextlib.closing(recorded(work, recipe, kind="merge", id=name)) as log:
-            yield from map(_without_weights, log)
+            yield from map(without_weights, log)
 
     title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
     return session.board().submit("merge", title, events, spec=recipe, finish=lambda log: name)
-
-
-def live(family: Family, recipe: MergeRecipe) -> Job:
-    """A merge to look at, in place of the one asked for before; nothing is recorded."""
-    tasks, board, cache = own_tasks(family), session.board(), session.tensor_cache()
-
-    def events() -> Events:
-        quick, evaluator = 0, session.evaluator(family.name)
-        options = {"evaluator": evaluator, "tasks": tasks, "cache": cache}
-        for event in run(recipe, family, stages=live_stages(), **options):
-            yield _without_weights(event)
-            quick += isinstance(event, TaskEvaluated) and event.stage == "quick"
-            if isinstance(event, TaskEvaluated) and quick == len(tasks):
-                yield GIVES_WAY  # to all test images, when nobody waits for anything else
-
-    return board.find("live", recipe) or board.replace(
-        "live", "Live merge", events, spec=recipe, shown=False
-    )
-
-
-def can_be_live(recipe: MergeRecipe) -> bool:
-    """Whether one model comes out, which can be judged on every task."""
-    return METHODS[recipe.method].rule is not None
 
 
 def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
@@ -166,7 +142,7 @@ def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
     )
 
 
-def _without_weights(event: Any) -> Any:
+def without_weights(event: Any) -> Any:
     """The event as a board keeps it, which must not hold every merged model in memory."""
     finished = isinstance(event, Finished)
     return dataclasses.replace(event, weights=None) if finished else event
@@ -247,7 +223,7 @@ def factors_job(family: Family, recipe: MergeRecipe) -> Job | None:
     return _job_or_button(family, "theory", recipe, ask, lambda: theory(family, recipe))
 
 
-def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
+def look(family: Family, recipe: MergeRecipe, block: int) -> Job:
     """What a block's c_fc sees; the result is that of `TracedBlock.on_cpu`."""
     spec = (recipe, block)
 
@@ -262,13 +238,19 @@ def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
                 if block_data is not None:
                     return
 
-    def begin() -> Job:
-        return session.board().submit(
-            "look", f"Looking into block {block}", events, spec=spec,
-            finish=lambda log: log[-1], keep=KEPT,
-        )  # fmt: skip
+    board = session.board()
+    return board.find("look", spec) or board.submit(
+        "look", f"Looking into block {block}", events, spec=spec,
+        finish=lambda log: log[-1], keep=KEPT,
+    )  # fmt: skip
 
-    return _job_or_button(family, "look", spec, f"Look into block {block}", begin)
+
+def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
+    """The same once somebody asks for it, or by itself in small families."""
+    return _job_or_button(
+        family, "look", (recipe, block), f"Look into block {block}",
+        lambda: look(family, recipe, block),
+    )  # fmt: skip
 
 
 def culprits_job(family: Family, recipe: MergeRecipe) -> Job | None:

@@ -1,8 +1,8 @@
 """Background jobs: one worker thread, append-only event logs, a cancel flag. No streamlit.
 
 A job is a generator of events. Between two events the worker looks whether the job was cancelled,
-and whether somebody waits while it does idle work: that is why cancelling takes no longer than
-one event, and why measuring references in the background never delays a click.
+and whether something that comes before it waits: that is why cancelling takes no longer than one
+event, and why measuring references in the background never delays a click.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mloss_core.types import Planned, progress
 from views.state.error_text import error_text
 
 ACTIVE = ("queued", "running")
-GIVES_WAY = object()  # not an event: from here on the job that yields it is idle work
+GIVES_WAY = object()  # not an event: from here on the job lets all that was asked for go first
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Job:
         kind: "merge", "score" or "references".
         title: what people see.
         spec: what was asked for, as the page that asked wants to find it again.
-        idle: whether it gives way to all other work; also from GIVES_WAY on.
+        idle: whether it gives way to what was asked for; also from GIVES_WAY on.
         shown: whether every page tells of it.
     """
 
@@ -88,18 +88,37 @@ def elapsed(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 10 else f"{rest} s"
 
 
+@dataclass(eq=False)
+class _Work:
+    """A job and what it takes to do it.
+
+    Args:
+        place: of its queue: what was asked for, what gave way, idle work.
+        log: its generator, once it has begun.
+    """
+
+    job: Job
+    events: Callable[[], Generator[Any, None, None]]
+    finish: Callable[[list[Any]], Any]
+    place: int
+    log: Generator[Any, None, None] | None = None
+
+
+ASKED, GAVE_WAY, IDLE = range(3)
+
+
 class JobBoard:
     """All jobs of this server, and the one daemon thread that works on them."""
 
     def __init__(self, keep: int = 50):
         self._jobs: dict[str, Job] = {}
-        self._urgent: deque[tuple[Job, Callable, Callable]] = deque()
-        self._idle: deque[tuple[Job, Callable, Callable]] = deque()
+        self._queues: tuple[deque[_Work], ...] = (deque(), deque(), deque())
+        self._wanted: dict[tuple[str, str], Job] = {}
         self._wake = threading.Condition()
         self._numbers = itertools.count(1)
         self._keep = keep
         self._stamp = f"{int(time.time()):x}"
-        threading.Thread(target=self._work, daemon=True, name="jobs").start()
+        threading.Thread(target=self._forever, daemon=True, name="jobs").start()
 
     def submit(
         self,
@@ -129,21 +148,26 @@ class JobBoard:
             ended = [j for j in self._jobs.values() if not j.active and j.kind == kind]
             for old in ended[: -(keep or self._keep)]:
                 del self._jobs[old.id]
-            (self._idle if idle else self._urgent).append((job, events, finish))
+            place = IDLE if idle else ASKED
+            self._queues[place].append(_Work(job, events, finish, place))
             self._wake.notify()
         return job
 
-    def replace(self, kind: str, title: str, events: Callable, **options: Any) -> Job:
-        """Submits a job in place of all others of its kind: one that waits never begins, one that
-        works stops before its next event. So no more than the newest is ever to be done."""
+    def ask(
+        self, visitor: str, kind: str, title: str, events: Callable, *, spec: Any, **options: Any
+    ) -> Job:
+        """The job of that spec, submitted unless anybody has; in place of what this visitor asked
+        for before, which is cancelled unless another visitor wants it, too. So no more than the
+        newest of each visitor is ever to be done, and equal wishes are done once.
+        """
         with self._wake:
-            for old in [j for j in self._jobs.values() if j.active and j.kind == kind]:
-                old.cancel()
-            for queue in (self._urgent, self._idle):
-                kept = [item for item in queue if not item[0].cancelled.is_set()]
-                queue.clear()
-                queue.extend(kept)
-            return self.submit(kind, title, events, **options)
+            job = self.find(kind, spec) or self.submit(kind, title, events, spec=spec, **options)
+            former = self._wanted.pop((visitor, kind), job)
+            self._wanted = {key: j for key, j in self._wanted.items() if j.active}
+            if former is not job and former not in self._wanted.values():
+                former.cancel()
+            self._wanted[visitor, kind] = job
+            return job
 
     def get(self, job_id: str) -> Job | None:
         """The job of that id, if this server knows it."""
@@ -172,45 +196,83 @@ class JobBoard:
         """Jobs that wait or work and that all pages tell of, oldest first, idle work left out."""
         return [j for j in list(self._jobs.values()) if j.active and j.shown and not j.idle]
 
-    def _work(self) -> None:
+    def _forever(self) -> None:
         while True:
             with self._wake:
-                self._wake.wait_for(lambda: self._urgent or self._idle)
-                item = (self._urgent or self._idle).popleft()
-            self._do(*item)
+                self._wake.wait_for(lambda: any(self._queues))
+                work = next(queue for queue in self._queues if queue).popleft()
+            self._do(work)
 
-    def _urgent_one(self) -> tuple[Job, Callable, Callable] | None:
-        """The next urgent job, taken off the queue."""
-        with self._wake:
-            return self._urgent.popleft() if self._urgent else None
-
-    def _do(self, job: Job, events: Callable, finish: Callable) -> None:
-        """Works on one job to its end; idle work lets urgent jobs in between its events."""
-        if job.cancelled.is_set():
-            job.state = "cancelled"
-            return
-        job.state, job.started = "running", time.monotonic()
+    def _do(self, work: _Work) -> None:
+        """Works on a job to its end, or until something that comes before it waits."""
+        job = work.job
         try:
-            with contextlib.closing(events()) as log:
-                for event in log:
-                    if event is GIVES_WAY:
-                        job.idle = True
-                    elif isinstance(event, Planned):
-                        job.planned = event
-                    elif event is not None:  # None is a place to stop, and nothing else
-                        job.events.append(event)
-                    while job.idle and not job.cancelled.is_set() and (item := self._urgent_one()):
-                        self._do(*item)
+            if not job.cancelled.is_set():
+                if work.log is None:
+                    job.state, job.started = "running", time.monotonic()
+                    work.log = work.events()
+                for event in work.log:
+                    _note(work, event)
+                    self._close_cancelled()
                     if job.cancelled.is_set():
-                        job.state = "cancelled"
                         break
+                    if self._stands_back(work, begins=event is GIVES_WAY):
+                        return
                 else:
-                    job.result = finish(job.events)
+                    job.result = work.finish(job.events)
                     job.state = "finished"
+            if job.state != "finished":
+                _close(work)
         except MlossError as error:
             job.state, job.error = "failed", error_text(error)
         except Exception as error:  # a bug of ours: the server's log gets it whole
             traceback.print_exc()
             job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
-        job.ended = time.monotonic()
-        job.over.set()
+        _end(job)
+
+    def _stands_back(self, work: _Work, begins: bool) -> bool:
+        """Whether other work goes first; then this one waits at the head of its queue.
+
+        Args:
+            begins: to give way: then it waits behind those that did so before.
+        """
+        with self._wake:
+            if not any(self._queues[: work.place + begins]):
+                return False
+            queue = self._queues[work.place]
+            (queue.append if begins else queue.appendleft)(work)
+            return True
+
+    def _close_cancelled(self) -> None:
+        """Ends what was cancelled while it stood back: its turn may be far."""
+        with self._wake:
+            gone = [w for queue in self._queues for w in queue if w.job.cancelled.is_set()]
+            for work in gone:
+                self._queues[work.place].remove(work)
+        for work in gone:
+            _close(work)
+            _end(work.job)
+
+
+def _note(work: _Work, event: Any) -> None:
+    """Puts an event into the job's log; some are not for the log."""
+    if event is GIVES_WAY:
+        work.place, work.job.idle = GAVE_WAY, True
+    elif isinstance(event, Planned):
+        work.job.planned = event
+    elif event is not None:  # None is a place to stop, and nothing else
+        work.job.events.append(event)
+
+
+def _close(work: _Work) -> None:
+    """Closes the log of a cancelled job."""
+    with contextlib.suppress(Exception):  # it is not wanted: what closing it breaks is nobody's
+        if work.log is not None:
+            work.log.close()
+    work.job.state = "cancelled"
+
+
+def _end(job: Job) -> None:
+    """Whoever waits for the job is told that it has ended."""
+    job.ended = time.monotonic() if job.started else 0.0
+    job.over.set()

@@ -80,9 +80,14 @@ def usual(family: Family) -> dict[str, str]:
 def start() -> list[str]:
     """Fills the state from the link on a session's first run; returns what was wrong with it,
     again on every run until it is dismissed: a page may run again before anybody has read it."""
-    if "chosen" in st.session_state:
-        return st.session_state.wrong
-    query = st.query_params.to_dict()
+    if "chosen" not in st.session_state:
+        chosen, wrong = of_link(st.query_params.to_dict())
+        st.session_state.chosen, st.session_state.wrong = chosen, wrong
+    return st.session_state.wrong
+
+
+def of_link(query: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
+    """The state that a link describes, and what was wrong with it."""
     wrong = []
     try:
         family = load(query.get("family", "demo"))
@@ -90,26 +95,44 @@ def start() -> list[str]:
         wrong.append(f"{error_text(error)}. Another family is shown.")
         names = families()
         family = load("demo" if "demo" in names else names[0])
-    chosen, of_link = usual(family), fields(family)
+    chosen, known = usual(family), fields(family)
     for key in ("tour", *(key for key in FIELDS if key not in ("tour", "family"))):
         if key not in query:
             continue
         try:
-            of_link[key].parse(query[key])
+            known[key].parse(query[key])
         except InputError as error:
-            problem = error.labelled(of_link[key].label)
+            problem = error.labelled(known[key].label)
             wrong.append(f"{problem}. In the link, {key}={query[key][:60]} was not used.")
             continue
         chosen[key] = query[key]
         if key == "tour":  # the link holds what differs from the step's own settings
             chosen |= tour_steps.settings(query[key], family.model.blocks)
+    return chosen, wrong + _mended(chosen, family)
+
+
+def _mended(chosen: dict[str, str], family: Family) -> list[str]:
+    """What is valid by itself and not with the rest: that field alone goes back to what fits."""
+    wrong = []
+    most = pool_size(family, tuple(filter(None, chosen["sources"].split(","))))
+    if int(chosen["samples"]) > most:
+        asked, chosen["samples"] = chosen["samples"], str(most)
+        wrong.append(
+            f"{FIELDS['samples'].label} {asked}: the calibration pool holds {most} images for these "
+            f"sources. {most} are used."
+        )
+    k, e = float(chosen["keep"]), float(chosen["variation"])
+    if e > k:
+        chosen["variation"] = chosen["keep"]
+        wrong.append(
+            f"{FIELDS['variation'].label} {e:g}: is more than the base keep rate k = {k:g}. "
+            f"e = {k:g} is used."
+        )
     try:
         check(recipe_of(chosen, family), family)
     except InputError as error:
         wrong.append(f"{error_text(error)}. The settings of the link were not used.")
-        chosen = usual(family)
-    st.session_state.chosen = chosen
-    st.session_state.wrong = wrong
+        chosen |= usual(family)
     return wrong
 
 

@@ -1,0 +1,184 @@
+"""What the server tells an open Explore view: a live merge as it goes on, as lines of JSON.
+
+The view asks by a link's own fields. Each line holds parts of a picture (`picture`) that are known
+anew, and a word on how far the work is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from mloss_core import BlockMerged, BlockScored, Family, MergeRecipe, MlossError, TaskEvaluated
+from mloss_core.analysis.left import BlockLeft
+from views.explore import picture
+from views.explore.picture import Hits, Picture
+from views.jobs import kinds, live
+from views.state import session
+from views.state.error_text import error_text
+from views.state.job_board import Job
+
+GLANCE = 0.03  # seconds between two looks at a job
+VISITOR = re.compile(r"[A-Za-z0-9-]{1,64}")
+
+
+@dataclass
+class _Told:
+    """What one view has been told of a job."""
+
+    events: int = 0
+    parts: set[str] = field(default_factory=set)
+    readouts: int = 0
+
+    def new(self, part: str) -> bool:
+        """Whether it is told for the first time."""
+        fresh = part not in self.parts
+        self.parts.add(part)
+        return fresh
+
+
+async def lines(query: Mapping[str, str]) -> AsyncIterator[str]:
+    """The answer to a view's question, a line at a time.
+
+    Args:
+        query: fields of a link; "visitor", who asks; "former", the job of the setting before; or
+            "follow", a launched job to tell of instead of a live merge.
+    """
+    try:
+        async for parts in _parts(query):
+            yield json.dumps(parts) + "\n"
+    except MlossError as error:
+        yield json.dumps({"error": error_text(error)}) + "\n"
+
+
+async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
+    chosen, wrong = await asyncio.to_thread(session.of_link, query)
+    if wrong:
+        yield {"error": wrong[0]}
+        return
+    family = session.load(chosen["family"])
+    recipe = session.recipe_of(chosen, family)
+    former = session.board().get(query.get("former", ""))
+    if "follow" in query:
+        job = session.board().get(query["follow"])
+        if job is None:
+            yield {"end": True}
+            return
+        async for parts in _told(job, family, former):
+            yield parts
+        return
+    visitor = query.get("visitor", "")
+    if not VISITOR.fullmatch(visitor):
+        yield {"error": "visitor: give letters, digits and -"}
+        return
+    if not live.can_be_live(recipe):
+        yield {"status": "Not live: this method leaves no single model. Launch it.", "end": True}
+        return
+    job = live.ask(visitor, family, recipe)
+    yield {"job": job.id}
+    async for parts in _told(job, family, former):
+        yield parts
+    if job.state == "finished":
+        async for parts in _told(live.details(visitor, family, recipe), family, None):
+            yield parts
+    yield {"end": True}
+
+
+async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[Picture]:
+    """All that becomes known of a job, until it has ended."""
+    told, active = _Told(), True
+    while active:
+        active = job.active
+        events = list(job.events)
+        if len(events) != told.events or not active or told.new("state"):
+            told.events = len(events)
+            for parts in await asyncio.to_thread(lambda e=events: list(news(job, e, family, former, told))):
+                yield parts
+        if active:
+            await asyncio.sleep(GLANCE)
+    if job.state == "failed":
+        yield {"error": job.error}
+
+
+def news(
+    job: Job, events: Sequence[object], family: Family, former: Job | None, told: _Told
+) -> Iterator[Picture]:
+    """What of a job is known and has not been told."""
+    blocks, tasks = family.model.blocks, kinds.own_tasks(family)
+    yield {"status": status(job, events, blocks), "share": job.share}
+    scores = [e.scores for e in events if isinstance(e, BlockScored)]
+    if len(scores) == blocks and told.new("scores"):
+        yield {"scores": picture.scores_of(scores, live.map_recipe(job.spec))}
+    merged = picture.merged_of(events, family)
+    if merged and job.kind != "details" and told.new("merged"):
+        yield {"merged": merged}
+    yield from _readouts(job, events, former, tasks, told)
+    partial = [e for e in events if isinstance(e, TaskEvaluated) and e.block is not None]
+    after = picture.after_of(partial, tasks, blocks)
+    if after and told.new("after"):
+        yield {"after": after | {"along": picture.setting_of(job.spec)}}
+    left = [e for e in events if isinstance(e, BlockLeft)]
+    if len(left) == blocks and told.new("left"):
+        yield {"left": picture.left_of(left), "left_along": picture.setting_of(job.spec)}
+    references = kinds.known_references(family)
+    if told.new(f"references {len(references)}"):
+        yield {"references": picture.references_of(references, tasks)}
+
+
+def _readouts(
+    job: Job, events: Sequence[object], former: Job | None, tasks: Sequence[str], told: _Told
+) -> Iterator[Picture]:
+    """The newest stage of which all tasks are known; all images only once TIES has them, too."""
+    alone = job.spec.method == "ties"
+    merged = picture.stage_hits(events, "merged", ("quick", "full"))
+    ties = picture.stage_hits(events, "ties", ("quick", "full"))
+    for rank, (ours, theirs) in enumerate(zip(merged, ties, strict=True)):
+        both = alone or job.kind != "live" or theirs.keys() == set(tasks)
+        if not tasks or ours.keys() != set(tasks) or (rank == 1 and not both):
+            continue
+        known = 1 + 2 * rank + both
+        if known > told.readouts:
+            told.readouts = known
+            other = theirs if theirs.keys() == set(tasks) else {}
+            yield {"readouts": picture.readouts_of(ours, other, _hits_of(former))}
+
+
+def _hits_of(job: Job | None) -> Hits:
+    """The newest whole answers of a merge that was shown before."""
+    if job is None:
+        return {}
+    quick, full = picture.stage_hits(list(job.events), "merged", ("quick", "full"))
+    return full if full.keys() == quick.keys() else quick
+
+
+def status(job: Job, events: Sequence[object], blocks: int) -> str:
+    """How far a merge is, in a few words."""
+    if job.kind == "details":
+        return ""
+    if job.state == "queued":
+        return "waiting for the work before it"
+    if job.state in ("failed", "cancelled"):
+        return job.state
+    merged = sum(isinstance(event, BlockMerged) for event in events)
+    if merged < blocks:
+        return f"merging block {merged} of {blocks}"
+    counts = {len(e.hits) for e in events if isinstance(e, TaskEvaluated) and e.model == "merged" and e.block is None}
+    if not counts:
+        return "merged; measuring"
+    return f"measuring all images" if job.active else ""
+
+
+def grid_of(job: Job) -> dict[str, Any]:
+    """The cells of a grid that are known, as the view interpolates between them."""
+    cells = [event for event in list(job.events) if isinstance(event, live.GridCell)]
+    return {
+        "keeps": list(live.KEEPS),
+        "shares": list(live.SHARES),
+        "scaling": job.spec.scaling,
+        "images": cells[0].images if cells else 0,
+        "cells": [{"keep": c.keep, "share": c.share, "rates": c.rates} for c in cells],
+    }
