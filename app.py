@@ -1,8 +1,8 @@
 """The app: `streamlit run app.py`.
 
 The script that Streamlit runs is views/app/shell.py. This file starts torch early, so that the
-first page needn't wait for it, and serves merged models, cards and zips of runs, without reading
-models into memory.
+first page needn't wait for it. It serves what goes past the script: live merges for the Explore
+view, and merged models, cards and zips of runs, without reading models into memory.
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ from typing import TYPE_CHECKING
 
 import streamlit as st
 from starlette.requests import Request
-from starlette.responses import FileResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.responses import (
+    FileResponse,
+    JSONResponse,
+    PlainTextResponse,
+    Response,
+    StreamingResponse,
+)
 from starlette.routing import Route
 
 if TYPE_CHECKING:
@@ -75,6 +81,22 @@ async def bundle(request: Request) -> Response:
     return StreamingResponse(zipped(run), media_type="application/zip", headers=name)
 
 
+async def live(request: Request) -> Response:
+    """A live merge as it goes on, for an open Explore view: lines of JSON."""
+    from views.explore.stream import lines
+
+    headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    query = dict(request.query_params)
+    return StreamingResponse(lines(query), media_type="application/x-ndjson", headers=headers)
+
+
+async def look(request: Request) -> Response:
+    """A node looked at closely, for the side card of the Explore view."""
+    from views.explore.look import answer
+
+    return JSONResponse(await answer(dict(request.query_params)))
+
+
 def run_of(request: Request) -> RunRecord | None:
     """The run that a path asks for, if it is there and readable."""
     from mloss_core import MlossError, load_run
@@ -91,7 +113,13 @@ def missing(request: Request, what: str) -> Response:
     return PlainTextResponse(f"run {run}: there is no such {what}", status_code=404)
 
 
-ROUTES = {"/download/{run}": download, "/card/{run}": card, "/export/{run}": bundle}
+ROUTES = {
+    "/download/{run}": download,
+    "/card/{run}": card,
+    "/export/{run}": bundle,
+    "/live": live,
+    "/look": look,
+}
 app = st.App(
     "views/app/shell.py",
     lifespan=warm_up,

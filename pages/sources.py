@@ -5,23 +5,15 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from mloss_core import Accuracy, Family, TaskEvaluated, families
+from mloss_core import Accuracy, Family, TaskEvaluated
 from views.jobs import kinds
-from views.shared import figures, nav, widgets
+from views.shared import figures, nav, sources
 from views.state import session
 from views.state.job_board import Job
 
 
-def choose_family() -> Family:
+def about(family: Family) -> None:
     """The family's card."""
-    names = families()
-    family = session.current_family()
-    if len(names) > 1:
-        picked = st.selectbox("Family", names, index=names.index(family.name))
-        if picked != family.name:
-            kept = {key: session.chosen(key) for key in ("view", "tour")}
-            session.replace(session.usual(session.load(picked)) | kept)
-            st.rerun()
     st.subheader(family.about.get("title", family.name))
     if description := family.about.get("description"):
         st.markdown(description)
@@ -38,7 +30,6 @@ def choose_family() -> Family:
     st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
     if not session.lecture():
         card(family)
-    return family
 
 
 def card(family: Family) -> None:
@@ -52,52 +43,6 @@ def card(family: Family) -> None:
         lines = text.read_text(encoding="utf-8").splitlines()
         # The sheet stands above: a browser could not find it by its path in the folder.
         st.markdown("\n".join(line for line in lines if not line.startswith("![")))
-
-
-def choose_sources(family: Family) -> None:
-    """Which sources to merge, and their weights."""
-    picked = st.pills(
-        "Sources to merge (two or more)",
-        list(family.sources),
-        selection_mode="multi",
-        wrap=True,
-        format_func=family.title,
-        default=list(session.chosen_sources()),
-        key=session.widget(f"w-sources-{family.name}"),
-    )
-    names = [name for name in family.sources if name in picked]
-    if ",".join(names) != session.chosen("sources"):
-        session.choose_value("sources", ",".join(names))
-        session.choose_value("weights", "")
-    if len(names) < 2:
-        st.error(
-            f"sources {', '.join(names) or '(none)'}: too few; merging needs at least two sources"
-        )
-        return
-    widgets.doubtful(family, names)
-    if session.lecture() and not session.chosen("weights"):
-        return
-    with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
-        st.caption(
-            "Relative parts; they are divided by their sum. Equal parts are simple averaging."
-        )
-        parts = [float(p) for p in session.chosen("weights").split(",") if p] or [1.0] * len(names)
-        columns = st.columns(4)
-        for i, name in enumerate(names):
-            parts[i] = columns[i % 4].number_input(
-                family.title(name),
-                0.0,
-                100.0,
-                min(parts[i], 100.0),
-                0.5,
-                key=session.widget(f"weight-{family.name}-{name}"),
-            )
-        if sum(parts) == 0:
-            st.error("weights 0: sum to nothing; give at least one source a part above 0")
-            parts = [1.0] * len(names)
-        session.choose_value(
-            "weights", "" if len(set(parts)) == 1 else ",".join(f"{p:g}" for p in parts)
-        )
 
 
 def accuracy_text(family: Family, source: str, accuracy: Accuracy | None) -> str:
@@ -157,9 +102,14 @@ def measured(family: Family, job: Job) -> None:
         )
 
 
-family = choose_family()
-choose_sources(family)
-nav.next_step("heatmap", "Next: see where they disagree")
+st.title("Sources")
+family = sources.choose_family()
+about(family)
+enough = sources.choose_sources(family)
+if enough and (not session.lecture() or session.chosen("weights")):
+    with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
+        sources.choose_weights(family)
+nav.next_step("explore", "See where they disagree, and merge them")
 st.subheader("What each source is worth")
 job = kinds.references(family)
 session.while_active(job)(lambda: measured(family, job))()

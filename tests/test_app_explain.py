@@ -14,7 +14,7 @@ from mloss_core import BlockScored, MergeRecipe, list_runs, load, recorded, run
 from mloss_core.analysis.trace import trace_blocks
 from mloss_core.errors import MlossError
 from tiny import TASKS
-from views.heatmap import why
+from views.explain import why
 from views.jobs import kinds
 from views.state import session
 
@@ -135,7 +135,7 @@ def test_before_or_along_is_chosen_above_the_map(visit):
 
 def test_relu_kinds_say_why_they_have_no_second_order(visit, monkeypatch):
     monkeypatch.setattr(why, "SMOOTH", {})
-    monkeypatch.setattr("views.heatmap.explain.SMOOTH", {})
+    monkeypatch.setattr("views.explain.tabs.SMOOTH", {})
     test = done(visit("heatmap"))
     assert "no second derivative" in words(test)
     assert any("Histograms" in alt for alt in alts(test)), "the node is shown all the same"

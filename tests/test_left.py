@@ -1,14 +1,14 @@
-"""The gap that is left after a merge: a naive second opinion, and M-Loss where nothing is trimmed."""
+"""The gap that is left after a merge: a naive second opinion, and M-Loss of an average."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import numpy as np
-import oracle
 import pytest
 import torch
 
+import oracle
 from mloss_core import Finished, MergeRecipe, run
 from mloss_core.analysis.left import left_after, node_left
 from mloss_core.architecture import c_fc

@@ -12,7 +12,7 @@ from mloss_core import Evaluator, MergeRecipe, list_runs, run
 from mloss_core.experiments import Tried, cost, same_but_blocks, tried
 from mloss_core.recipe import check
 from mloss_core.runs.store import recorded
-from views.heatmap import block_figures
+from views.explain import block_figures
 
 CPU = torch.device("cpu")
 TASKS = ("apples", "bridges", "clouds")

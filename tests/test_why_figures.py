@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from views.heatmap import why_figures as figures
+from views.explain import why_figures as figures
 
 
 def curve(low, high):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import streamlit as st
 
-from views.app import intro, style
+from views.app import style
 from views.shared import nav
 from views.state import tour_steps
 
@@ -15,10 +15,6 @@ def main() -> None:
     st.set_page_config(page_title="M-Loss", page_icon=icon, layout="wide")
     st.html(style.CSS)
     page = st.navigation(nav.pages(_linked("view") == "lecture"), position="top")
-    first = page.title == nav.TITLES["sources"]
-    early = first and not _linked("tour")  # the tour's panel comes above the title
-    if early:
-        intro.show()
     with st.spinner("Loading torch…", show_time=True):
         from mloss_core import MlossError
         from views.app import bar
@@ -30,10 +26,8 @@ def main() -> None:
         _start()
         bar.show()
         tour_panel.show()
-        if first and not early:
-            intro.show()
-        strip.show()
         page.run()
+        strip.show()
         session.remember()
         kinds.begin_references(session.current_family())
     except MlossError as error:

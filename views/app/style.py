@@ -17,7 +17,12 @@ CSS = """<style>
 [data-testid="stMultiSelect"] span[title] {color: light-dark(#ffffff, #0b1016)}
 .katex-display {overflow: visible !important}
 .katex-display > .katex {white-space: normal !important}
+/* The strip of jobs lies over the foot of the page: nothing moves because a job starts or ends. */
+.st-key-strip {position: fixed; bottom: 0; left: 0; right: 0; z-index: 999980; padding: 0 5rem;
+  background: var(--st-background-color, light-dark(#ffffff, #11161d))}
+.st-key-strip > div:empty {display: none}
 @media (max-width: 640px) {
+  .st-key-strip {padding: 0 1rem}
   h1 {font-size: 2rem !important}
 }
 </style>"""

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mloss_core import BlockMerged, BlockScored, Family, MergeRecipe, MlossError, TaskEvaluated
+from mloss_core import BlockMerged, BlockScored, Family, MlossError, TaskEvaluated
 from mloss_core.analysis.left import BlockLeft
 from views.explore import picture
 from views.explore.picture import Hits, Picture
@@ -96,7 +96,9 @@ async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[P
         events = list(job.events)
         if len(events) != told.events or not active or told.new("state"):
             told.events = len(events)
-            for parts in await asyncio.to_thread(lambda e=events: list(news(job, e, family, former, told))):
+            for parts in await asyncio.to_thread(
+                lambda e=events: list(news(job, e, family, former, told))
+            ):
                 yield parts
         if active:
             await asyncio.sleep(GLANCE)
@@ -166,10 +168,19 @@ def status(job: Job, events: Sequence[object], blocks: int) -> str:
     merged = sum(isinstance(event, BlockMerged) for event in events)
     if merged < blocks:
         return f"merging block {merged} of {blocks}"
-    counts = {len(e.hits) for e in events if isinstance(e, TaskEvaluated) and e.model == "merged" and e.block is None}
+    counts = {
+        len(e.hits)
+        for e in events
+        if isinstance(e, TaskEvaluated) and e.model == "merged" and e.block is None
+    }
     if not counts:
         return "merged; measuring"
-    return f"measuring all images" if job.active else ""
+    return "measuring all images" if job.active else ""
+
+
+def known(job: Job, family: Family) -> Iterator[Picture]:
+    """All that is known of a job by now."""
+    yield from news(job, list(job.events), family, None, _Told())
 
 
 def grid_of(job: Job) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Live merges, a visitor's newest each, and the idle work that fills in what a merge leaves open."""
+"""Live merges, the newest of each visitor, and the idle work on what a merge leaves open."""
 
 from __future__ import annotations
 

@@ -10,12 +10,10 @@ from views.state.job_board import Job, elapsed
 
 def show() -> None:
     """One row for each job that waits or works; nothing where there is none."""
-    # One place whatever stands in it: the page below keeps its own while rows come and go.
-    place = st.empty()
-    if jobs := session.board().active():
-        with place.container():
-            for job in jobs:
-                session.while_active(job)(lambda job=job: _row(job))()
+    # style.py lays it over the foot of the page, so that rows come and go and nothing moves.
+    with st.container(key="strip", gap=None):
+        for job in session.board().active():
+            session.while_active(job)(lambda job=job: _row(job))()
 
 
 def _row(job: Job) -> None:

@@ -86,11 +86,12 @@ def block_choice(family: Family) -> None:
             args=(family, False), help="Forward again to the blocks that were undone.",
         )  # fmt: skip
         with st.popover("Named choices"):
-            _names(family, chosen)
+            names(family)
 
 
-def _names(family: Family, chosen: Selection) -> None:
+def names(family: Family) -> None:
     """Saves the choice under a name, and brings saved ones back."""
+    chosen = current(family)
     count = family.model.blocks
     st.text_input("Name for these blocks", key="selection-name", max_chars=24)
     st.button("Save", on_click=_save, args=(selection.text(chosen.blocks, count),))

@@ -9,16 +9,18 @@ from streamlit.navigation.page import StreamlitPage
 
 ROOT = Path(__file__).resolve().parents[2]
 TITLES = {
+    "explore": "Explore",
     "sources": "Sources",
+    "explain": "Explain",
     "compatibility": "Compatibility",
-    "heatmap": "M-Loss heatmap",
-    "merge": "Merge",
     "experiments": "Experiments",
     "runs": "Runs",
     "theory": "Theory",
 }
 
 
+FIRST = "explore"
+FORMER = ("heatmap", "merge")  # pages of earlier versions: their links open what took their place
 HIDDEN = ("runs",)  # in the lecture view: nobody sorts runs in class
 
 
@@ -30,13 +32,14 @@ def page(name: str, hidden: bool = False) -> StreamlitPage:
     """
     path = ROOT / "pages" / f"{name}.py"
     visibility = "hidden" if hidden else "visible"
-    first = name == "sources"
-    return st.Page(path, title=TITLES[name], url_path=name, default=first, visibility=visibility)
+    title, first = TITLES.get(name, TITLES[FIRST]), name == FIRST
+    return st.Page(path, title=title, url_path=name, default=first, visibility=visibility)
 
 
 def pages(lecture: bool) -> list[StreamlitPage]:
     """All pages, in their order."""
-    return [page(name, hidden=lecture and name in HIDDEN) for name in TITLES]
+    shown = [page(name, hidden=lecture and name in HIDDEN) for name in TITLES]
+    return [*shown, *(page(name, hidden=True) for name in FORMER)]
 
 
 def next_step(name: str, label: str) -> None:

@@ -1,4 +1,4 @@
-"""Link fields of the explanation below the heatmap."""
+"""Link fields of the Explain page."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ TABS = {
     "why": "Why is this node high?",
     "source": "Which source causes it?",
     "runs": "Before, along, or another run",
+    "blocks": "Which blocks?",
 }
 PLACES = {"token": "a typical token", "mean": "the mean pre-activations"}
 # Maps to compare, besides the runs that are kept.

@@ -15,6 +15,7 @@ from views.state.checked import Checked
 
 NARROW = 1500  # nodes of a block: a model with fewer is drawn in finer groups
 COLOURS = {"log": "log", "linear": "linear", "rank": "rank"}
+BY = {"mloss": "M-Loss", "keep": "keep rate", "kept": "kept", "left": "left after the merge"}
 SCORES = {"raw": "raw", "normalised": "normalised"}
 LIVE = {"": "for small families", "on": "on", "off": "off"}
 VIEWS = {"full": "full", "lecture": "lecture"}  # "lecture" hides what a class does not need
@@ -63,6 +64,7 @@ OF_APP = (
         default="log",
         choices=COLOURS,
     ),
+    Choice(name="by", label="Colour", default="mloss", choices=BY),
     Choice(
         name="scores",
         label="Scores",

@@ -118,8 +118,8 @@ def _mended(chosen: dict[str, str], family: Family) -> list[str]:
     if int(chosen["samples"]) > most:
         asked, chosen["samples"] = chosen["samples"], str(most)
         wrong.append(
-            f"{FIELDS['samples'].label} {asked}: the calibration pool holds {most} images for these "
-            f"sources. {most} are used."
+            f"{FIELDS['samples'].label} {asked}: the calibration pool holds {most} images for "
+            f"these sources. {most} are used."
         )
     k, e = float(chosen["keep"]), float(chosen["variation"])
     if e > k:

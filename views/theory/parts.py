@@ -71,7 +71,10 @@ def numbers(setting: Setting) -> None:
     paper_value = printed(setting)
     a, b, c, d = st.columns(4)
     # the half width is a hundred times smaller, and would raise all of them to powers of ten
-    shown, half = theme.written_alike((exact, mean, paper_value or 0.0)), theme.written(half_width(error))
+    shown, half = (
+        theme.written_alike((exact, mean, paper_value or 0.0)),
+        theme.written(half_width(error)),
+    )
     a.metric("Exact", shown[0], help="Numerical integration; docs/theory.md.")
     b.metric(
         "Monte Carlo", shown[1], f"± {half} (95 %)", delta_color="off",

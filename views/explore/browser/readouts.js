@@ -9,7 +9,7 @@ class Readouts {
     this.root = root;
     this.tasks = tasks;
     this.big = root.querySelector(".big");
-    this.ties = root.querySelector(".ties");
+    this.ties = root.querySelector(".beside");
     this.change = root.querySelector(".change");
     this.count = root.querySelector(".count");
     this.rows = new Map();

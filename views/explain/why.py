@@ -11,7 +11,7 @@ import streamlit as st
 from mloss_core import BlockTheory, Family
 from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, Reasons, activated_at, gap, reasons
-from views.heatmap import why_figures
+from views.explain import why_figures
 from views.jobs import strip
 from views.shared.theme import written, written_alike
 from views.state import explain_fields

@@ -11,7 +11,7 @@ import streamlit as st
 from mloss_core import Family, MergeRecipe, mean_accuracy
 from mloss_core.evaluation.paired_test import Answers
 from mloss_core.experiments import Tried, tried
-from views.heatmap import block_figures
+from views.explain import block_figures
 from views.jobs import kinds, strip
 from views.shared import block_picker, nav, readouts
 from views.state import selection, session

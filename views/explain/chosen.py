@@ -1,69 +1,20 @@
-"""Views of the chosen blocks on the heatmap page: clickable map, cost, table, and nodes."""
+"""Views of the chosen blocks: their choice by name and by M-Loss, cost, table, and nodes."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import pandas as pd
-import plotly.graph_objects as go
 import streamlit as st
-from streamlit.delta_generator import DeltaGenerator
 
 from mloss_core import BlockScored, Family, MergeRecipe, NodeScores
 from mloss_core.experiments import cost
-from views.heatmap import block_figures, pointing
-from views.shared import block_picker, widgets
-from views.state import selection, session
+from views.explain import block_figures
+from views.shared import block_picker
+from views.state import selection
 
 CHOSEN = "chosen"  # the ticked column of the table
-HOW = (
-    "Point at a cell, or draw a box (the button in the chart's corner), and its blocks are chosen; "
-    "a square on the left adds or removes its block. One cell also brings its highest node "
-    "into focus. Without a mouse: the blocks below, or the table."
-)
-
-
-def pointed_map(
-    where: DeltaGenerator,
-    family: Family,
-    nodes: Mapping[int, np.ndarray],
-    size: int,
-    figure: go.Figure,
-    config: Mapping,
-) -> None:
-    """The finished map, to point at.
-
-    Args:
-        nodes: what it shows of each block's nodes.
-        size: nodes a group.
-    """
-    chosen = block_picker.current(family).blocks
-    focus = None
-    if node := session.chosen("node"):
-        block, number = map(int, node.split(":"))
-        focus = (block, number // size)
-
-    def taken() -> None:
-        pointed = pointing.pointed(st.session_state["heatmap"]["selection"]["points"])
-        if not (pointed.marks or pointed.cells):
-            return  # the chart was drawn anew, or what was pointed at was let go
-        block_picker.take(
-            family,
-            pointing.choice_after(chosen, pointed, st.session_state.get("pointing-adds", False)),
-        )
-        if len(pointed.cells) == 1 and not pointed.marks:
-            block, group = pointed.cells[0]
-            highest = pointing.highest(nodes[block], group, size)
-            session.choose_value("node", f"{block}:{highest}")
-
-    words = selection.text(chosen, family.model.blocks)
-    where.plotly_chart(
-        pointing.pointable(figure, chosen, focus), key="heatmap", config=dict(config),
-        on_select=taken, selection_mode=("points", "box"),
-        alt=f"Heatmap of M-Loss: blocks by groups of {size} nodes; chosen blocks: {words}",
-    )  # fmt: skip
 
 
 def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], whole: float) -> None:
@@ -73,10 +24,6 @@ def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], wh
         whole: seconds that measuring all blocks took.
     """
     losses = mean_losses(scores)
-    st.toggle(
-        "Add the blocks I point at", key="pointing-adds",
-        help="If off, the blocks you point at replace the chosen ones.",
-    )  # fmt: skip
     block_picker.block_choice(family)
     block_picker.by_loss(family, losses)
     chosen = block_picker.current(family).blocks
@@ -88,8 +35,9 @@ def choice(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores], wh
     a.metric("Blocks chosen", f"{len(chosen)} of {family.model.blocks}", border=True)
     b.metric("M-Loss covered", f"{covers:.0%}", border=True,
              help="Share of the sum of all blocks' mean node M-Loss.")  # fmt: skip
-    c.metric("c_fc products", f"{price.products:.0%}", border=True,
-             help="Of the products that measuring all blocks computes (Section 6.3).")  # fmt: skip
+    c.metric("Work of measuring", f"{price.products:.0%}", border=True,
+             help="Of the products x · W that measuring all blocks computes, W being c_fc, the "
+             "blocks' first MLP layer (Section 6.3).")  # fmt: skip
     d.metric("Measuring M-Loss", f"≈ {took:.2g} s" if took else "none", border=True,
              help=f"An estimate: the {whole:.2g} s that this map took, times the choice's share of "
              "the multiply-adds.")  # fmt: skip
@@ -105,22 +53,17 @@ def mean_losses(scores: Sequence[NodeScores]) -> dict[int, float]:
     return {s.block: s.mean_interval()[0] for s in scores}
 
 
-def nodes_of(family: Family, recipe: MergeRecipe, scores: Sequence[NodeScores]) -> None:
-    """The chosen blocks' nodes: how their M-Loss is distributed, and the keep rates it leads to."""
+def nodes_of(family: Family, scores: Sequence[NodeScores]) -> None:
+    """The chosen blocks' nodes: how their M-Loss is distributed."""
     chosen = block_picker.current(family).blocks
     if not chosen:
         st.caption("No block is chosen: every tensor is trimmed at k, which is TIES.")
         return
     losses = {s.block: s.node for s in scores if s.block in chosen}
-    left, right = st.columns(2)
-    with left:
-        st.plotly_chart(
-            block_figures.distributions(losses), key="distributions",
-            alt="Share of each chosen block's nodes whose M-Loss is at most x",
-        )  # fmt: skip
-    with right:
-        mine = dataclasses.replace(recipe, blocks=chosen)
-        widgets.keep_rate_figure(mine, family, losses)
+    st.plotly_chart(
+        block_figures.distributions(losses), key="distributions",
+        alt="Share of each chosen block's nodes whose M-Loss is at most x",
+    )  # fmt: skip
 
 
 def table(family: Family, events: Sequence[BlockScored]) -> None:

@@ -1,4 +1,4 @@
-"""Tabs below the heatmap: explanation of a node, leave-one-out by source, two maps compared."""
+"""Tabs of the Explain page: a node explained, leave-one-out by source, two maps, few blocks."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import streamlit as st
 from mloss_core import BlockScored, Family, MergeRecipe
 from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, node_of
-from views.heatmap import leave_one_out, node_picker, two_maps, why
+from views.explain import chosen, few_blocks, leave_one_out, node_picker, two_maps, why
 from views.jobs import kinds, strip
 from views.state import session
 from views.state.explain_fields import TABS
@@ -22,7 +22,6 @@ def show(family: Family, job: Job) -> None:
     if not losses or job.state != "finished":
         return
     recipe: MergeRecipe = job.spec
-    st.subheader("Explain this map", anchor="explain")
     block, number = node_picker.choose(family, losses)
     opened = _tabs()
     with opened["why"] as tab:
@@ -34,6 +33,9 @@ def show(family: Family, job: Job) -> None:
     with opened["runs"] as tab:
         if tab.open:
             two_maps.show(family, recipe)
+    with opened["blocks"] as tab:
+        if tab.open:
+            _blocks(family, job)
 
 
 def _tabs() -> dict:
@@ -74,6 +76,17 @@ def _source(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None
         leave_one_out.show(family, recipe, place[0], node, job)
 
     session.while_active(_active(look, job))(draw)()
+
+
+def _blocks(family: Family, job: Job) -> None:
+    """The choice of few blocks, what it costs and covers, and merges with it."""
+    events = [e for e in job.events if isinstance(e, BlockScored)]
+    scores = [e.scores for e in events]
+    chosen.choice(family, job.spec, scores, sum(e.seconds for e in events))
+    if not session.lecture():
+        chosen.table(family, events)
+    chosen.nodes_of(family, scores)
+    few_blocks.show(family, job.spec)
 
 
 def _active(*jobs: Job | None) -> Job | None:

@@ -1,0 +1,268 @@
+"""The Explore page's data and what its view sends: see `component` and `browser/`."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from typing import Any
+from urllib.parse import urlencode
+
+import streamlit as st
+
+from mloss_core import METHODS, Family, InputError, MergeRecipe, MlossError, RunRecord, load_run
+from mloss_core.experiments.plans import papers_blocks
+from mloss_core.fields import FIELDS as OF_RECIPE
+from mloss_core.runs.store import final_hits
+from views.explore import component, picture, shipped, stream
+from views.jobs import kinds, live
+from views.runs import parts as runs
+from views.shared import nav, readouts
+from views.state import selection, session
+from views.state.error_text import error_text
+from views.state.job_board import Job
+from views.state.link import FIELDS, RECIPE
+
+OWN = ("method", "keep", "variation", "scaling", "blocks")  # what the view's own controls change
+HIGHEST = 3  # blocks of the preset of highest M-Loss
+
+
+def show(family: Family) -> None:
+    """The view, in a fragment: what it sends draws nothing else anew."""
+
+    @st.fragment
+    def fragment() -> None:
+        callbacks = {f"on_{name}_change": (lambda n=name: _sent(family, n)) for name in SENT}
+        component.mount(contents(family), key=_key(), **callbacks)
+        session.remember()
+        match st.session_state.pop("explore-next", None):
+            case "app":
+                st.rerun()
+            case "explain":
+                st.switch_page(nav.page("explain"))
+            case "compare":
+                compared(family)
+
+    fragment()
+
+
+def _key() -> str:
+    return session.widget("explore")
+
+
+def _sent(family: Family, name: str) -> None:
+    SENT[name](family, st.session_state[_key()][name])
+
+
+def _setting(family: Family, sent: dict[str, Any]) -> None:
+    """A setting that was let go of: into the choice, and so into the link."""
+    blocks = sent["blocks"]
+    values = {
+        **{key: RECIPE[key].format(sent[key]) for key in OWN[1:4]},
+        "method": sent["method"],
+        "blocks": "all" if blocks is None else selection.text(blocks, family.model.blocks),
+    }
+    for key, value in values.items():
+        session.choose_value(key, value)
+
+
+def _look(family: Family, sent: dict[str, str]) -> None:
+    for key, value in {
+        "by": sent["by"],
+        "colours": sent["scale"],
+        "scores": sent["scores"],
+    }.items():
+        session.choose_value(key, value)
+
+
+def _node(family: Family, sent: str) -> None:
+    session.choose_value("node", sent)
+
+
+def _launch(family: Family, sent: dict[str, Any]) -> None:
+    _setting(family, sent)
+    job = kinds.merge(family, session.current_recipe())
+    session.choose_value("merge_job", job.id)
+    st.session_state["explore-next"] = "app"  # so that the strip shows it
+
+
+def _compare(family: Family, sent: dict[str, Any]) -> None:
+    st.session_state["explore-next"] = "compare"
+
+
+def _explain(family: Family, sent: dict[str, Any]) -> None:
+    st.session_state["explore-next"] = "explain"
+
+
+SENT = {
+    "setting": _setting, "look": _look, "node": _node, "launch": _launch, "compare": _compare,
+    "explain": _explain,
+}  # fmt: skip
+
+
+def contents(family: Family) -> dict[str, Any]:
+    """What the view draws from: the family, the choice, and what is known of it already."""
+    recipe, problem = None, ""
+    try:
+        recipe = session.current_recipe()
+    except InputError as error:
+        problem = error_text(error)
+    launched = session.job_of("merge_job")
+    job = _job(recipe, launched)
+    return {
+        "family": family.name,
+        "blocks": family.model.blocks,
+        "nodes": family.model.nodes,
+        "group": min(int(session.chosen("group")), family.model.nodes),
+        "sources": len(session.chosen_sources()),
+        "tasks": [{"name": t, "title": family.title(t)} for t in kinds.own_tasks(family)],
+        "methods": methods(),
+        "help": {key: FIELDS[key].help for key in OWN},
+        "presets": presets(family),
+        "base": urlencode({key: session.chosen(key) for key in RECIPE if key not in OWN}),
+        "epoch": st.session_state.get("drawn", 0),
+        "setting": _chosen_setting(),
+        "look": {
+            "by": session.chosen("by"),
+            "scale": session.chosen("colours"),
+            "scores": session.chosen("scores"),
+        },
+        "ranks": session.chosen("ranks"),
+        "visitor": st.session_state.setdefault("visitor", uuid.uuid4().hex),
+        "live": recipe is not None and is_live(family),
+        "follow": launched.id if launched is not None and launched.active else "",
+        "said": _outcome(launched),
+        "kept": _kept(launched),
+        "lecture": session.lecture(),
+        "problem": problem,
+        "tour": session.chosen("tour"),
+        **_known(family, recipe, job),
+    }
+
+
+def is_live(family: Family) -> bool:
+    """Whether every move is merged at once: on at first for small families."""
+    choice = session.chosen("live")
+    return choice == "on" or (not choice and family.model.width <= kinds.NARROW)
+
+
+def _chosen_setting() -> dict[str, Any]:
+    values = {name: OF_RECIPE[name].parse(session.chosen(RECIPE_LINK[name])) for name in OWN}
+    blocks = values["blocks"]
+    return {**values, "blocks": None if blocks is None else list(blocks)}
+
+
+RECIPE_LINK = {name: field.link for name, field in OF_RECIPE.items() if field.link}
+
+
+def _job(recipe: MergeRecipe | None, launched: Job | None) -> Job | None:
+    """The newest job that knows something of this very recipe."""
+    if recipe is None:
+        return None
+    if launched is not None and launched.spec == recipe and launched.state == "finished":
+        return launched
+    return session.board().find("live", recipe)
+
+
+def _known(family: Family, recipe: MergeRecipe | None, job: Job | None) -> dict[str, Any]:
+    """What of the picture is known, and whether nothing is left to ask for."""
+    known: picture.Picture = {}
+    first = shipped.shipped(family.folder)
+    if recipe is not None and first is not None and first["of"] == identity(family, recipe):
+        known |= first["picture"]
+    if (
+        recipe is not None
+        and first is not None
+        and first["grid_of"] == identity(family, live.grid_of(recipe))
+    ):
+        known["grid"] = first["grid"]
+    detailed = session.board().find("details", recipe) if recipe is not None else None
+    for each in (job, detailed):
+        if each is not None:
+            for parts in stream.known(each, family):
+                known |= parts
+    known.pop("status", None)
+    known.pop("share", None)
+    settled = all(j is not None and j.state == "finished" for j in (job, detailed))
+    return {"picture": known, "settled": settled}
+
+
+def identity(family: Family, recipe: MergeRecipe) -> dict[str, Any]:
+    """What a picture is of: recipe and files."""
+    hashes = {name: family.source(name).sha256 for name in recipe.sources}
+    fields = dataclasses.asdict(recipe) | {"blocks": recipe.blocks and list(recipe.blocks)}
+    return {"recipe": fields | {"sources": list(recipe.sources)}, "files": hashes}
+
+
+def methods() -> list[dict[str, Any]]:
+    """The table of methods, as far as the view needs it."""
+    return [
+        {
+            "name": name,
+            "title": method.title,
+            "line": f"{method.explanation} {method.paper}.",
+            "reads": list(method.reads),
+            "nodeWise": method.node_wise,
+        }
+        for name, method in METHODS.items()
+    ]
+
+
+def presets(family: Family) -> list[dict[str, Any]]:
+    """Choices of blocks with a name: all, none, the paper's few, this family's highest."""
+    count = family.model.blocks
+    named: list[dict[str, Any]] = [
+        {"label": "all", "blocks": None},
+        {"label": "none (TIES)", "blocks": []},
+    ]
+    for blocks in papers_blocks(count):
+        scaled = "" if count == 12 else ", scaled"
+        label = f"the paper's blocks (ViT-B/32{scaled}): {selection.text(blocks, count)}"
+        named.append({"label": label, "blocks": list(blocks)})
+    return [*named, {"label": f"this family's {HIGHEST} highest", "highest": HIGHEST}]
+
+
+def _outcome(job: Job | None) -> str:
+    """What became of a launched merge that left no result."""
+    if session.chosen("merge_job") and job is None:
+        return "The job of this link is gone: the server was started anew."
+    if job is None or job.state not in ("failed", "cancelled"):
+        return ""
+    return job.error if job.state == "failed" else f"Cancelled: {job.title}."
+
+
+def _kept(job: Job | None) -> dict[str, str] | None:
+    """The launched merge's file."""
+    run = _run_of(job)
+    if run is None or run.model is None or session.lecture():
+        return None
+    size = f"{run.model.stat().st_size / 1e6:.1f} MB"
+    return {"href": f"/download/{run.id}", "size": size, "words": readouts.summary(job.spec)}
+
+
+def _run_of(job: Job | None) -> RunRecord | None:
+    if job is None or not job.result:
+        return None
+    try:
+        return load_run(job.result)
+    except MlossError:
+        return None  # it may have been deleted since
+
+
+@st.dialog("Compare", width="large")
+def compared(family: Family) -> None:
+    """The launched merge beside what it stands against, and its files."""
+    job = session.job_of("merge_job")
+    if job is None or job.state != "finished":
+        st.info(
+            "Nothing is kept yet. *Launch and keep* merges, measures base, own sources, TIES and "
+            "the ensemble on all test images, and this shows them side by side. Two or more kept "
+            "merges are compared on the Runs page."
+        )
+        return
+    hits = final_hits(list(job.events))
+    st.markdown(f"**{readouts.plain(readouts.summary(job.spec))}**")
+    readouts.final(family, hits, job.spec.method)
+    runs.beside_reference(family, hits)
+    if (run := _run_of(job)) is not None:
+        runs.download_links(run)
+    nav.next_step("runs", "All merges that are kept")

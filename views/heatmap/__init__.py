@@ -1,1 +1,0 @@
-"""Parts and figures of the M-Loss heatmap page."""

@@ -1,1 +1,0 @@
-"""The live merge on the Merge page."""

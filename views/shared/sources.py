@@ -1,0 +1,72 @@
+"""Which family, which of its sources, and their merging weights: the same wherever it is chosen."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from mloss_core import Family, families
+from views.shared import widgets
+from views.state import session
+from views.state.link import FIELDS
+
+
+def choose_family(label_visibility: str = "visible") -> Family:
+    """The family; another one starts as on its own first visit."""
+    names, family = families(), session.current_family()
+    if len(names) > 1:
+        picked = st.selectbox(
+            "Family", names, index=names.index(family.name), label_visibility=label_visibility,
+            key=session.widget("w-family"),
+        )  # fmt: skip
+        if picked != family.name:
+            kept = {key: session.chosen(key) for key in ("view", "tour")}
+            session.replace(session.usual(session.load(picked)) | kept)
+            st.rerun()
+    return family
+
+
+def choose_sources(family: Family, label_visibility: str = "visible") -> bool:
+    """Which sources to merge; whether they are enough."""
+    picked = st.pills(
+        "Sources to merge (two or more)", list(family.sources), selection_mode="multi", wrap=True,
+        format_func=family.title, default=list(session.chosen_sources()),
+        key=session.widget(f"w-sources-{family.name}"), label_visibility=label_visibility,
+    )  # fmt: skip
+    names = [name for name in family.sources if name in picked]
+    if ",".join(names) != session.chosen("sources"):
+        _follow(family, session.chosen_sources(), tuple(names))
+    if len(names) < 2:
+        st.error(
+            f"sources {', '.join(names) or '(none)'}: too few; merging needs at least two sources"
+        )
+        return False
+    widgets.doubtful(family, names)
+    return True
+
+
+def _follow(family: Family, former: tuple[str, ...], names: tuple[str, ...]) -> None:
+    """What goes with the sources: their weights, and as many calibration images as usual."""
+    usual = FIELDS["samples"].default
+    if int(session.chosen("samples")) == min(usual, session.pool_size(family, former)):
+        most = session.pool_size(family, names) if names else usual
+        session.choose_value("samples", str(min(usual, most)))
+    session.choose_value("sources", ",".join(names))
+    session.choose_value("weights", "")
+
+
+def choose_weights(family: Family) -> None:
+    """Merging weights of the chosen sources, as relative parts."""
+    names = session.chosen_sources()
+    st.caption("Relative parts; they are divided by their sum. Equal parts are simple averaging.")
+    parts = [float(p) for p in session.chosen("weights").split(",") if p] or [1.0] * len(names)
+    columns = st.columns(4)
+    for i, name in enumerate(names):
+        parts[i] = columns[i % 4].number_input(
+            family.title(name), 0.0, 100.0, min(parts[i], 100.0), 0.5,
+            key=session.widget(f"weight-{family.name}-{name}"),
+        )  # fmt: skip
+    if sum(parts) == 0:
+        st.error("weights 0: sum to nothing; give at least one source a part above 0")
+        parts = [1.0] * len(names)
+    equal = len(set(parts)) == 1
+    session.choose_value("weights", "" if equal else ",".join(f"{p:g}" for p in parts))
