@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
+
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from views.app import style
 from views.shared import nav
@@ -15,6 +18,12 @@ def main() -> None:
     st.set_page_config(page_title="M-Loss", page_icon=icon, layout="wide")
     st.html(style.CSS)
     page = st.navigation(nav.pages(_linked("view") == "lecture"), position="top")
+    # What is drawn before the library is loaded stays in its place when it is drawn with it.
+    above, place = st.container(key="above"), st.container(key="page")
+    if page.title == nav.TITLES[nav.FIRST] and _early(place):
+        import mloss_core  # noqa: F401  (seconds, on a server that has just begun)
+
+        st.rerun()
     with st.spinner("Loading torch…", show_time=True):
         from mloss_core import MlossError
         from views.app import bar
@@ -23,15 +32,36 @@ def main() -> None:
         from views.state.error_text import error_text
         from views.tour import panel as tour_panel
     try:
-        _start()
-        bar.show()
-        tour_panel.show()
-        page.run()
+        with above:
+            _start()
+            bar.show()
+            tour_panel.show()
+        with place:
+            page.run()
         strip.show()
         session.remember()
         kinds.begin_references(session.current_family())
     except MlossError as error:
         st.error(error_text(error))
+
+
+def _early(place: DeltaGenerator) -> bool:
+    """Draws the picture that the demo family ships, where the library is not loaded yet and the
+    link asks for nothing else."""
+    from views.explore import component, shipped
+
+    loaded = hasattr(sys.modules.get("mloss_core"), "verdict")  # its last import is done
+    if loaded or "chosen" in st.session_state or set(st.query_params) - {"family"}:
+        return False
+    if st.query_params.get("family", "demo") != "demo":
+        return False
+    data = shipped.first_sight(nav.ROOT / "assets" / "zoo" / "demo")
+    if data is None:
+        return False
+    with place:
+        st.container(key="explore-top")
+        st.fragment(lambda: component.mount(data, "explore"))()
+    return True
 
 
 def _linked(key: str) -> str:

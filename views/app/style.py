@@ -21,6 +21,7 @@ CSS = """<style>
 .st-key-strip {position: fixed; bottom: 0; left: 0; right: 0; z-index: 999980; padding: 0 5rem;
   background: var(--st-background-color, light-dark(#ffffff, #11161d))}
 .st-key-strip > div:empty {display: none}
+.st-key-explore-top {min-height: 2.6rem}
 @media (max-width: 640px) {
   .st-key-strip {padding: 0 1rem}
   h1 {font-size: 2rem !important}

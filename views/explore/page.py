@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import uuid
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
@@ -101,42 +101,49 @@ SENT = {
 
 def contents(family: Family) -> dict[str, Any]:
     """What the view draws from: the family, the choice, and what is known of it already."""
-    recipe, problem = None, ""
+    launched = session.job_of("merge_job")
+    known, problem = {"picture": {}, "settled": False}, ""
     try:
         recipe = session.current_recipe()
+        known = _known(family, recipe, _job(recipe, launched))
     except InputError as error:
         problem = error_text(error)
-    launched = session.job_of("merge_job")
-    job = _job(recipe, launched)
+    return {
+        **frame(family, st.session_state.chosen),
+        "epoch": st.session_state.get("drawn", 0),
+        "visitor": st.session_state.setdefault("visitor", uuid.uuid4().hex),
+        "live": not problem and is_live(family),
+        "follow": launched.id if launched is not None and launched.active else "",
+        "said": _outcome(launched),
+        "kept": _kept(launched),
+        "problem": problem,
+        **known,
+    }
+
+
+def frame(family: Family, state: Mapping[str, str]) -> dict[str, Any]:
+    """The part of it that the family and the choice decide."""
+    own = {name: OF_RECIPE[name].parse(state[RECIPE_LINK[name]]) for name in OWN}
     return {
         "family": family.name,
         "blocks": family.model.blocks,
         "nodes": family.model.nodes,
-        "group": min(int(session.chosen("group")), family.model.nodes),
-        "sources": len(session.chosen_sources()),
+        "group": min(int(state["group"]), family.model.nodes),
+        "sources": state["sources"].count(",") + 1 if state["sources"] else 0,
         "tasks": [{"name": t, "title": family.title(t)} for t in kinds.own_tasks(family)],
         "methods": methods(),
         "help": {key: FIELDS[key].help for key in OWN},
         "presets": presets(family),
-        "base": urlencode({key: session.chosen(key) for key in RECIPE if key not in OWN}),
-        "epoch": st.session_state.get("drawn", 0),
-        "setting": _chosen_setting(),
-        "look": {
-            "by": session.chosen("by"),
-            "scale": session.chosen("colours"),
-            "scores": session.chosen("scores"),
-        },
-        "ranks": session.chosen("ranks"),
-        "visitor": st.session_state.setdefault("visitor", uuid.uuid4().hex),
-        "live": recipe is not None and is_live(family),
-        "follow": launched.id if launched is not None and launched.active else "",
-        "said": _outcome(launched),
-        "kept": _kept(launched),
-        "lecture": session.lecture(),
-        "problem": problem,
-        "tour": session.chosen("tour"),
-        **_known(family, recipe, job),
+        "base": urlencode({key: state[key] for key in RECIPE if key not in OWN}),
+        "setting": own | {"blocks": None if own["blocks"] is None else list(own["blocks"])},
+        "look": {"by": state["by"], "scale": state["colours"], "scores": state["scores"]},
+        "ranks": state["ranks"],
+        "lecture": state["view"] == "lecture",
+        "tour": state["tour"],
     }
+
+
+RECIPE_LINK = {name: field.link for name, field in OF_RECIPE.items() if field.link}
 
 
 def is_live(family: Family) -> bool:
@@ -145,52 +152,27 @@ def is_live(family: Family) -> bool:
     return choice == "on" or (not choice and family.model.width <= kinds.NARROW)
 
 
-def _chosen_setting() -> dict[str, Any]:
-    values = {name: OF_RECIPE[name].parse(session.chosen(RECIPE_LINK[name])) for name in OWN}
-    blocks = values["blocks"]
-    return {**values, "blocks": None if blocks is None else list(blocks)}
-
-
-RECIPE_LINK = {name: field.link for name, field in OF_RECIPE.items() if field.link}
-
-
-def _job(recipe: MergeRecipe | None, launched: Job | None) -> Job | None:
+def _job(recipe: MergeRecipe, launched: Job | None) -> Job | None:
     """The newest job that knows something of this very recipe."""
-    if recipe is None:
-        return None
     if launched is not None and launched.spec == recipe and launched.state == "finished":
         return launched
     return session.board().find("live", recipe)
 
 
-def _known(family: Family, recipe: MergeRecipe | None, job: Job | None) -> dict[str, Any]:
+def _known(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, Any]:
     """What of the picture is known, and whether nothing is left to ask for."""
-    known: picture.Picture = {}
-    first = shipped.shipped(family.folder)
-    if recipe is not None and first is not None and first["of"] == identity(family, recipe):
-        known |= first["picture"]
-    if (
-        recipe is not None
-        and first is not None
-        and first["grid_of"] == identity(family, live.grid_of(recipe))
-    ):
-        known["grid"] = first["grid"]
-    detailed = session.board().find("details", recipe) if recipe is not None else None
-    for each in (job, detailed):
+    known: picture.Picture = dict(shipped.picture(family, recipe))
+    if grid := shipped.grid(family, live.grid_of(recipe)):
+        known["grid"] = grid
+    jobs = (job, session.board().find("details", recipe))
+    for each in jobs:
         if each is not None:
             for parts in stream.known(each, family):
                 known |= parts
-    known.pop("status", None)
-    known.pop("share", None)
-    settled = all(j is not None and j.state == "finished" for j in (job, detailed))
+    for passing in ("status", "share"):
+        known.pop(passing, None)
+    settled = all(each is not None and each.state == "finished" for each in jobs)
     return {"picture": known, "settled": settled}
-
-
-def identity(family: Family, recipe: MergeRecipe) -> dict[str, Any]:
-    """What a picture is of: recipe and files."""
-    hashes = {name: family.source(name).sha256 for name in recipe.sources}
-    fields = dataclasses.asdict(recipe) | {"blocks": recipe.blocks and list(recipe.blocks)}
-    return {"recipe": fields | {"sources": list(recipe.sources)}, "files": hashes}
 
 
 def methods() -> list[dict[str, Any]]:

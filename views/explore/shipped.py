@@ -5,6 +5,7 @@ scripts/first_picture.py makes it by the very jobs of the page.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from pathlib import Path
@@ -26,3 +27,36 @@ def shipped(folder: Path) -> dict[str, Any] | None:
         return _read(path, path.stat().st_mtime_ns)
     except (OSError, ValueError):
         return None  # it would only be faster: the page measures all of it by itself
+
+
+def identity(family: Any, recipe: Any) -> dict[str, Any]:
+    """What a picture is of: the recipe and the files."""
+    fields = dataclasses.asdict(recipe) | {"sources": list(recipe.sources)}
+    fields["blocks"] = None if recipe.blocks is None else list(recipe.blocks)
+    return {"recipe": fields, "files": [family.source(name).sha256 for name in recipe.sources]}
+
+
+def picture(family: Any, recipe: Any) -> dict[str, Any]:
+    """The shipped picture where it is of this recipe and these files; else nothing."""
+    first = shipped(family.folder)
+    return first["picture"] if first and first["of"] == identity(family, recipe) else {}
+
+
+def grid(family: Any, recipe: Any) -> dict[str, Any]:
+    """The shipped grid, likewise.
+
+    Args:
+        recipe: as `live.grid_of` makes it.
+    """
+    first = shipped(family.folder)
+    return first["grid"] if first and first["grid_of"] == identity(family, recipe) else {}
+
+
+def first_sight(folder: Path) -> dict[str, Any] | None:
+    """What the view draws from before the library is loaded; None where nothing is shipped."""
+    first = shipped(folder)
+    if first is None:
+        return None
+    passing = {"epoch": 0, "visitor": "", "live": False, "follow": "", "said": "", "kept": None}
+    known = first["picture"] | {"grid": first["grid"]}
+    return {**first["frame"], **passing, "problem": "", "picture": known, "settled": False}

@@ -15,7 +15,7 @@ from typing import Any
 
 from mloss_core import BlockMerged, BlockScored, Family, MlossError, TaskEvaluated
 from mloss_core.analysis.left import BlockLeft
-from views.explore import picture
+from views.explore import picture, shipped
 from views.explore.picture import Hits, Picture
 from views.jobs import kinds, live
 from views.state import session
@@ -23,6 +23,7 @@ from views.state.error_text import error_text
 from views.state.job_board import Job
 
 GLANCE = 0.03  # seconds between two looks at a job
+GRIDDED = ("m-ties", "ties")  # methods that the coarse grid knows
 VISITOR = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
@@ -85,6 +86,12 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
     if job.state == "finished":
         async for parts in _told(live.details(visitor, family, recipe), family, None):
             yield parts
+        if recipe.method in GRIDDED and not shipped.grid(family, live.grid_of(recipe)):
+            cells = live.grid(family, recipe)
+            while cells.active:
+                await asyncio.sleep(1.0)
+            if cells.state == "finished":
+                yield {"grid": grid_of(cells)}
     yield {"end": True}
 
 

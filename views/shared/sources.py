@@ -9,6 +9,8 @@ from views.shared import widgets
 from views.state import session
 from views.state.link import FIELDS
 
+NARROW = 180  # pixels, in a line with others
+
 
 def choose_family(label_visibility: str = "visible") -> Family:
     """The family; another one starts as on its own first visit."""
@@ -17,6 +19,7 @@ def choose_family(label_visibility: str = "visible") -> Family:
         picked = st.selectbox(
             "Family", names, index=names.index(family.name), label_visibility=label_visibility,
             key=session.widget("w-family"),
+            width="stretch" if label_visibility == "visible" else NARROW,
         )  # fmt: skip
         if picked != family.name:
             kept = {key: session.chosen(key) for key in ("view", "tour")}

@@ -44,7 +44,12 @@ function threeDigits(value) { // as mloss_core.text writes numbers
 }
 
 const percent = (rate, digits = 1) => (100 * rate).toFixed(digits) + " %";
-const signed = points => (points < 0 ? "−" : "+") + Math.abs(points).toFixed(2);
+
+function signed(points) { // an end near zero gets the digit that says on which side of it it lies
+  const size = Math.abs(points), text = size.toFixed(2);
+  if (!points) return "0.00";
+  return (points < 0 ? "−" : "+") + (Number(text) ? text : Number(size.toPrecision(1)).toString());
+}
 
 function scaled(groups, scale) { // each cell's place in the colours, 0 to 1, and values to label
   const finite = groups.flat().filter(isFinite);

@@ -53,7 +53,8 @@ class View {
   // What the server's script says: the family, the choice, and what is known of it already.
   update(data, component) {
     this.component = component;
-    const first = !this.data, other = first || data.base !== this.data.base || data.epoch !== this.data.epoch;
+    const first = !this.data, wakes = data.live && !(this.data && this.data.live);
+    const other = first || data.base !== this.data.base || data.epoch !== this.data.epoch;
     this.data = data;
     if (first) this.build();
     if (other) {
@@ -66,7 +67,7 @@ class View {
     if (other || !this.asked) this.take(data.picture);
     else if (data.picture.references) this.take({ references: data.picture.references });
     if (data.follow && data.follow !== this.followed) this.follow(data.follow);
-    else if (other && data.live && !data.settled) this.ask();
+    else if ((other || wakes) && data.live && !data.settled) this.ask();
     this.show();
   }
 
@@ -268,10 +269,10 @@ class View {
   }
 
   words(now) {
-    if (this.data.problem) return this.data.problem;
+    if (this.data.problem || this.data.said) return this.data.problem || this.data.said;
     if (this.status) return this.status;
     if (!this.data.live) return "Live is off: launch to merge and measure.";
-    if (now.kind === "exact" && this.merged) return `merged in ${this.merged.seconds.toFixed(1)} s, measured on ${now.images} images per task; nothing is recorded until you launch`;
+    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s` : "a picture that comes with the family"}, measured on ${now.images} images per task; nothing is recorded until you launch`;
     return "";
   }
 
