@@ -26,6 +26,8 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
+from views.app import warm
+
 if TYPE_CHECKING:
     from mloss_core import RunRecord
 
@@ -42,7 +44,10 @@ async def warm_up(app: st.App) -> AsyncIterator[None]:
 
 def load() -> None:
     """Imports the library (and with it torch, seconds) and what the pages draw with."""
-    for name in ("mloss_core", "pandas", "plotly.graph_objects", "scipy.stats"):
+    for name in ("pandas", "pyarrow"):  # half a second, and the first picture needs them
+        importlib.import_module(name)
+    warm.visited.wait(warm.PATIENCE)
+    for name in ("mloss_core", "plotly.graph_objects", "scipy.stats"):
         importlib.import_module(name)
     # Streamlit collects garbage after every run, a third of a second for all that torch has
     # loaded, and nothing else runs meanwhile: those objects stay, so they needn't be looked at.

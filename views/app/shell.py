@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+import time
 
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from views.app import style
+from views.app import style, warm
 from views.shared import nav
 from views.state import tour_steps
 
@@ -21,9 +22,12 @@ def main() -> None:
     # What is drawn before the library is loaded stays in its place when it is drawn with it.
     above, place = st.container(key="above"), st.container(key="page")
     if page.title == nav.TITLES[nav.FIRST] and _early(place):
+        warm.visited.set()
+        time.sleep(warm.ON_ITS_WAY)
         import mloss_core  # noqa: F401  (seconds, on a server that has just begun)
 
         st.rerun()
+    warm.visited.set()
     with st.spinner("Loading torch…", show_time=True):
         from mloss_core import MlossError
         from views.app import bar

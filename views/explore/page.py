@@ -102,7 +102,7 @@ SENT = {
 def contents(family: Family) -> dict[str, Any]:
     """What the view draws from: the family, the choice, and what is known of it already."""
     launched = session.job_of("merge_job")
-    known, problem = {"picture": {}, "settled": False}, ""
+    recipe, known, problem = None, {"picture": {}, "settled": False}, ""
     try:
         recipe = session.current_recipe()
         known = _known(family, recipe, _job(recipe, launched))
@@ -116,6 +116,7 @@ def contents(family: Family) -> dict[str, Any]:
         "follow": launched.id if launched is not None and launched.active else "",
         "said": _outcome(launched),
         "kept": _kept(launched),
+        "isKept": launched is not None and launched.spec == recipe and bool(launched.result),
         "problem": problem,
         **known,
     }

@@ -58,5 +58,6 @@ def first_sight(folder: Path) -> dict[str, Any] | None:
     if first is None:
         return None
     passing = {"epoch": 0, "visitor": "", "live": False, "follow": "", "said": "", "kept": None}
+    passing |= {"isKept": False}
     known = first["picture"] | {"grid": first["grid"]}
     return {**first["frame"], **passing, "problem": "", "picture": known, "settled": False}

@@ -134,7 +134,7 @@ def news(
     if len(left) == blocks and told.new("left"):
         yield {"left": picture.left_of(left), "left_along": picture.setting_of(job.spec)}
     references = kinds.known_references(family)
-    if told.new(f"references {len(references)}"):
+    if references and told.new(f"references {len(references)}"):
         yield {"references": picture.references_of(references, tasks)}
 
 
@@ -144,10 +144,12 @@ def _readouts(
     """The newest stage of which all tasks are known; all images only once TIES has them, too."""
     alone = job.spec.method == "ties"
     merged = picture.stage_hits(events, "merged", ("quick", "full"))
-    ties = picture.stage_hits(events, "ties", ("quick", "full"))
+    beside = ("quick", "full") if job.kind == "live" else ("before", "references")
+    ties = picture.stage_hits(events, "ties", beside)
     for rank, (ours, theirs) in enumerate(zip(merged, ties, strict=True)):
-        both = alone or job.kind != "live" or theirs.keys() == set(tasks)
-        if not tasks or ours.keys() != set(tasks) or (rank == 1 and not both):
+        both = alone or theirs.keys() == set(tasks)
+        waits = rank == 1 and not both and job.kind == "live"
+        if not tasks or ours.keys() != set(tasks) or waits:
             continue
         known = 1 + 2 * rank + both
         if known > told.readouts:

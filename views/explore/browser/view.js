@@ -112,7 +112,7 @@ class View {
     if (parts.left) this.left = { nodes: unpacked(parts.left, blocks, nodes), along: parts.left_along };
     if (parts.merged) this.merged = { ...parts.merged, nodes: parts.merged.rows && unpacked(parts.merged.rows, blocks, nodes), along: this.asked ?? this.setting };
     if (parts.after) this.after = parts.after;
-    if (parts.references) this.references = parts.references;
+    if (parts.references) this.references = { ...this.references, ...parts.references };
     if (parts.grid) this.grid = new Grid(parts.grid);
     if (parts.readouts) {
       this.exact = parts.readouts;
@@ -256,7 +256,8 @@ class View {
     const { status, launch, download } = this.parts;
     status.toggleAttribute("data-wrong", Boolean(this.wrong));
     status.textContent = this.wrong || this.words(now);
-    const share = this.status ? Math.round(100 * (this.share || 0)) : 0;
+    // A launched merge has its bar, with a button to cancel it, at the foot of the page.
+    const share = this.status && !this.data.follow ? Math.round(100 * (this.share || 0)) : 0;
     this.bar.firstElementChild.style.width = `${share}%`;
     this.bar.setAttribute("aria-valuenow", share);
     launch.disabled = Boolean(this.data.problem);
@@ -272,7 +273,7 @@ class View {
     if (this.data.problem || this.data.said) return this.data.problem || this.data.said;
     if (this.status) return this.status;
     if (!this.data.live) return "Live is off: launch to merge and measure.";
-    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s` : "a picture that comes with the family"}, measured on ${now.images} images per task; nothing is recorded until you launch`;
+    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s` : "a picture that comes with the family"}, measured on ${now.images} images per task; ${this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch"}`;
     return "";
   }
 
@@ -283,7 +284,7 @@ class View {
     const tasks = this.data.tasks.map(t => t.name);
     if (this.grid?.fits(s)) {
       const rates = this.grid.rates(s, this.data.blocks, tasks);
-      const mean = values => tasks.reduce((sum, t) => sum + values[t], 0) / tasks.length;
+      const mean = values => Number((tasks.reduce((sum, t) => sum + values[t], 0) / tasks.length).toFixed(9));
       const beside = this.grid.rates({ ...s, method: "ties" }, this.data.blocks, tasks);
       return {
         kind: "estimate", images: this.grid.images, average: [mean(rates)], isTies,
@@ -388,6 +389,7 @@ class View {
     let node = first;
     for (let n = first; scores && n <= last; n++) if (scores[n] > scores[node]) node = n;
     this.node = { block, node };
+    this.map.tooltip.hidden = true;
     this.map.focus = { block, group };
     this.component.setStateValue("node", `${block}:${node}`);
     this.card.open(`Block ${block}, node ${node}`, this.sentences(block, node, first, last));
