@@ -81,8 +81,9 @@ def sweep(
             start = time.perf_counter()
         kept = torch.zeros(config.nodes, dtype=torch.int64, device=models.device)
         merged |= _merge(models, recipe, {weight: rows}, rates, thresholds, kept)
-        shares = _shares(kept, len(rows) * rows[0].shape[1], recipe)
-        yield BlockMerged(block=block, **shares, seconds=time.perf_counter() - start)
+        share, by_node = _shares(kept, len(rows) * rows[0].shape[1], recipe)
+        seconds = time.perf_counter() - start
+        yield BlockMerged(block=block, kept=share, kept_by_node=by_node, seconds=seconds)
         start = time.perf_counter()
 
 
@@ -123,8 +124,8 @@ def _score(
 
 def _shares(
     kept: Int[Tensor, " nodes"], entries: int, recipe: MergeRecipe
-) -> dict[str, float | Float[np.ndarray, " nodes"]]:
-    """What BlockMerged says of the entries kept: all of them by a method that trims nothing.
+) -> tuple[float, Float[np.ndarray, " nodes"]]:
+    """Share of the entries kept, of all and of each node: 1 by a method that trims nothing.
 
     Args:
         kept: entries of each node, all sources together.
@@ -134,7 +135,7 @@ def _shares(
     if "keep" not in METHODS[recipe.method].reads:
         counts = np.full(len(counts), entries)
     whole = len(counts) * entries
-    return {"kept": float(counts.sum() / whole), "kept_by_node": counts / entries}
+    return float(counts.sum() / whole), counts / entries
 
 
 def _merge(

@@ -190,7 +190,7 @@ def ensemble(family: Family) -> None:
         "The **ensemble** runs all sources and averages their embeddings (what an image tower "
         "makes of a picture). The paper claims that M-TIES aligns the merged model with it better "
         "than TIES does. Distance here is 1 minus the cosine of the two embeddings of an image; "
-        "both merges use the settings of the Merge page."
+        "both merges use the settings of the Explore page."
     )
     tasks = family.own_tasks(session.chosen_sources())
     if not tasks:
@@ -242,4 +242,4 @@ if recipe is not None:
     if not session.lecture():  # minutes of work
         prediction(family)
         ensemble(family)
-    nav.next_step("merge", "Next: merge them")
+    nav.next_step("explore", "Next: merge them")

@@ -23,7 +23,7 @@ def choice() -> str:
 
 
 def start(family: Family) -> MergeRecipe | None:
-    """The recipe that is varied: that of the Merge page, as M-TIES on all blocks."""
+    """The recipe that is varied: that of the Explore page, as M-TIES on all blocks."""
     try:
         return session.current_recipe(method="m-ties", blocks=None, ranks="m-loss")
     except InputError as error:
@@ -34,7 +34,7 @@ def start(family: Family) -> MergeRecipe | None:
 def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
     """The button; what was measured before is found on disk, so it also goes on."""
     st.caption(
-        f"{settings_of(recipe)} They are those of the Merge page. Cells measured before are found "
+        f"{settings_of(recipe)} They are those of the Explore page. Cells measured before are found "
         "on disk and not measured again: an experiment that was stopped goes on where it was."
     )
     if st.button("Measure, or go on", type="primary"):

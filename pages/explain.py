@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import streamlit as st
 
 from mloss_core import BlockScored, Family, InputError
@@ -50,7 +52,6 @@ st.caption(
     "Why M-Loss is high where it is, and what follows. A cell of the Explore map leads here."
 )
 nav.next_step("explore", "Back to the map")
-job = map_job(family)
-if job is not None:
-    session.while_active(job)(lambda: progress(family, job))()
+if (job := map_job(family)) is not None:
+    session.while_active(job)(partial(progress, family, job))()
     tabs.show(family, job)

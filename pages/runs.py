@@ -70,9 +70,9 @@ def actions(run: RunRecord) -> None:
         forget_deleted()
         session.choose_value("reference", "" if pinned else run.id)
         st.rerun()
-    if back.button("Open in Merge", key=f"open-{run.id}", width="stretch"):
+    if back.button("Open in Explore", key=f"open-{run.id}", width="stretch"):
         forget_deleted()
-        runs.open_in_merge(run)
+        runs.open_in_explore(run)
     if remove.button(
         "Delete", key=f"delete-{run.id}", disabled=run.state == "running", width="stretch"
     ):

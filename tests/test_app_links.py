@@ -8,7 +8,19 @@ from collections.abc import Callable
 from types import SimpleNamespace
 
 import pytest
-from visitor import button, go, link_of, pills, session_recipe, settled, slider, sound, visit, words
+from visitor import (
+    button,
+    choose,
+    go,
+    link_of,
+    pills,
+    session_recipe,
+    settled,
+    sound,
+    view,
+    visit,
+    words,
+)
 
 from mloss_core import load
 from views.state import session
@@ -19,7 +31,6 @@ BAD_LINKS = {
     "keep=7": "Base keep rate k: 7.0 is outside (0, 1]; give a share above 0",
     "keep=abc": "Base keep rate k: abc is not a number; give a share above 0",
     "keep=nan": "Base keep rate k: nan is outside (0, 1]",
-    "variation=0.9": "Pruning variation e: 0.9 is outside [0, k] = [0, 0.5]; lower it, or raise",
     "variation=lots": "Pruning variation e: lots is not a number; give a share from 0 to k",
     "scaling=x": "Scaling λ: x is not a number; give a finite number",
     "sources=apples": "Sources: apples is too few; merging needs at least two sources",
@@ -54,12 +65,12 @@ FOR_DEVELOPERS = ("--", "could not convert", "invalid literal")
 
 OF_PAGES = {
     "compatibility": ["measure=neon", "pair_block=99", "rule=magic", "predictor=luck"],
-    "heatmap": ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"],
+    "explain": ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"],
 }
 # Fit for the library or another family, but past what the pages' own widgets allow.
 FAR_LINKS = (
     "keep=0.001&variation=0&scaling=99&weights=500,1,1&group=5000&seed=99999999999&tokens=2",
-    "samples=99999&scaling=-1",
+    "samples=24&scaling=-1",
 )
 
 
@@ -105,52 +116,87 @@ def test_a_bad_choice_of_a_page_is_named(started, link):
 
 
 @pytest.mark.parametrize(
-    ("page", "link"), [("compatibility", "rule=magic"), ("heatmap", "node=9:9")]
+    ("page", "link"), [("compatibility", "rule=magic"), ("explain", "node=9:9")]
 )
 def test_a_page_says_what_of_its_link_was_not_used(visit, page, link):
     test = visit(page, link)
     assert any(f"{link} was not used" in w.value for w in test.warning)
 
 
+@pytest.mark.parametrize(
+    ("link", "said", "kept"),
+    [
+        (
+            "samples=9999999",
+            "Calibration images 9999999: the calibration pool holds 24 images for these sources. "
+            "24 are used.",
+            {"samples": "24"},
+        ),
+        (
+            "keep=0.3&variation=0.6&seed=9",
+            "Pruning variation e 0.6: is more than the base keep rate k = 0.3. e = 0.3 is used.",
+            {"keep": "0.3", "variation": "0.3", "seed": "9"},
+        ),
+    ],
+)
+def test_what_does_not_fit_the_rest_is_said_and_the_rest_is_kept(visit, link, said, kept):
+    test = visit("explore", link)
+    assert said in [w.value for w in test.warning]
+    chosen = test.session_state["chosen"]
+    assert {key: chosen[key] for key in kept} == kept
+
+
 def test_a_bad_link_says_so_and_the_page_works_with_defaults(visit):
     link = "keep=7"
-    test = visit("merge", link)
+    test = visit("explore", link)
     assert any(BAD_LINKS[link] in w.value for w in test.warning), words(test)
     said = [e.value for kind in ("warning", "error") for e in getattr(test, kind)]
     assert not any(word in text for word in FOR_DEVELOPERS for text in said)
     chosen = test.session_state["chosen"]
     assert chosen == session.usual(load(chosen["family"]))
-    assert button(test, "Launch merge").disabled is False and test.error.len == 0
-    assert slider(test, "keep").value == float(chosen["keep"])
-    assert go(test, "merge").warning.len, "said until somebody has read it"
+    assert view(test)["problem"] == "" and test.error.len == 0
+    assert view(test)["setting"]["keep"] == float(chosen["keep"])
+    assert go(test, "explore").warning.len, "said until somebody has read it"
     button(test, "Dismiss").click()
-    assert go(test, "merge").warning.len == 0
+    assert go(test, "explore").warning.len == 0
 
 
 @pytest.mark.parametrize("link", FAR_LINKS)
-@pytest.mark.parametrize("page", ["sources", "heatmap", "merge", "runs"])
+@pytest.mark.parametrize("page", ["sources", "explain", "explore", "runs"])
 def test_links_past_a_widgets_limits_do_no_harm(visit, link, page):
     assert visit(page, link).session_state["wrong"] == []
 
 
-@pytest.mark.parametrize(("page", "key"), [("merge", "merge_job"), ("heatmap", "score_job")])
-def test_an_unknown_job_is_said_to_be_gone(visit, page, key):
-    test = visit(page, f"{key}=unknown")
-    assert "The job of this link is gone" in words(test)
+def test_an_unknown_job_is_said_to_be_gone(visit):
+    assert "job of this link is gone" in view(visit("explore", "merge_job=unknown"))["said"]
 
 
 def test_one_source_only_is_refused_in_place_and_nothing_is_lost(visit):
     test = visit()
     pills(test, "Sources").set_value(["bridges"]).run()
     assert "at least two sources" in sound(test).error[0].value
-    for page in ("heatmap", "merge"):
+    for page in ("explain", "explore"):
         go(test, page)
         assert "at least two sources" in test.error[0].value
         assert "job of this link is gone" not in words(test)
-    assert button(test, "Launch merge").disabled
-    pills(go(test, "sources"), "Sources").set_value(["bridges", "clouds"]).run()
+    assert "at least two sources" in view(test)["problem"] and not view(test)["live"]
+    pills(test, "Sources").set_value(["bridges", "clouds"]).run()
     assert test.error.len == 0 and link_of(test)["sources"] == "bridges,clouds"
-    assert "2 sources" in words(settled(go(test, "heatmap")))
+    assert "2 sources" in words(settled(go(test, "explain")))
+
+
+def test_the_usual_calibration_images_come_back_with_the_sources(visit):
+    test = visit("explore")
+    pills(test, "Sources").set_value([]).run()
+    pills(sound(test), "Sources").set_value(["apples", "bridges"]).run()
+    assert session_recipe(sound(test)).samples == session.pool_size(
+        load("tiny"), ("apples", "bridges")
+    )
+    pills(test, "Sources").set_value(["apples", "bridges", "clouds"]).run()
+    assert session_recipe(sound(test)).samples == 24
+    test.number_input(key="w-samples").set_value(5).run()
+    pills(test, "Sources").set_value(["apples", "bridges"]).run()
+    assert session_recipe(sound(test)).samples == 5, "what somebody chose stays"
 
 
 def test_weights_are_relative_parts_and_travel_in_the_link(visit):
@@ -164,39 +210,17 @@ def test_weights_are_relative_parts_and_travel_in_the_link(visit):
     assert "sum to nothing" in test.error[0].value and session_recipe(test).weights is None
 
 
-def test_k_below_e_is_refused_in_place_and_loses_no_move(visit):
-    test = visit("merge", "keep=0.5&variation=0.4")
-    slider(test, "keep").set_value(0.2).run()
-    said = sound(test).error[0].value
-    assert said.startswith("Pruning variation e: 0.4 is outside [0, k] = [0, 0.2]; lower it")
-    assert "--" not in said
-    assert button(test, "Launch merge").disabled and slider(test, "variation").value == 0.4
-    slider(test, "variation").set_value(0.1).run()
-    assert session_recipe(sound(test)).variation == 0.1 and test.error.len == 0
-
-
-def test_blocks_are_chosen_by_pill_or_preset(visit):
-    test = visit("merge", "blocks=0,2")
-    assert pills(test, "Blocks").value == [0, 2]
-    button(test, "None").click().run()
-    assert pills(sound(test), "Blocks").value == [] and session_recipe(test).blocks == ()
-    button(test, "All blocks").click().run()
-    assert session_recipe(sound(test)).blocks is None
-    pills(test, "Blocks").set_value([1]).run()
-    assert session_recipe(sound(test)).blocks == (1,)
-
-
 def test_the_choice_survives_page_switches_and_a_reload(visit):
-    test = visit("merge")
-    slider(test, "keep").set_value(0.3).run()
-    slider(test, "variation").set_value(0.2).run()
-    test.selectbox[0].select("m-ties").run()
-    for page in ("heatmap", "sources", "merge"):
+    test = choose(visit("explore"), keep=0.3, variation=0.2, method="m-dare", blocks=[0, 2])
+    chosen = {"method": "m-dare", "keep": 0.3, "variation": 0.2, "scaling": 1.0, "blocks": [0, 2]}
+    for page in ("explain", "sources", "explore"):
         settled(go(test, page))
-    assert (slider(test, "keep").value, slider(test, "variation").value) == (0.3, 0.2)
-    assert link_of(test)["keep"] == "0.3" and "score_job" in link_of(test)
-    again = visit("heatmap", "keep=0.3&variation=0.2")
-    assert "k = 0.3, e = 0.2" in words(again)
+    assert view(test)["setting"] == chosen
+    link = link_of(test)
+    assert (link["keep"], link["blocks"]) == ("0.3", "0,2") and "score_job" in link
+    again = visit("explore", "keep=0.3&variation=0.2&method=m-dare&blocks=0,2")
+    assert view(again)["setting"] == chosen
+    assert "k = 0.3, e = 0.2" in words(settled(go(again, "explain")))
 
 
 def test_another_family_starts_from_its_own_defaults(visit, models, tmp_path, monkeypatch):

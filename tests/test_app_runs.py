@@ -11,7 +11,19 @@ import zipfile
 import numpy as np
 import pytest
 from test_app_pages import request_for
-from visitor import button, go, link_of, session_recipe, sound, visit, words
+from visitor import (
+    button,
+    compared,
+    go,
+    link_of,
+    press,
+    session_recipe,
+    settled,
+    sound,
+    view,
+    visit,
+    words,
+)
 
 import app
 from mloss_core import Evaluator, MergeRecipe, list_runs, load, recorded, run
@@ -138,27 +150,26 @@ def test_a_pinned_run_is_the_reference_of_the_whole_app(visit, both):
     button(test, "Pin as reference").click().run()
     assert link_of(sound(test))["reference"] == both[1].id
     assert test.dataframe[0].value["run"][0].startswith("📌")
-    go(test, "merge")
-    assert "Reference:" in words(test) and link_of(test)["reference"] == both[1].id
+    test = press(go(test, "explore"), "launch")
+    assert (
+        "Reference:" in words(press(settled(test), "compare"))
+        and link_of(test)["reference"] == both[1].id
+    )
     go(test, "runs")
     button(ticked(test, both[1]), "Delete").click().run()
     assert "reference" not in link_of(sound(test))
 
 
-def test_the_merge_page_compares_with_the_reference(visit, family):
-    from visitor import merged
-
+def test_a_merge_is_compared_with_the_reference(visit, family):
     reference = kept(family, "ties", tasks=family.tasks)
-    test = merged(visit("merge", f"reference={reference.id}&method=task-arithmetic"))
+    test = compared(visit("explore", f"reference={reference.id}&method=task-arithmetic"))
     assert "This merge is" in words(test) and "the reference" in words(test)
     assert "36 images)" in words(test)
 
 
 def test_a_reference_that_has_gone_or_saw_fewer_tasks_is_said(visit, both):
-    assert "is not here" in words(visit("merge", "reference=gone"))
-    from visitor import merged
-
-    test = merged(visit("merge", f"reference={both[1].id}&method=ties"))
+    assert "is not here" in words(compared(visit("explore", "reference=gone")))
+    test = compared(visit("explore", f"reference={both[1].id}&method=ties"))
     assert "24 images of the 2 of 3 tasks that both were evaluated on" in words(test)
 
 
@@ -168,21 +179,21 @@ def test_models_on_other_images_are_not_compared():
     assert not shown.same_images(few, {"clouds": np.ones(5, bool)})
 
 
-def test_open_in_merge_is_back_to_this_run(visit, family):
+def test_open_in_explore_is_back_to_this_run(visit, family):
     weights = (0.1, 0.2, 0.7)
     record = kept(
         family, keep=0.3, variation=0.05, blocks=(0, 2), seed=9, tokens=3, weights=weights
     )
     test = ticked(visit("runs"), record)
-    button(test, "Open in Merge").click().run()
-    assert sound(test).title[0].value == "Merge"
+    button(test, "Open in Explore").click().run()
+    assert view(sound(test))["setting"]["keep"] == 0.3
     assert session_recipe(test) == record.recipe() and test.warning.len == 0
 
 
-def test_what_the_merge_page_cannot_set_is_said(visit, family):
+def test_what_the_explore_page_cannot_set_is_said(visit, family):
     record = kept(family, precision="bf16")
     test = ticked(visit("runs"), record)
-    button(test, "Open in Merge").click().run()
+    button(test, "Open in Explore").click().run()
     assert "no setting for precision" in sound(test).warning[0].value
 
 
@@ -199,7 +210,7 @@ def test_unfinished_runs_say_why_and_can_be_opened_or_deleted(visit, family):
     test = ticked(visit("runs"), record)
     assert list(test.dataframe[0].value["state"]) == ["failed"]
     assert test.error[0].value == "device cpu: out of memory"
-    button(test, "Open in Merge").click().run()
+    button(test, "Open in Explore").click().run()
     assert session_recipe(sound(test)).method == "ties"
     button(ticked(go(test, "runs"), record), "Delete").click().run()
     assert listed(sound(test)) == []

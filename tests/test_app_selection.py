@@ -1,10 +1,22 @@
-"""Choosing blocks on the heatmap page: presets, cover, undo, names, the link, and the merge."""
+"""Choosing blocks on the Explain page: presets, cover, undo, names, the link, and the merge."""
 # ruff: noqa: F401, F811 (imported fixtures are asked for by name)
 
 from __future__ import annotations
 
 import pytest
-from visitor import button, go, link_of, pills, session_recipe, settled, sound, visit, words
+from visitor import (
+    button,
+    choose,
+    go,
+    link_of,
+    pills,
+    session_recipe,
+    settled,
+    sound,
+    view,
+    visit,
+    words,
+)
 
 from mloss_core import list_runs
 from views.state import selection
@@ -23,16 +35,16 @@ def scale(test, label: str):
 
 
 def test_presets_undo_and_redo_and_what_they_cost(visit):
-    test = settled(visit("heatmap"))
+    test = settled(visit("explain", "explain=blocks"))
     assert metrics(test)["Blocks chosen"] == "3 of 3"
-    assert metrics(test)["M-Loss covered"] == "100%" and metrics(test)["c_fc products"] == "100%"
+    assert metrics(test)["M-Loss covered"] == metrics(test)["Work of measuring"] == "100%"
     assert button(test, "Undo").disabled and button(test, "Redo").disabled
     button(test, "None").click().run()
     assert blocks(sound(test)) == "none" and metrics(test)["Measuring M-Loss"] == "none"
-    assert metrics(test)["c_fc products"] == "0%" and "which is TIES" in words(test)
+    assert metrics(test)["Work of measuring"] == "0%" and "which is TIES" in words(test)
     button(test, "Paper: 0,1").click().run()
     assert blocks(sound(test)) == "0,1" and pills(test, "Blocks").value == [0, 1]
-    assert metrics(test)["c_fc products"] == "67%"
+    assert metrics(test)["Work of measuring"] == "67%"
     button(test, "Undo").click().run()
     assert blocks(test) == "none"
     button(test, "Undo").click().run()
@@ -45,7 +57,7 @@ def test_presets_undo_and_redo_and_what_they_cost(visit):
 
 
 def test_so_many_blocks_or_so_much_of_the_m_loss(visit):
-    test = settled(visit("heatmap"))
+    test = settled(visit("explain", "explain=blocks"))
     losses = {b: float(n.mean()) for b, n in list_runs()[0].scores().items()}
     best = max(losses, key=lambda block: losses[block])
     scale(test, "The blocks").set_value(1).run()
@@ -61,7 +73,7 @@ def test_so_many_blocks_or_so_much_of_the_m_loss(visit):
 
 
 def test_a_named_choice_is_saved_in_the_link_taken_and_forgotten(visit):
-    test = settled(visit("heatmap", "blocks=0,2"))
+    test = settled(visit("explain", "explain=blocks&blocks=0,2"))
     test.text_input(key="selection-name").set_value("ends")
     button(test, "Save").click().run()
     assert link_of(sound(test))["saved"] == "ends:0,2"
@@ -71,7 +83,7 @@ def test_a_named_choice_is_saved_in_the_link_taken_and_forgotten(visit):
     test.text_input(key="selection-name").set_value("a;b")
     button(test, "Save").click().run()
     assert "Not saved" in test.error[0].value and link_of(test)["saved"] == "ends:0,2"
-    again = visit("merge", "blocks=none&saved=ends:0,2")
+    again = visit("explore", "blocks=none&saved=ends:0,2")
     button(again, "ends: 0,2").click().run()
     assert session_recipe(sound(again)).blocks == (0, 2)
     button(test, "Forget").click().run()
@@ -80,24 +92,24 @@ def test_a_named_choice_is_saved_in_the_link_taken_and_forgotten(visit):
 
 @pytest.mark.parametrize("saved", ["ends", "a:0;a:1", "a:17", "a,b:0"])
 def test_a_link_with_bad_names_says_so(visit, saved):
-    test = visit("merge", f"saved={saved}")
+    test = visit("explore", f"saved={saved}")
     assert f"saved={saved} was not used" in test.warning[0].value
     assert "saved" not in link_of(test)
 
 
 def test_the_choice_is_the_same_on_both_pages(visit):
-    test = settled(visit("heatmap"))
+    test = settled(visit("explain", "explain=blocks"))
     pills(test, "Blocks").set_value([1]).run()
-    assert pills(go(test, "merge"), "Blocks").value == [1]
-    button(test, "All blocks").click().run()
-    go(test, "heatmap")
+    test = go(test, "explore")
+    assert view(test)["setting"]["blocks"] == [1]
+    go(choose(test, blocks=None), "explain")
     assert pills(test, "Blocks").value == [0, 1, 2]
     button(test, "Undo").click().run()
     assert blocks(sound(test)) == "1"
 
 
 def test_merging_a_choice_sets_it_beside_all_blocks_ties_and_the_ensemble(visit):
-    test = settled(visit("heatmap", "blocks=1"))
+    test = settled(visit("explain", "explain=blocks&blocks=1"))
     assert "has not been merged yet" in words(test)
     button(test, "Merge with blocks 1").click().run()
     settled(test)
@@ -119,5 +131,5 @@ def test_merging_a_choice_sets_it_beside_all_blocks_ties_and_the_ensemble(visit)
     assert "3 choices tried" in words(test)
     button(test, "Undo").click().run()
     assert "This choice has been merged" in words(sound(test))
-    assert visit("heatmap", "blocks=1") is not None
-    assert "3 choices tried" in words(settled(visit("heatmap", "blocks=1")))
+    assert visit("explain", "explain=blocks&blocks=1") is not None
+    assert "3 choices tried" in words(settled(visit("explain", "explain=blocks&blocks=1")))

@@ -1,4 +1,4 @@
-"""views/state/selection.py and views/heatmap/pointing.py: choices, history, pointing."""
+"""views/state/selection.py: choices of blocks, their history, names."""
 
 from __future__ import annotations
 
@@ -6,14 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mloss_core.fields import parse_blocks
-from views.heatmap import pointing
-from views.shared import figures
 from views.state import selection
 from views.state.selection import Selection
 
@@ -107,69 +104,7 @@ def test_names_that_a_link_cannot_hold_are_refused(name):
 
 
 def test_selection_loads_no_streamlit():
-    modules = "views.state.selection, views.heatmap.pointing"
+    modules = "views.state.selection"
     code = f"import sys, {modules}; print('streamlit' in sys.modules)"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert result.stdout.strip() == "False", result.stderr
-
-
-def a_map(blocks: int, nodes: int, size: int, chosen=(), focus=None):
-    scores = dict(enumerate(np.random.default_rng(0).random((blocks, nodes)) + 0.1))
-    return pointing.pointable(figures.heatmap(scores, blocks, size), chosen, focus)
-
-
-def trace(figure, name: str):
-    return next(t for t in figure.data if t.name == name)
-
-
-def points(of) -> list[dict]:
-    return [{"x": x, "y": y} for x, y in zip(of.x, of.y, strict=True)]
-
-
-@given(st.integers(1, 12), st.integers(1, 70), st.integers(1, 40))
-def test_every_target_stands_for_its_own_cell_and_every_mark_for_its_row(blocks, nodes, size):
-    figure = a_map(blocks, nodes, size)
-    heat, cells, marks = figure.data[0], trace(figure, "cells"), trace(figure, "marks")
-    groups = len(heat.z[0])
-    positions = [pointing.pointed([p]) for p in points(cells)]
-    assert {f.cells[0] for f in positions} == {(b, g) for b in range(blocks) for g in range(groups)}
-    for target, at in zip(cells.customdata, positions, strict=True):
-        block, group = at.cells[0]
-        assert at.marks == () and list(target) == list(heat.customdata[block][group])
-    assert [pointing.pointed([p]).marks for p in points(marks)] == [(b,) for b in range(blocks)]
-    # the nearest target of any place on a cell is one of its own: marks are no nearer
-    least = min(x for x in cells.x)
-    assert (marks.x[0] + least) / 2 <= -0.5 + 1e-9
-    low, high = figure.layout.xaxis.range
-    assert low < marks.x[0] < high
-
-
-def test_chosen_rows_are_marked_by_shape_and_framed_in_unbroken_runs():
-    figure = a_map(6, 40, 4, chosen=(0, 2, 3, 5), focus=(2, 7))
-    symbols = trace(figure, "marks").marker.symbol
-    assert [s == "square" for s in symbols] == [True, False, True, True, False, True]
-    assert [(s.y0, s.y1) for s in figure.layout.shapes] == [(-0.5, 0.5), (1.5, 3.5), (4.5, 5.5)]
-    focus = trace(figure, "focus")
-    assert (list(focus.x), list(focus.y)) == ([7], [2])
-    assert not a_map(6, 40, 4, chosen=range(6)).layout.shapes, "all of them need no frame"
-
-
-def test_a_map_of_too_many_cells_keeps_its_own_hover_and_its_marks():
-    figure = a_map(12, 1024, 1)
-    assert [t.name for t in figure.data[1:]] == ["marks"]
-    assert figure.data[0].hovertemplate and figure.data[0].hoverinfo != "skip"
-
-
-def test_pointing_changes_the_choice_as_said():
-    marks = pointing.Pointed(marks=(1, 2), cells=())
-    cells = pointing.Pointed(marks=(), cells=((3, 0), (3, 5), (4, 1)))
-    assert pointing.choice_after((0, 1), marks, add=False) == (0, 2)
-    assert pointing.choice_after((0, 1), cells, add=False) == (3, 4)
-    assert pointing.choice_after((0, 1), cells, add=True) == (0, 1, 3, 4)
-    box = pointing.Pointed(marks=(3,), cells=((3, 0),))
-    assert pointing.choice_after((0,), box, add=False) == (3,)
-
-
-def test_the_highest_node_of_a_group():
-    node = np.array([5.0, 1, 2, 9, 3, 7, 8])
-    assert [pointing.highest(node, group, 3) for group in range(3)] == [0, 3, 6]

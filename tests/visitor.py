@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -87,6 +88,33 @@ def link_of(test: AppTest) -> dict[str, str]:
     return {k: v if isinstance(v, str) else v[-1] for k, v in test.query_params.items()}
 
 
+def view(test: AppTest) -> dict:
+    """What the Explore view draws from."""
+    (element,) = test.get("bidi_component")
+    return json.loads(element.proto.json)
+
+
+def choose(test: AppTest, **changes) -> AppTest:
+    """A control of the Explore view is let go of at another setting."""
+    (element,) = test.get("bidi_component")
+    sent = view(test)["setting"] | changes
+    return _run(test, element.proto.id, json_value=json.dumps({"setting": sent}))
+
+
+def press(test: AppTest, name: str) -> AppTest:
+    """A button of the Explore view: launch, compare, explain."""
+    (element,) = test.get("bidi_component")
+    sent = [{"event": name, "value": view(test)["setting"] | {"at": time.time()}}]
+    aggregator = f"$$STREAMLIT_INTERNAL_KEY_{element.proto.id}__events"
+    return _run(test, aggregator, json_trigger_value=json.dumps(sent))
+
+
+def _run(test: AppTest, widget: str, **value: str) -> AppTest:
+    states = test._tree.get_widget_states()
+    states.widgets.add(id=widget, **value)
+    return sound(test._run(states))
+
+
 def session_recipe(test: AppTest) -> MergeRecipe:
     """The recipe that the visitor's choice makes."""
     chosen = test.session_state["chosen"]
@@ -94,6 +122,10 @@ def session_recipe(test: AppTest) -> MergeRecipe:
 
 
 def merged(test: AppTest) -> AppTest:
-    """After one merge launched on the Merge page."""
-    button(test, "Launch merge").click().run()
-    return settled(sound(test))
+    """After one merge launched on the Explore page."""
+    return settled(press(test, "launch"))
+
+
+def compared(test: AppTest) -> AppTest:
+    """The same with what the merge stands beside open."""
+    return press(merged(test), "compare")

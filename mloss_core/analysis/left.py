@@ -64,7 +64,8 @@ def left_after(
         images = preprocess(batch.images, family.model, place)
         for block, inputs in enumerate(Tower(family.model, merged).block_inputs(images)):
             weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
-            layers = [tuple(s.read([weight, bias])[n] for n in (weight, bias)) for s in sources]
+            stored = [source.read([weight, bias]) for source in sources]
+            layers = [(tensors[weight], tensors[bias]) for tensors in stored]
             own = merged[weight], merged[bias]
             node = node_left(inputs, layers, own, family.model.activation, recipe.alpha)
             yield BlockLeft(block=block, node=node)

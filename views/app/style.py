@@ -21,6 +21,13 @@ CSS = """<style>
 .st-key-strip {position: fixed; bottom: 0; left: 0; right: 0; z-index: 999980; padding: 0 5rem;
   background: var(--st-background-color, light-dark(#ffffff, #11161d))}
 .st-key-strip > div:empty {display: none}
+.st-key-tour {position: fixed; bottom: 1rem; width: 27rem; max-width: calc(100vw - 2rem);
+  max-height: 52vh; overflow-y: auto; z-index: 999985; font-size: .9rem;
+  background: var(--st-background-color, light-dark(#ffffff, #11161d));
+  box-shadow: 0 4px 20px #0005}
+.st-key-tour-right .st-key-tour {right: 1rem}
+.st-key-tour-left .st-key-tour {left: 1rem}
+.st-key-tour p {font-size: .9rem}
 .st-key-explore-top {min-height: 2.6rem}
 @media (max-width: 640px) {
   .st-key-strip {padding: 0 1rem}

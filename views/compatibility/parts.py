@@ -122,7 +122,7 @@ def total(family: Family, compatibility: Compatibility, measure: str) -> str:
         f"{len(compatibility.sources)} sources, {how} over {blocks} of {every} blocks: "
         f"**{whole}** (95 % interval over the calibration images {least} to {most}). "
         "These are unlabeled images; all models see the base's activations "
-        "there, for nothing is merged yet. On the heatmap's page a block sees what the merged "
+        "there, for nothing is merged yet. On the Explore page a block sees what the merged "
         "blocks before it make of them."
     )
 

@@ -1,4 +1,4 @@
-"""Few-layer M-TIES below the heatmap: merges of chosen blocks, and all choices compared."""
+"""Few-layer M-TIES: merges of chosen blocks, and all choices compared."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _beside(family: Family, mine: Tried, whole: Tried | None, trials: Sequence[T
     readouts.verdicts(list(verdicts))
     with st.expander("Every task, with 95 % intervals"):
         readouts.table(family, {name: mine.row.answers, **rivals})
-    nav.next_step("merge", "The merge itself, with its file, is on the Merge page")
+    nav.next_step("runs", "The merge itself, with its file, is on the Runs page")
 
 
 def reference(trials: Sequence[Tried], key: str) -> Answers:

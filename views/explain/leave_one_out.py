@@ -1,4 +1,4 @@
-"""Leave-one-out view below the heatmap: M-Loss of node and blocks without each source."""
+"""Leave-one-out view: M-Loss of node and blocks without each source."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Widgets that choose the heatmap's node to explain, kept in the link's field `node`."""
+"""Widgets that choose the node to explain, kept in the link's field `node`."""
 
 from __future__ import annotations
 

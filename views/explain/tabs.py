@@ -54,6 +54,8 @@ def _why(family: Family, recipe: MergeRecipe, place: tuple[int, int]) -> None:
     look = kinds.block_job(family, recipe, place[0])
     smooth = family.model.activation in SMOOTH
     explain = kinds.factors_job(family, recipe) if smooth else None
+    if explain is not None:
+        session.choose_value("theory_job", explain.id)  # its maps are the Theory page's, too
 
     def draw() -> None:
         strip.outcome(look, gone=False)

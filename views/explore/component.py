@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import streamlit as st
+from streamlit.components.v2 import component
 
 BROWSER = Path(__file__).with_name("browser")
 SCRIPTS = (
@@ -26,7 +26,7 @@ def _renderer() -> Callable[..., Any]:
     html, css = (
         (BROWSER / f"explore.{kind}").read_text(encoding="utf-8") for kind in ("html", "css")
     )
-    return st.components.v2.component("mloss_explore", html=html, css=css, js=js)
+    return component("mloss_explore", html=html, css=css, js=js)
 
 
 def mount(data: dict[str, Any], key: str, **callbacks: Callable[[], None]) -> Any:

@@ -24,8 +24,8 @@ WHAT = (
 def top() -> Family:
     """Family and sources as chips, weights and the gear beside them."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="explore-top"):
-        family = sources.choose_family("collapsed")
-        sources.choose_sources(family, "collapsed")
+        family = sources.choose_family(labelled=False)
+        sources.choose_sources(family, labelled=False)
         with st.popover("What is this?"):
             st.markdown(WHAT)
         with st.popover("Settings", icon=":material/settings:", help="All that is seldom changed."):
@@ -57,7 +57,7 @@ def _settings(family: Family) -> None:
         if row.node_wise:
             widgets.controls()
     with st.expander("Named choices of blocks"):
-        block_picker.names(family)
+        block_picker.named_choices(family)
     try:
         recipe = session.current_recipe()
     except InputError:

@@ -17,7 +17,7 @@ from views.explore import component, picture, shipped, stream
 from views.jobs import kinds, live
 from views.runs import parts as runs
 from views.shared import nav, readouts
-from views.state import selection, session
+from views.state import selection, session, tour_steps
 from views.state.error_text import error_text
 from views.state.job_board import Job
 from views.state.link import FIELDS, RECIPE
@@ -116,7 +116,7 @@ def contents(family: Family) -> dict[str, Any]:
         "follow": launched.id if launched is not None and launched.active else "",
         "said": _outcome(launched),
         "kept": _kept(launched),
-        "isKept": launched is not None and launched.spec == recipe and bool(launched.result),
+        "isKept": bool(launched and launched.result and launched.spec == recipe),
         "problem": problem,
         **known,
     }
@@ -140,7 +140,7 @@ def frame(family: Family, state: Mapping[str, str]) -> dict[str, Any]:
         "look": {"by": state["by"], "scale": state["colours"], "scores": state["scores"]},
         "ranks": state["ranks"],
         "lecture": state["view"] == "lecture",
-        "tour": state["tour"],
+        "target": tour_steps.target(state["tour"]),
     }
 
 
@@ -162,7 +162,10 @@ def _job(recipe: MergeRecipe, launched: Job | None) -> Job | None:
 
 def _known(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, Any]:
     """What of the picture is known, and whether nothing is left to ask for."""
+    tasks = kinds.own_tasks(family)
+    measured = picture.references_of(kinds.known_references(family), tasks)
     known: picture.Picture = dict(shipped.picture(family, recipe))
+    known["references"] = known.get("references", {}) | measured
     if grid := shipped.grid(family, live.grid_of(recipe)):
         known["grid"] = grid
     jobs = (job, session.board().find("details", recipe))

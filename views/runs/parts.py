@@ -162,15 +162,15 @@ def why(run: RunRecord) -> None:
         st.info(WHY.get(run.state, run.state))
 
 
-def open_in_merge(run: RunRecord) -> None:
-    """Makes the run's recipe the choice and goes to the Merge page."""
+def open_in_explore(run: RunRecord) -> None:
+    """Makes the run's recipe the choice and goes to the Explore page."""
     lost = reopen.choose_recipe(run.recipe())
     if lost:
         st.session_state.wrong = [
-            f"run {run.id}: the Merge page has no setting for {', '.join(lost)}"
+            f"run {run.id}: the Explore page has no setting for {', '.join(lost)}"
         ]
     session.remember()
-    st.switch_page(nav.page("merge"))
+    st.switch_page(nav.page("explore"))
 
 
 def side_by_side(family: Family, chosen: Sequence[RunRecord]) -> None:

@@ -86,10 +86,10 @@ def block_choice(family: Family) -> None:
             args=(family, False), help="Forward again to the blocks that were undone.",
         )  # fmt: skip
         with st.popover("Named choices"):
-            names(family)
+            named_choices(family)
 
 
-def names(family: Family) -> None:
+def named_choices(family: Family) -> None:
     """Saves the choice under a name, and brings saved ones back."""
     chosen = current(family)
     count = family.model.blocks

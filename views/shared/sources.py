@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import streamlit as st
 
 from mloss_core import Family, families
@@ -12,14 +14,14 @@ from views.state.link import FIELDS
 NARROW = 180  # pixels, in a line with others
 
 
-def choose_family(label_visibility: str = "visible") -> Family:
+def choose_family(labelled: bool = True) -> Family:
     """The family; another one starts as on its own first visit."""
     names, family = families(), session.current_family()
     if len(names) > 1:
         picked = st.selectbox(
-            "Family", names, index=names.index(family.name), label_visibility=label_visibility,
+            "Family", names, index=names.index(family.name), label_visibility=_label(labelled),
             key=session.widget("w-family"),
-            width="stretch" if label_visibility == "visible" else NARROW,
+            width="stretch" if labelled else NARROW,
         )  # fmt: skip
         if picked != family.name:
             kept = {key: session.chosen(key) for key in ("view", "tour")}
@@ -28,12 +30,16 @@ def choose_family(label_visibility: str = "visible") -> Family:
     return family
 
 
-def choose_sources(family: Family, label_visibility: str = "visible") -> bool:
+def _label(shown: bool) -> Literal["visible", "collapsed"]:
+    return "visible" if shown else "collapsed"
+
+
+def choose_sources(family: Family, labelled: bool = True) -> bool:
     """Which sources to merge; whether they are enough."""
     picked = st.pills(
         "Sources to merge (two or more)", list(family.sources), selection_mode="multi", wrap=True,
         format_func=family.title, default=list(session.chosen_sources()),
-        key=session.widget(f"w-sources-{family.name}"), label_visibility=label_visibility,
+        key=session.widget(f"w-sources-{family.name}"), label_visibility=_label(labelled),
     )  # fmt: skip
     names = [name for name in family.sources if name in picked]
     if ",".join(names) != session.chosen("sources"):
@@ -50,9 +56,9 @@ def choose_sources(family: Family, label_visibility: str = "visible") -> bool:
 def _follow(family: Family, former: tuple[str, ...], names: tuple[str, ...]) -> None:
     """What goes with the sources: their weights, and as many calibration images as usual."""
     usual = FIELDS["samples"].default
-    if int(session.chosen("samples")) == min(usual, session.pool_size(family, former)):
-        most = session.pool_size(family, names) if names else usual
-        session.choose_value("samples", str(min(usual, most)))
+    before, now = (session.pool_size(family, few or family.sources) for few in (former, names))
+    if int(session.chosen("samples")) == min(usual, before):
+        session.choose_value("samples", str(min(usual, now)))
     session.choose_value("sources", ",".join(names))
     session.choose_value("weights", "")
 

@@ -38,7 +38,8 @@ def samples(family: Family) -> None:
     """Size of the calibration draw, up to what the pool holds for the chosen sources; hidden in
     the lecture view."""
     if not session.lecture():
-        most = session.pool_size(family, session.chosen_sources())
+        chosen = session.chosen_sources()  # too few of them are refused in their own place
+        most = session.pool_size(family, chosen if len(chosen) > 1 else family.sources)
         bound("samples", st.number_input, min_value=1, max_value=most, step=16)
 
 

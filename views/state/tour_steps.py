@@ -23,6 +23,7 @@ class Step:
         settings: fields of the link that differ from a first visit's.
         few_blocks: whether only the first and a few of the last blocks are chosen.
         fact: which measured sentence (tour_facts.FACTS) belongs to the answer.
+        target: the part of the Explore view that it speaks of, a class of browser/explore.html.
     """
 
     title: str
@@ -33,6 +34,7 @@ class Step:
     settings: Mapping[str, str] = field(default_factory=dict)
     few_blocks: bool = False
     fact: str = ""
+    target: str = ""
 
 
 STEPS = (
@@ -71,68 +73,74 @@ STEPS = (
     ),
     Step(
         title="Hover here",
-        page="heatmap",
+        page="explore",
         words="Each row of the map is a block, the input below and the output above; each cell "
         "is a group of neighbouring nodes. The brighter it is, the larger their M-Loss, measured "
         "on **calibration images**: a few pictures of which nobody needs to know what they show. "
-        "Point at a cell, or tap it: block, nodes and number appear. On the right is each row's "
-        "mean.",
+        "Point at a cell, or tap it: block, nodes and number appear. Beside the map stand each "
+        "row's mean, what a merge keeps of it, and the accuracy once the block is merged.",
         question="Which row has the highest mean? And does one bright cell make a bright row?",
-        answer="Colours *log* show small differences between rows, *linear* only the largest "
+        answer="Scale *log* shows small differences between rows, *linear* only the largest "
         "cells: switch between them. The rows' means tell what the whole block loses.",
         fact="brightest",
+        target="left",
     ),
     Step(
         title="Why do these rows glow?",
-        page="theory",
-        words="Scroll to *In this family* and press *Measure this family*. Two maps come at the "
-        "end: **curvature**, how strongly the activation bends where the nodes work, and "
-        "**variance**, how far the sources' sums lie apart there. Half of their product is "
-        "nearly the M-Loss. Compare both with the map of the step before.",
+        page="explain",
+        words="One node is taken apart here: the map's highest, or the cell that you clicked. "
+        "**Curvature** says how strongly the activation bends where the node works, **variance** "
+        "how far the sources' sums lie apart there. Half of their product is nearly the M-Loss. "
+        "The first sentence says which of the two is large.",
         question="Do the brightest rows glow because the curve bends there, or because the "
         "sources disagree there?",
-        answer="Look which of the two maps has the same bright rows. Fine-tuning moves some "
-        "blocks more than others; where it moved them little, the sources still agree.",
+        answer="Two maps of all nodes stand further down: look which of them has the same bright "
+        "rows as M-Loss. Fine-tuning moves some blocks more than others; where it moved them "
+        "little, the sources still agree.",
         fact="reasons",
     ),
     Step(
         title="Move k",
-        page="merge",
+        page="explore",
         words="What fine-tuning changed, source minus base, is a **task vector**. Most of its "
         "entries are small. **TIES** keeps only the largest ones: the share **k**, the **keep "
         "rate**. Where the kept entries of two sources have opposite signs it takes the side "
-        "that weighs more. Press *Launch merge* and watch: the blocks are merged from the first "
-        "to the last, and after each one every task is tried again. Then move k and launch "
-        "again.",
+        "that weighs more. Move k: the readouts below it follow while you drag (≈), and are "
+        "measured when you let go. The ring (○) is the setting before.",
         question="What happens at k = 1, and what if k is very small?",
         answer="At k = 1 nothing is dropped: all small changes stay, and get in each other's "
         "way. With a very small k little is left of what was learned, and the merged model comes "
         "near the base. The best k lies between, and it must be chosen on other pictures than "
         "those that judge it.",
         settings={"method": "ties"},
+        target="right",
     ),
     Step(
         title="Move e",
-        page="merge",
+        page="explore",
         words="**M-TIES** is TIES that looks at M-Loss: in each block the node of the lowest "
         "M-Loss keeps the share k, the one of the highest only k - e. **e** is the "
-        "**variation**. The figure shows the share that each node keeps. Move e and watch the "
-        "lines tilt.",
+        "**variation**. The map now shows the share that each node keeps. Move e and watch the "
+        "bright nodes of before lose more.",
         question="What is M-TIES at e = 0?",
         answer="TIES: every node keeps the same share. So TIES at the same k is the fair thing "
         "to compare M-TIES with, and the app puts it beside every merge.",
+        settings={"by": "keep"},
+        target="right",
     ),
     Step(
         title="Choose blocks",
-        page="merge",
-        words="M-Loss need not be used everywhere. Only the blocks chosen here are trimmed node "
-        "by node; the others are trimmed as TIES does it. Take blocks in and out. The paper uses "
-        "few of them, which saves time: the other blocks need no measuring.",
+        page="explore",
+        words="M-Loss need not be used everywhere. Only the blocks ticked at the left of the map "
+        "are trimmed node by node; the others are trimmed as TIES does it. Click a block's "
+        "number to take it in or out. The paper uses few of them, which saves time: the other "
+        "blocks need no measuring.",
         question="Which blocks would you choose, with the map in mind?",
         answer="Those where M-Loss differs much from node to node are where e can do something. "
-        "Whether that helps is a question for measurement: launch it and compare.",
+        "Whether that helps is a question for measurement: the line under the average says it.",
         few_blocks=True,
         fact="brightest",
+        target="left",
     ),
     Step(
         title="Does it help?",
@@ -150,6 +158,12 @@ STEPS = (
         settings={"experiment": "controls"},
     ),
 )  # fmt: skip
+
+
+def target(value: str) -> str:
+    """The part of the Explore view that the shown step speaks of; none where no step is shown."""
+    number = place(value)
+    return STEPS[number - 1].target if number is not None else ""
 
 
 def check(value: str) -> None:

@@ -1,4 +1,4 @@
-"""Guided tour's panel above a page, with its navigation buttons."""
+"""Guided tour's panel, a card in a corner of the page, with its navigation buttons."""
 
 from __future__ import annotations
 
@@ -41,7 +41,9 @@ def show() -> None:
     if number is None:
         return
     step = tour_steps.STEPS[number - 1]
-    with st.container(border=True, key="tour"):
+    # style.py lays it over a corner of the page, opposite to what it speaks of.
+    side = "left" if step.target == "right" else "right"
+    with st.container(key=f"tour-{side}"), st.container(border=True, key="tour"):
         with st.container(horizontal=True, vertical_alignment="center", gap="small"):
             st.markdown(
                 f"Step {number} of {len(tour_steps.STEPS)} · **{step.title}**", width="stretch"

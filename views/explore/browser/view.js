@@ -245,6 +245,7 @@ class View {
     this.parts.undo.disabled = !this.past.length; this.parts.redo.disabled = !this.future.length;
     const now = this.now();
     this.readoutsView.show(now, this.references, this.ghost && !same(this.ghost.of, s) ? this.ghost : null);
+    for (const part of ["left", "right"]) this.root.querySelector("." + part).toggleAttribute("data-pointed", this.data.target === part);
     this.parts.sentence.innerHTML = this.sentence(now);
     this.parts.finding.textContent = this.finding();
     this.map.draw(this.model());
