@@ -34,8 +34,8 @@ def start(family: Family) -> MergeRecipe | None:
 def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
     """The button; what was measured before is found on disk, so it also goes on."""
     st.caption(
-        f"{settings_of(recipe)} They are those of the Explore page. Cells measured before are found "
-        "on disk and not measured again: an experiment that was stopped goes on where it was."
+        f"{settings_of(recipe)} They are those of the Explore page. Cells measured before are "
+        "found on disk and not measured again: an experiment that was stopped goes on where it was."
     )
     if st.button("Measure, or go on", type="primary"):
         job = kinds.experiment(name, family, recipe)

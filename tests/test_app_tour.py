@@ -4,7 +4,21 @@
 from __future__ import annotations
 
 import pytest
-from visitor import button, go, link_of, merged, pills, settled, slider, sound, visit, words
+from visitor import (
+    button,
+    choose,
+    compared,
+    go,
+    link_of,
+    merged,
+    pills,
+    settled,
+    slider,
+    sound,
+    view,
+    visit,
+    words,
+)
 
 from mloss_core import BlockScored, families, load
 from mloss_core.recipe import check
@@ -56,44 +70,46 @@ def test_the_tour_goes_on_and_back_and_leaves_nothing_of_a_step_in_the_next(visi
     steps = [place(test)]
     for _ in tour_steps.STEPS[1:]:
         if place(test) == 5:
-            slider(test, "keep").set_value(0.9).run()
+            choose(test, keep=0.9)
         button(test, "Next").click().run()
         steps.append(place(sound(test)))
         assert tour_steps.STEPS[steps[-1] - 1].words in words(test)
         if place(test) == 6:
-            assert slider(test, "keep").value == 0.5 and test.selectbox[0].value == "m-ties"
+            assert view(test)["setting"]["keep"] == 0.5
+            assert (
+                view(test)["setting"]["method"] == "m-ties" and view(test)["look"]["by"] == "keep"
+            )
     assert steps == list(NUMBERS) and button(test, "Next").disabled
     button(test, "Back").click().run()
     assert place(sound(test)) == len(tour_steps.STEPS) - 1
 
 
 def test_the_tour_is_left_with_all_settings_and_resumed_where_it_was(visit):
-    test = visit("merge", "tour=6")
-    slider(test, "keep").set_value(0.7).run()
+    test = choose(visit("explore", "tour=6"), keep=0.7)
     button(test, "Leave").click().run()
-    assert "Step 6" not in words(sound(test)) and slider(test, "keep").value == 0.7
+    assert "Step 6" not in words(sound(test)) and view(test)["setting"]["keep"] == 0.7
     assert link_of(test)["tour"] == "left-6"
     go(test, "sources")
     again = visit("sources", "tour=left-6")  # another session, by the link
     for visitor in (test, again):
         button(visitor, "Resume tour at step 6").click().run()
         assert place(sound(visitor)) == 6 and tour_steps.STEPS[5].words in words(visitor)
-        assert slider(visitor, "keep").value == 0.5
+        assert view(visitor)["setting"]["keep"] == 0.5
 
 
 def test_every_step_can_be_reached_from_every_other(visit):
     test = visit("sources", "tour=1")
     button(test, f"5. {tour_steps.STEPS[4].title}").click().run()
-    assert place(sound(test)) == 5 and test.selectbox[0].value == "ties"
+    assert place(sound(test)) == 5 and view(test)["setting"]["method"] == "ties"
     button(test, f"7. {tour_steps.STEPS[6].title}").click().run()
     assert test.session_state["chosen"]["blocks"] == "0,1"
-    assert pills(test, "Blocks").value == [0, 1], "widgets follow on the page that is shown"
+    assert view(test)["setting"]["blocks"] == [0, 1], "the view follows on the page that is shown"
 
 
 def test_a_link_holds_what_was_changed_at_a_step(visit):
     test = visit("theory", "tour=2&theory_s=1")
     assert slider(test, "theory_s").value == 1 and link_of(test)["theory_s"] == "1"
-    again = visit("merge", "tour=7&blocks=all&keep=0.7")
+    again = visit("explore", "tour=7&blocks=all&keep=0.7")
     assert again.session_state["chosen"]["blocks"] == "all"
     assert link_of(again) == {"family": "tiny", "keep": "0.7", "blocks": "all", "tour": "7"}
 
@@ -106,25 +122,25 @@ def test_a_short_link_opens_the_page_of_its_step(visit, monkeypatch):
     fresh = AppTest.from_file(test._script_path, default_timeout=120)
     fresh.query_params["tour"] = "5"
     fresh.run()
-    assert place(sound(fresh)) == 5 and fresh.title[0].value == "Merge"
+    assert place(sound(fresh)) == 5 and view(fresh)["target"] == "right"
 
 
 @pytest.mark.parametrize("value", ["0", "9", "-1", "x", "left-", "left-0", "1.5", "٣٣"])
 def test_a_link_to_no_step_says_so(visit, value):
-    test = visit("merge", f"tour={value}")
+    test = visit("explore", f"tour={value}")
     assert f"tour={value} was not used" in words(test) and place(test) is None
 
 
 def test_answers_say_what_is_measured_and_nothing_before(visit):
-    test = visit("heatmap", "tour=3")
-    test = settled(test)
+    assert "this line says what was found" in words(visit("explore", "tour=3&live=off"))
+    test = settled(go(settled(visit("explain")), "explain"))
+    button(test, "Tour").click().run()
+    button(test, f"3. {tour_steps.STEPS[2].title}").click().run()
     means = {s.block: s.node.mean() for s in _scores(test)}
     most = max(means, key=means.__getitem__)
-    assert f"block {most} has the highest mean" in words(test)
-    fresh = visit("theory", "tour=4")
-    assert "this line says what was found" in words(fresh)
-    button(fresh, "Measure this family").click().run()
-    assert "has the highest M-Loss" in words(settled(fresh))
+    assert f"block {most} has the highest mean" in words(sound(test))
+    button(test, "Next").click().run()
+    assert "has the highest M-Loss" in words(settled(test))
 
 
 def _scores(test):
@@ -135,8 +151,8 @@ def _scores(test):
 # Of each page, what a class does not need, and what it does.
 LECTURE = {
     "sources": ({"Merging weights"}, set()),
-    "heatmap": ({"The blocks as a table: tick to choose"}, {"Compute M-Loss"}),
-    "merge": ({"Released code and controls"}, {"Launch merge", "All blocks"}),
+    "explain": (set(), {"Highest node of all"}),
+    "explore": ({"Released code and controls"}, {"Named choices of blocks"}),
     "theory": ({"Where the numbers come from"}, {"Measure this family"}),
     "experiments": ({"Published numbers (not measured here)"}, {"Measure, or go on"}),
     "compatibility": ({"Measure the ensemble gap"}, set()),
@@ -158,27 +174,29 @@ def test_the_lecture_view_hides_what_a_class_does_not_need(visit, page):
 
 
 def test_a_merge_in_the_lecture_view_shows_its_table_and_verdict(visit):
-    test = merged(visit("merge", "view=lecture"))
-    assert "Merged in" in test.success[0].value and "TIES at the same k" in words(test)
-    assert not test.get("link_button") and "Latest merges" not in words(test)
+    test = compared(visit("explore", "view=lecture"))
+    assert view(test)["lecture"] and view(test)["kept"] is None
+    assert "TIES at the same k" in words(test) and test.dataframe.len
+    assert not test.get("link_button")
 
 
-@pytest.mark.parametrize("page", ["merge", "sources", "heatmap", "theory"])
+@pytest.mark.parametrize("page", ["explore", "sources", "explain", "theory"])
 def test_reset_brings_every_setting_back_and_keeps_the_view(visit, page):
     far = "keep=0.9&variation=0.3&blocks=1&sources=apples,clouds&weights=2,1&group=3&theory_s=3"
     test = settled(visit(page, f"{far}&tour=5&view=lecture&reference=x"))
     button(test, "Reset").click().run()
     test = settled(test)
     usual = session.usual(load("tiny")) | {"view": "lecture"}
+    usual["theory_job"] = test.session_state["chosen"]["theory_job"]
     usual["score_job"] = test.session_state["chosen"]["score_job"]
     assert test.session_state["chosen"] == usual
-    if page == "merge":
-        assert slider(test, "keep").value == 0.5 and pills(test, "Blocks").value == [0, 1, 2]
+    if page == "explore":
+        assert view(test)["setting"]["keep"] == 0.5 and view(test)["setting"]["blocks"] is None
     if page == "sources":
         assert pills(test, "Sources").value == ["apples", "bridges", "clouds"]
 
 
 def test_a_merge_of_the_step_before_stays_in_sight(visit):
-    test = merged(visit("merge", "tour=5"))
+    test = merged(visit("explore", "tour=5"))
     button(test, "Next").click().run()
-    assert "Merged in" in sound(test).success[0].value
+    assert view(sound(test))["kept"]

@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from test_dialects_hostile import tensor_of
-from visitor import button, settled, sound, visit, words
+from visitor import button, press, settled, sound, view, visit, words
 
 from mloss_core import list_runs
 from tiny import TASKS
@@ -127,11 +127,9 @@ def test_a_bad_model_is_refused_everywhere(
     refused(cli("merge", "--family=tiny", "--method=ties", "--out", out), "source bridges", said)
     test = settled(visit("sources"))
     assert said in errors(test)
-    test = settled(visit("heatmap", "samples=6"))
+    test = settled(visit("explain", "samples=6"))
     assert said in errors(test)
-    test = visit("merge", "method=ties")
-    button(test, "Launch merge").click().run()
-    assert said in errors(settled(sound(test)))
+    assert said in view(settled(press(visit("explore", "method=ties"), "launch")))["said"]
     assert not (own_family / "run").exists(), "its code has run"
     assert {record.state for record in list_runs()} == {"failed"}
     assert not list(runs.rglob("*.part")) and not list(runs.rglob("*.safetensors"))
@@ -142,9 +140,8 @@ def test_bad_test_images_are_refused_everywhere(damage, said, visit, own_family,
     damage(own_family)
     refused(cli("evaluate", "--family=tiny", "--model=base"), said)
     assert said in errors(settled(visit("sources")))
-    test = visit("merge", "method=ties")
-    button(test, "Launch merge").click().run()
-    assert said in errors(settled(sound(test)))
+    test = press(visit("explore", "method=ties"), "launch")
+    assert said in view(settled(test))["said"]
 
 
 def test_what_was_mended_is_measured_again_when_asked(visit, own_family):
@@ -207,8 +204,7 @@ def test_a_full_disk_is_said_in_the_app_and_leaves_nothing_half_written(
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mloss_core.checkpoints.image_tower.save_file", full)
-    test = visit("merge")
-    button(test, "Launch merge").click().run()
-    assert "No space left on device" in errors(settled(sound(test)))
+    test = settled(press(visit("explore"), "launch"))
+    assert "No space left on device" in view(test)["said"]
     assert [(record.state, record.model) for record in list_runs()] == [("failed", None)]
     assert not list(runs.rglob("*.part")) and not list(runs.rglob("model.safetensors"))

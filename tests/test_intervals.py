@@ -33,7 +33,7 @@ from mloss_core.intervals import half_width, mean_of_means, of_draws, of_mean_sh
 from mloss_core.mloss import SetLosses
 from views.compatibility import parts as compatibility_parts
 from views.experiments import figures as experiment_figures
-from views.merge import live
+from views.explore import picture
 from views.shared.readouts import with_interval as text_of
 from views.theory import parts as theory_parts
 
@@ -350,9 +350,10 @@ def test_bars_and_readouts_reach_to_the_ends_of_the_interval():
     assert row.mean == pytest.approx((mean, mean - below, mean + above))
     bar = experiment_figures.means([row]).data[0].error_x
     assert (bar.array[0], bar.arrayminus[0]) == pytest.approx((above, below))
-    line = live.table([live.row("x", Accuracy(correct=81, total=263), None, None)], False)
-    assert "30.8%</span>  (25.5% to 36.6%)" in line
-    assert f"left:{100 * low_a:.2f}%;width:{100 * (high_a - low_a):.2f}%" in line
+    shown = picture.readouts_of(counts, {}, {})
+    assert shown["average"] == pytest.approx([mean, mean - below, mean + above])
+    assert shown["tasks"]["a"] == pytest.approx([81 / 263, low_a, high_a, 263])
+    assert shown["tasks"]["b"] == pytest.approx([15 / 148, low_b, high_b, 148])
 
 
 def test_the_gaps_bars_have_students_intervals():

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from visitor import button, settled, visit, words
+from visitor import compared, settled, visit, words
 
 from dialect_files import hugging_face_names, prefixed, state, write_module
 from mloss_core import Finished, InputError, MergeRecipe, families, load, run
@@ -252,7 +252,7 @@ def test_the_app_shows_and_merges_a_family_without_tasks(visit, shelf):
     (folder / "family.toml").write_text('calibration = "unlabeled"\n')
     link = "family=hub&samples=4"
     assert "3 sources" in words(visit("sources", link)).replace("*", "")
-    assert "3 of 3 blocks measured" in words(settled(visit("heatmap", link)))
-    test = visit("merge", link)
-    button(test, "Launch merge").click().run()
-    assert "No accuracies: this family has no test images" in words(settled(test))
+    assert "3 of 3 blocks measured" in words(settled(visit("explain", link)))
+    assert "No accuracies: this family has no test images" in words(
+        compared(visit("explore", link))
+    )

@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 import torch
-from visitor import button, settled, visit, words
+from visitor import merged, visit, words
 
 from mloss_core import METHODS, MergeRecipe, load_run
 from mloss_core.hardware.available import control_groups, free
@@ -120,7 +120,7 @@ def test_what_torch_holds_unused_on_a_gpu_is_free(monkeypatch):
     assert free(CUDA) == 130
 
 
-@pytest.mark.parametrize("page", ["heatmap", "merge"])
+@pytest.mark.parametrize("page", ["explain", "explore"])
 def test_the_app_says_what_a_job_needs_before_it_starts(page, visit, monkeypatch):
     test = visit(page)
     assert re.search(r"eeds about \d+\.\d GB of memory, \d+\.\d GB free", words(test))
@@ -128,14 +128,12 @@ def test_the_app_says_what_a_job_needs_before_it_starts(page, visit, monkeypatch
     monkeypatch.setattr(widgets, "free", lambda device: 0)
     test.run()
     assert "it may fail or slow everything down" in test.warning[0].value
-    launch = button(test, {"heatmap": "Compute M-Loss", "merge": "Launch merge"}[page])
-    assert not launch.disabled, "warned, not refused"
+    if page == "explore":
+        assert merged(test).session_state["chosen"]["merge_job"], "warned, not refused"
 
 
 def test_a_finished_merge_leaves_no_weights_in_the_board(visit):
-    test = visit("merge")
-    button(test, "Launch merge").click().run()
-    settled(test)
+    merged(visit("explore"))
     job = next(j for j in session.board()._jobs.values() if j.kind == "merge")
     assert job.events[-1].weights is None and load_run(job.result).model.is_file()
 

@@ -49,8 +49,9 @@ def _settings(family: Family) -> None:
         bound("scope", st.segmented_control)
     if session.chosen("method") == "task-arithmetic":
         widgets.both_lambdas()
-    st.markdown("**Merging weights**")
-    if len(session.chosen_sources()) > 1:
+    weighted = not session.lecture() or session.chosen("weights")
+    if weighted and len(session.chosen_sources()) > 1:
+        st.markdown("**Merging weights**")
         sources.choose_weights(family)
     if not session.lecture():
         st.latex(row.formula)

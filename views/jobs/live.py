@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Sequence
 
 from mloss_core import (
     METHODS,
@@ -111,12 +110,12 @@ def grid(family: Family, recipe: MergeRecipe) -> Job:
     )  # fmt: skip
 
 
-def grid_cells(family: Family, recipe: MergeRecipe, keeps: Sequence[float] = KEEPS) -> Events:
+def grid_cells(family: Family, recipe: MergeRecipe) -> Events:
     """The cells of the grid, TIES (e = 0) among them; None is a place to stop."""
     tasks, evaluator = own_tasks(family), session.evaluator(family.name)
     quick = next(s for s in live_stages() if isinstance(s, Evaluate))
-    yield Planned(steps=len(keeps) * len(SHARES))
-    for keep, share in itertools.product(keeps, SHARES):
+    yield Planned(steps=len(KEEPS) * len(SHARES))
+    for keep, share in itertools.product(KEEPS, SHARES):
         cell = dataclasses.replace(recipe, keep=keep, variation=round(keep * share, 3))
         if share == 0:
             cell = dataclasses.replace(cell, method="ties")

@@ -59,6 +59,7 @@ def _follow(family: Family, former: tuple[str, ...], names: tuple[str, ...]) -> 
     before, now = (session.pool_size(family, few or family.sources) for few in (former, names))
     if int(session.chosen("samples")) == min(usual, before):
         session.choose_value("samples", str(min(usual, now)))
+        st.session_state.pop(session.widget("w-samples"), None)  # it starts from that
     session.choose_value("sources", ",".join(names))
     session.choose_value("weights", "")
 

@@ -12,7 +12,7 @@ class View {
   constructor(root) {
     this.root = root;
     const find = selector => root.querySelector(selector);
-    this.parts = Object.fromEntries(["sentence", "along", "finding", "line", "status", "presets", "heard", "undo", "redo", "launch", "compare", "download", "by", "scale", "normalised", "right"].map(name => [name, find("." + name)]));
+    this.parts = Object.fromEntries(["sentence", "wrong", "along", "finding", "line", "status", "presets", "heard", "undo", "redo", "launch", "compare", "download", "by", "scale", "normalised", "right"].map(name => [name, find("." + name)]));
     this.bar = find(".progress");
     this.chart = find("canvas");
     this.method = find(".method select");
@@ -126,6 +126,7 @@ class View {
 
   // A move of a control. The setting before stays as a ghost until the next one is let go of.
   change(changes, settle) {
+    this.dismissed = this.data.said; // it has been seen
     if (!this.moving) {
       this.moving = true;
       this.past.push(this.setting); this.future = [];
@@ -254,9 +255,11 @@ class View {
   }
 
   barOf(now) {
-    const { status, launch, download } = this.parts;
-    status.toggleAttribute("data-wrong", Boolean(this.wrong));
-    status.textContent = this.wrong || this.words(now);
+    const { status, launch, download, wrong } = this.parts;
+    const problem = this.data.problem || this.wrong || (this.data.said === this.dismissed ? "" : this.data.said);
+    wrong.hidden = !problem;
+    if (wrong.textContent !== problem) wrong.textContent = problem;
+    status.textContent = problem ? "" : this.words(now);
     // A launched merge has its bar, with a button to cancel it, at the foot of the page.
     const share = this.status && !this.data.follow ? Math.round(100 * (this.share || 0)) : 0;
     this.bar.firstElementChild.style.width = `${share}%`;
@@ -271,7 +274,6 @@ class View {
   }
 
   words(now) {
-    if (this.data.problem || this.data.said) return this.data.problem || this.data.said;
     if (this.status) return this.status;
     if (!this.data.live) return "Live is off: launch to merge and measure.";
     if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s` : "a picture that comes with the family"}, measured on ${now.images} images per task; ${this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch"}`;
