@@ -14,11 +14,11 @@ SEVERE = ("serious", "critical")
 # Every page, and the states in which more of it shows.
 PATHS = (
     "/?family={}",
-    "/?family={}&tour=1",
+    "/sources?family={}&tour=1",
     "/compatibility?family={}",
-    "/heatmap?family={}&tour=3",
-    "/merge?family={}",
-    "/merge?family={}&tour=7&view=lecture",
+    "/?family={}&tour=3&node=1:4",
+    "/explain?family={}&tour=4",
+    "/explain?family={}&explain=blocks&view=lecture",
     "/experiments?family={}",
     "/runs?family={}",
     "/theory?family={}&tour=2",
@@ -28,7 +28,7 @@ PATHS = (
 
 def settled(page: Page) -> None:
     """Waits until the page and its jobs have done their work and everything is drawn."""
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    expect(page.get_by_role("heading", level=1).first).to_be_visible()
     idle(page)
     expect(page.get_by_test_id("stSkeleton")).to_have_count(0)
     expect(page.get_by_role("button", name="Cancel")).to_have_count(0)

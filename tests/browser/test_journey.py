@@ -1,4 +1,4 @@
-"""The main job in a real browser: sources, heatmap, sliders, M-TIES, readouts, download, reload."""
+"""The main job in a real browser, on one screen: by mouse, by keyboard, from a link."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 from playwright.sync_api import Page, expect
 from safetensors import safe_open
 
-from browser.driver import SLOW, idle
+from browser.driver import idle, link
+from browser.explore import average, launch, linked, measured, press, settled, slider
 from mloss_core import METHODS, load
 
 pytestmark = pytest.mark.browser
@@ -41,21 +42,6 @@ def choose_sources(page: Page, family) -> None:
     page.wait_for_url(lambda url: "sources=" not in url)
 
 
-def press(page: Page, label: str, key: str, times: int) -> float:
-    """Moves a slider by its keys; returns where it stands."""
-    thumb = page.get_by_role("slider", name=label)
-    for _ in range(times):
-        before = thumb.input_value()
-        thumb.press(key)
-        expect(thumb).not_to_have_value(before)
-    return float(thumb.input_value())
-
-
-def linked(page: Page, name: str, value: float) -> None:
-    """Waits until the link holds it."""
-    page.wait_for_url(re.compile(rf"[?&]{name}={value:g}(&|$)"))
-
-
 def taken(page: Page, label: str, folder) -> Path:
     """The file behind a link of that label."""
     link = page.get_by_role("link", name=re.compile(label))
@@ -69,7 +55,7 @@ def taken(page: Page, label: str, folder) -> Path:
 
 
 def download(page: Page, folder) -> tuple[dict, set[str]]:
-    """Downloads the merge that the page shows; its recipe and tensor names."""
+    """Downloads the merge that was kept last; its recipe and tensor names."""
     path = taken(page, "Download", folder)
     assert re.fullmatch(r"[\w-]+\.safetensors", path.name)
     with safe_open(path, "pt") as file:
@@ -84,53 +70,116 @@ def tick(page: Page, row: int) -> None:
 
 
 def cancel(page: Page) -> None:
-    """Launches again and cancels: it stops within two seconds and says so."""
-    page.get_by_role("button", name="Launch merge").click()
+    """Launches and cancels: it stops within two seconds and says so."""
+    page.get_by_role("button", name="Launch and keep").click()
     button = page.get_by_role("button", name="Cancel")
     expect(button).to_be_visible()
     # Not click(): that waits for the button to stand still, and it is drawn anew every second.
     button.dispatch_event("click")
     start = time.monotonic()
-    expect(page.get_by_text("Cancelled: Merging")).to_be_visible()
+    expect(page.get_by_role("alert").filter(has_text="Cancelled: Merging")).to_be_visible()
     print(f"cancelled after {time.monotonic() - start:.2f} s")
     expect(button).to_have_count(0)
 
 
+INSIDE = """() => {
+  const host = [...document.querySelectorAll('*')].find(e => e.shadowRoot?.querySelector('.explore'));
+  return ['canvas', '.finding', '.presets', '.sliders', '.big', '.tasks li:last-child', '.launch', '.status'].map(part => {
+    const box = host.shadowRoot.querySelector(part).getBoundingClientRect();
+    return [part, box.top >= 0 && box.left >= 0 && box.bottom <= innerHeight && box.right <= innerWidth && box.height > 0];
+  }).filter(([, inside]) => !inside).map(([part]) => part);
+}"""  # noqa: E501
+# Layout shifts since the page was watched, other than those right after somebody's own click.
+WATCH = """() => {
+  window.shifts = [];
+  new PerformanceObserver(list => window.shifts.push(...list.getEntries().map(
+    e => [e.value, e.hadRecentInput, e.sources.map(s => s.node?.className || s.node?.nodeName)])))
+    .observe({type: 'layout-shift'});
+  window.heights = [document.querySelector('[data-testid=stMain]').scrollHeight];
+  window.timer = setInterval(() => window.heights.push(
+    document.querySelector('[data-testid=stMain]').scrollHeight), 50);
+}"""
+
+
+@pytest.mark.parametrize("size", [(1440, 900), (1280, 800)])
+def test_the_whole_view_is_on_one_screen(open_page, short, size):
+    page = open_page(
+        f"/?family={short}", viewport=dict(zip(("width", "height"), size, strict=True))
+    )
+    measured(page)
+    assert page.evaluate(INSIDE) == []
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("e => e.scrollWidth - e.clientWidth") <= 0
+
+
 def test_the_main_job(open_page, family, tmp_path):
     page = open_page(f"/?family={family.name}")
-    expect(page.get_by_text("This app measures it")).to_be_visible()
-    expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
+    settled(page)
     choose_sources(page, family)
+    settled(page)
+    before = average(page)
 
-    go(page, "M-Loss heatmap")
-    blocks = family.model.blocks
-    expect(page.get_by_text(f"{blocks} of {blocks} blocks measured in")).to_be_visible()
-    page.get_by_role("radio", name="rank").or_(page.get_by_role("button", name="rank")).click()
-    page.wait_for_url(re.compile("colours=rank"))
-    expect(page.get_by_test_id("stPlotlyChart").first).to_be_visible()
+    k = press(page, "Base keep rate k", "ArrowLeft", 8)
+    e = press(page, "Pruning variation e", "ArrowRight", 2)
+    linked(page, "keep", f"{k:g}")
+    linked(page, "variation", f"{e:g}")
+    measured(page, 80)
+    assert average(page) != before
+    expect(page.locator(".explore .change")).to_contain_text("the setting before")
+    expect(page.locator(".explore .track .ghost").first).to_be_attached()
 
-    go(page, "Merge")
-    k = press(page, "Base keep rate k", "ArrowRight", 2)
-    linked(page, "keep", k)
-    idle(page)
-    e = press(page, "Pruning variation e", "ArrowRight", 1)
-    linked(page, "variation", e)
-    idle(page)
-    page.get_by_role("button", name="Launch merge").click()
-    page.wait_for_url(re.compile("merge_job="))
-    expect(page.get_by_test_id("stMetric")).to_have_count(len(family.sources))
-    page.reload()
-    expect(page.get_by_test_id("stMetric")).to_have_count(len(family.sources))
-    expect(page.get_by_text(re.compile("Merged in"))).to_be_visible(timeout=2 * SLOW)
-    expect(page.get_by_test_id("stMetricValue").first).to_have_text(re.compile(r"\d+\.\d%"))
-
-    idle(page)
-
+    page.evaluate(WATCH)
+    launch(page)
+    shifts = [shift for shift in page.evaluate("window.shifts") if not shift[1]]
+    assert shifts == [], "nothing moves because a job starts or ends"
+    assert len(set(page.evaluate("window.heights"))) == 1
     recipe, names = download(page, tmp_path)
     assert (recipe["method"], recipe["keep"]) == ("m-ties", pytest.approx(k))
     assert recipe["variation"] == pytest.approx(e)
     assert names and all(name.startswith("visual.") for name in names)
+
+    again = open_page(link(page))
+    settled(again)
+    assert average(again) == average(page)
+    assert (
+        again.locator(".explore .sentence").inner_text()
+        == page.locator(".explore .sentence").inner_text()
+    )
+    for label in ("Base keep rate k", "Pruning variation e"):
+        assert slider(again, label).input_value() == slider(page, label).input_value()
+    page.get_by_role("button", name="Compare").click()
+    expect(page.get_by_role("dialog").get_by_text(re.compile("TIES at the same k"))).to_be_visible()
+    page.keyboard.press("Escape")
+    press(page, "Scaling λ", "ArrowRight", 1)
     cancel(page)  # 12 blocks: a tiny merge would have ended before anyone could
+
+
+def test_by_keyboard_alone(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6")
+    settled(page)
+    chart = page.locator(".explore canvas")
+    for _ in range(40):  # from the top of the page, by Tab alone
+        page.keyboard.press("Tab")
+        if chart.evaluate("e => e.getRootNode().activeElement === e"):
+            break
+    for key in ("ArrowUp", "ArrowUp", "ArrowRight"):
+        page.keyboard.press(key)
+    page.keyboard.press(" ")
+    linked(page, "blocks", "0,2")
+    expect(page.locator(".explore .heard")).to_contain_text("Block 1 is not trimmed by M-Loss")
+    page.keyboard.press("Enter")
+    card = page.locator(".explore .card")
+    expect(card.get_by_role("heading")).to_have_text(re.compile("Block 1, node"))
+    expect(card.get_by_text("At a typical token the gap is")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(card).not_to_be_visible()
+    page.keyboard.press("Control+z")
+    page.wait_for_url(lambda url: "blocks=" not in url)
+    slider(page, "Base keep rate k").focus()
+    page.keyboard.press("ArrowRight")
+    settled(page)
+    page.get_by_role("button", name="Launch and keep").press("Enter")
+    expect(page.locator(".explore .status")).to_contain_text("kept, see Compare")
 
 
 def stop(page: Page) -> None:
@@ -157,9 +206,7 @@ def test_an_experiment_is_stopped_and_goes_on_and_two_runs_are_compared(open_pag
 
     for method in ("m-ties", "ties"):
         page = open_page(f"/merge?family={tiny}&method={method}&samples=6")
-        page.get_by_role("button", name="Launch merge").click()
-        expect(page.get_by_text(re.compile("Merged in"))).to_be_visible()
-    idle(page)
+        launch(page)
     go(page, "Runs")
     expect(page.get_by_text("Tick one to see")).to_be_visible()
     idle(page)
@@ -184,7 +231,7 @@ def test_the_theory_pages_sliders(open_page, tiny):
     for label, name in (("Range K", "k"), ("Shift s", "s"), ("Sources q", "q")):
         idle(page)
         before = exact.inner_text()
-        linked(page, f"theory_{name}", press(page, label, "ArrowRight", 1))
+        linked(page, f"theory_{name}", f"{press(page, label, 'ArrowRight', 1):g}")
         expect(exact).not_to_have_text(before)
     idle(page)
     page.get_by_role("button", name="Measure this family").click()
@@ -192,7 +239,7 @@ def test_the_theory_pages_sliders(open_page, tiny):
     expect(page.get_by_text("of the measured M-Loss")).to_be_visible()
 
 
-PATHS = ["/", "/compatibility", "/heatmap", "/merge", "/experiments", "/runs", "/theory"]
+PATHS = ["/", "/sources", "/explain", "/compatibility", "/experiments", "/runs", "/theory"]
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -5,65 +5,64 @@ from __future__ import annotations
 import re
 
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import expect
 
 from browser.driver import idle, link
+from browser.explore import cell, click_cell, linked, settled
 
 pytestmark = pytest.mark.browser
 
-WHERE = """([block, x]) => {
-  const plot = document.querySelector('.js-plotly-plot'), drawn = plot._fullLayout;
-  const box = plot.getBoundingClientRect(), left = drawn.xaxis.range[0];
-  const across = x === null ? (left - 0.5) / 2 : x;
-  return [box.left + drawn.xaxis._offset + drawn.xaxis.l2p(across),
-          box.top + drawn.yaxis._offset + drawn.yaxis.l2p(block)];
-}"""
+BLOCKS = 3
 
 
-def point(page: Page, block: int, group: int | None = None) -> None:
-    """Clicks a cell of the map, or the mark of a row."""
-    idle(page)
-    plot = page.get_by_test_id("stPlotlyChart").first
-    expect(plot.locator(".nsewdrag").first).to_be_attached()
-    plot.scroll_into_view_if_needed()
-    x, y = page.evaluate(WHERE, [block, group])
-    page.mouse.move(x, y)
-    expect(page.locator(".hoverlayer .hovertext").first).to_be_visible()  # it is listening
-    page.mouse.click(x, y)
-
-
-def chosen(page: Page, blocks: str, count: int) -> None:
-    """Waits until the link holds these blocks, and the views show them."""
-    page.wait_for_url(re.compile(rf"[?&]blocks={blocks.replace(',', '(,|%2C)')}(&|$)"))
-    expect(page.get_by_test_id("stMetricValue").first).to_have_text(f"{count} of 3")
-    idle(page)
-    names = page.get_by_test_id("stPlotlyChart").nth(2).locator(".legendtext")
-    if count > 1:  # one line has no legend
-        expect(names).to_have_text([f"block {block}" for block in blocks.split(",")])
-
-
-def test_blocks_are_chosen_merged_and_found_again(open_page, tiny):
-    page = open_page(f"/heatmap?family={tiny}&samples=6")
-    expect(page.get_by_text("3 of 3 blocks measured in")).to_be_visible()
-    expect(page.get_by_test_id("stMetricValue").first).to_have_text("3 of 3")
-
-    point(page, 1)  # its mark: away
-    chosen(page, "0,2", 2)
-    point(page, 1, 3)  # a cell: this block alone, and its highest node in focus
-    chosen(page, "1", 1)
-    page.wait_for_url(re.compile("node=1(:|%3A)(4[89]|5[0-9]|6[0-3])"))
+def test_blocks_are_chosen_on_the_map(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6")
+    settled(page)
+    click_cell(page, 1, -1, BLOCKS)  # its number: away
+    linked(page, "blocks", "0,2")
+    settled(page)
+    expect(page.locator(".explore .finding")).to_contain_text("Your 2 blocks hold")
+    start, end = cell(page, 0, 0.3, BLOCKS), cell(page, 1, 0.6, BLOCKS)
+    page.mouse.move(*start)
+    page.mouse.down()
+    page.mouse.move(*end, steps=5)
+    page.mouse.up()
+    linked(page, "blocks", "0,1")
     page.get_by_role("button", name="Undo").click()
-    chosen(page, "0,2", 2)
+    linked(page, "blocks", "0,2")
     page.get_by_role("button", name="Redo").click()
-    chosen(page, "1", 1)
+    linked(page, "blocks", "0,1")
+    page.get_by_role("button", name="none (TIES)").click()
+    linked(page, "blocks", "none")
+    page.get_by_role("button", name="this family's 3 highest").click()
+    page.wait_for_url(lambda url: "blocks=" not in url)
+    page.locator(".explore canvas").dblclick(position={"x": 120, "y": 60})
+    expect(page.locator(".explore .card")).to_be_visible()
+    page.keyboard.press("Escape")
+    assert "blocks=" not in page.url, "a double click chooses nothing"
 
-    group = page.get_by_test_id("stButtonGroup").filter(has_text="Blocks with node-wise")
-    pill = group.get_by_role("button", name="2", exact=True)
-    pill.focus()
-    page.keyboard.press("Space")
-    chosen(page, "1,2", 2)
-    expect(pill).to_be_focused()
 
+def test_a_cell_opens_its_card_and_keeps_the_choice(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6&blocks=0,2")
+    settled(page)
+    click_cell(page, 1, 0.5, BLOCKS)
+    card = page.locator(".explore .card")
+    expect(card.get_by_role("heading")).to_have_text(
+        re.compile(r"Block 1, node (4[89]|[56]\d|7\d)")
+    )
+    expect(card.locator(".said p")).to_have_count(3)
+    expect(card.locator(".cause")).to_have_count(3)
+    page.wait_for_url(re.compile("node=1(:|%3A)"))
+    assert re.search("blocks=0(,|%2C)2", page.url), "looking and choosing are two things"
+    node = card.get_by_role("heading").inner_text().split()[-1]
+    idle(page)
+    card.get_by_role("button", name="More on the Explain page").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Explain")
+    expect(page.get_by_text(f"M-Loss of node {node}, block 1")).to_be_visible()
+
+
+def test_a_choice_is_merged_and_found_again(open_page, tiny):
+    page = open_page(f"/explain?explain=blocks&family={tiny}&samples=6&blocks=1,2")
     page.get_by_role("button", name="Merge with blocks 1,2").click()
     expect(
         page.get_by_text(re.compile("istinguishable: M-TIES, blocks 1,2 is .* M-TIES, all blocks"))
@@ -83,13 +82,13 @@ def test_blocks_are_chosen_merged_and_found_again(open_page, tiny):
     page.wait_for_url(re.compile("saved=late"))
     again = open_page(link(page))
     expect(again.get_by_text("2 choices tried with these settings")).to_be_visible()
-    chosen(again, "1,2", 2)
+    idle(again)
     again.get_by_role("button", name="Named choices").click()
     expect(again.get_by_role("button", name="late: 1,2")).to_be_visible()
 
 
 def test_the_table_chooses_by_keyboard(open_page, tiny):
-    page = open_page(f"/heatmap?family={tiny}&samples=6&blocks=0")
+    page = open_page(f"/explain?explain=blocks&family={tiny}&samples=6&blocks=0")
     expect(page.get_by_test_id("stMetricValue").first).to_have_text("1 of 3")
     page.get_by_text("The blocks as a table").click()
     table = page.get_by_test_id("stExpander").filter(has_text="The blocks as a table")
