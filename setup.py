@@ -7,6 +7,12 @@ setup(
     packages=[*find_packages(include=["mloss_core", "mloss_core.*"]), "mloss_app"],
     package_dir={"mloss_app": "."},
     package_data={
-        "mloss_app": ["pages/*.py", "views/**/*.py", "assets/**/*", ".streamlit/config.toml"]
+        "mloss_app": [
+            "pages/*.py",
+            "views/**/*.py",
+            "views/explore/browser/*",
+            "assets/**/*",
+            ".streamlit/config.toml",
+        ]
     },
 )

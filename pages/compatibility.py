@@ -52,7 +52,9 @@ def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     clicked = job is None and not small and st.button("Measure compatibility", type="primary")
     if (job is None and small) or clicked:
         job = kinds.measure(family, recipe)
-        session.head_start(job)
+        session.head_start(job if clicked else session.begun(job))
+    elif job is not None:
+        session.looked_at(job)
     if job is None:
         st.info(
             "Press *Measure compatibility*: the calibration images go once through the base and "

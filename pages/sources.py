@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import streamlit as st
 
-from mloss_core import Accuracy, Family, TaskEvaluated
+from mloss_core import Accuracy, Family
 from views.jobs import kinds
 from views.shared import figures, nav, sources
 from views.state import session
@@ -64,7 +64,8 @@ def own_event(family: Family, source: str) -> tuple[str, str]:
 def measured(family: Family, job: Job) -> None:
     """Own-task and base accuracy of every source, as far as the background has come."""
     accuracies = {
-        (e.model, e.task): e.accuracy for e in list(job.events) if isinstance(e, TaskEvaluated)
+        of: Accuracy(correct=int(hits.sum()), total=len(hits))
+        for of, hits in kinds.known_references(family).items()
     }
     geometry = session.cached_geometry(
         family.name, family.sources, tuple(family.source(s).sha256 for s in family.sources)

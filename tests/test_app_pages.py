@@ -12,12 +12,25 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 from starlette.requests import Request
-from visitor import button, choose, compared, pills, press, settled, view, visit, words
+from visitor import (
+    button,
+    choose,
+    compared,
+    go,
+    merged,
+    pills,
+    press,
+    settled,
+    view,
+    visit,
+    words,
+)
 
 import app
 from mloss_core import METHODS, list_runs, run
 from mloss_core.errors import MlossError
 from views.jobs import kinds
+from views.state.job_board import Job
 
 
 def test_the_first_screen_says_what_this_is_and_shows_the_family(visit):
@@ -43,6 +56,16 @@ def test_the_sources_page_measures_each(visit):
     assert table["own task, base"].str.contains("n = 12").all()
     assert test.error.len == 0 and test.warning.len == 0
     assert "3 sources" in words(test).replace("*", "")
+
+
+def test_what_a_merge_has_measured_the_sources_page_knows(visit, monkeypatch):
+    gone = Job("1", "references", "never begun", None)
+    monkeypatch.setattr(kinds, "begin_references", lambda family: None)
+    monkeypatch.setattr(kinds, "references", lambda family, again=False: gone)
+    test = merged(visit("explore", "live=off"))
+    table = go(test, "sources").dataframe[0].value
+    assert table["own task, this source"].str.contains("n = 12").all()
+    assert table["own task, base"].str.contains("n = 12").all()
 
 
 def test_a_finished_merge_is_shown_compared_and_can_be_downloaded(visit):

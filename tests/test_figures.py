@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from mloss_core import keep_rates
 from views.shared import figures, theme
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -146,19 +145,6 @@ def test_a_colour_bar_has_one_notation():
     assert all("×10" in text for text in bar.ticktext) and bar.ticktext[0] == "6.00×10⁻⁵"
 
 
-@given(st.floats(0.05, 1), st.floats(0, 1), st.integers(2, 60))
-def test_keep_rate_curves_never_rise(keep, share, nodes):
-    scores = random_scores(2, nodes)
-    curves = {b: (x, keep_rates(x, keep, keep * share)) for b, x in scores.items()}
-    figure = figures.keep_rate_curves(curves, keep, keep * share, "M-Loss", log=True)
-    for line in figure.data:
-        assert (np.diff(line.x) >= 0).all() and (np.diff(line.y) <= 1e-12).all()
-        assert line.y[0] == pytest.approx(keep)
-        assert line.y[-1] == pytest.approx(keep - keep * share, abs=1e-9)
-        low, high = figure.layout.yaxis.range
-        assert low <= min(line.y) and max(line.y) <= high
-
-
 def test_block_means_carry_their_intervals():
     figure = figures.block_means({2: (3.0, 2.5, 4.0), 0: (1.0, 0.9, 1.2)}, 3)
     points = figure.data[0]
@@ -170,12 +156,6 @@ def test_block_means_carry_their_intervals():
 def test_cosines_leave_the_diagonal_out():
     z = figures.cosine_matrix(np.array([[1.0, 0.2], [0.2, 1.0]]), ["a", "b"]).data[0].z
     assert np.isnan(np.diag(z)).all() and z[0][1] == 0.2
-
-
-def test_accuracy_by_block_begins_with_the_base():
-    figure = figures.accuracy_by_block({"a": [(-1, 0.4), (0, 0.5)], "b": []}, 2)
-    assert [trace.name for trace in figure.data] == ["a", "b"]
-    assert list(figure.data[0].x) == [-1, 0] and list(figure.data[0].y) == [0.4, 0.5]
 
 
 def test_compared_models_may_lack_tasks():

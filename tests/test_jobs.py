@@ -8,7 +8,7 @@ import time
 import pytest
 
 from mloss_core.errors import MlossError
-from views.state.job_board import GIVES_WAY, JobBoard
+from views.state.job_board import GAVE_WAY, GIVES_WAY, IDLE, JobBoard
 
 
 @pytest.fixture
@@ -323,3 +323,34 @@ def test_what_its_own_page_shows_is_told_of_on_no_other(board):
     job = board.submit("live", "l", endless, shown=False)
     until(lambda: job.state == "running")
     assert board.active() == []
+
+
+def test_what_is_moved_goes_before_or_after_others(board):
+    order: list[str] = []
+    gate = threading.Event()
+    first = board.submit("merge", "m", lambda: gated(gate, "x"))
+
+    def named(name):
+        order.append(name)
+        yield name
+
+    left = board.submit("compatibility", "of the page that was left", lambda: named("left"))
+    here = board.submit("look", "of the page that is open", lambda: named("here"))
+    board.move(left, IDLE)
+    board.move(here, GAVE_WAY)
+    asked = board.submit("merge", "asked for", lambda: named("asked"))
+    assert board.active() == [first, here, asked] and left.idle
+    gate.set()
+    until(lambda: not left.active)
+    assert order == ["asked", "here", "left"]
+    board.move(left, GAVE_WAY)
+    assert left.state == "finished", "what has ended stays where it is"
+
+
+def test_a_running_job_that_is_moved_back_lets_the_next_one_in(board):
+    running = board.submit("compatibility", "of the page that was left", endless)
+    until(lambda: running.events != [])
+    board.move(running, IDLE)
+    other = board.submit("look", "here", lambda: listed("x"))
+    until(lambda: other.state == "finished")
+    assert running.state == "running"

@@ -40,6 +40,7 @@ def main() -> None:
             _start()
             bar.show()
             tour_panel.show()
+        session.at(page.title)
         with place:
             page.run()
         strip.show()

@@ -19,8 +19,8 @@ def distributions(
     scores: Mapping[int, Float[np.ndarray, " nodes"]], what: str = "M-Loss"
 ) -> go.Figure:
     """Share of each block's nodes whose M-Loss is at most x: a line per block, a point per node."""
-    figure = go.Figure()
-    for block, node in scores.items():
+    figure = go.Figure(layout={"showlegend": False})
+    for place, (block, node) in enumerate(scores.items(), 1):
         figure.add_scatter(
             x=np.sort(node), y=np.arange(1, len(node) + 1) / len(node), name=f"block {block}",
             mode="lines", line={
@@ -30,6 +30,7 @@ def distributions(
             hovertemplate=f"block {block}<br>%{{y:.0%}} of the nodes at most %{{x:.3g}}"
             "<extra></extra>",
         )  # fmt: skip
+        _label(figure, f"{block}", np.sort(node), place / (len(scores) + 1), block)
     positive = any((node > 0).any() for node in scores.values())
     figure.update_xaxes(
         title=f"{what} of a node{' (log)' * positive}", type="log" if positive else "linear",
@@ -37,6 +38,17 @@ def distributions(
     )  # fmt: skip
     figure.update_yaxes(title="share of the block's nodes", tickformat=".0%", range=[-0.02, 1.03])
     return framed(figure, 400)
+
+
+def _label(
+    figure: go.Figure, text: str, node: Float[np.ndarray, " nodes"], height: float, block: int
+) -> None:
+    """The block's number on its line, at a height that no other label has."""
+    at = float(node[int(height * (len(node) - 1))])
+    figure.add_scatter(
+        x=[at], y=[height], mode="text", text=[f"<b>{text}</b>"], hoverinfo="skip",
+        textposition="middle right", textfont={"color": HUES[block % len(HUES)], "size": 14},
+    )  # fmt: skip
 
 
 KINDS = {  # name, colour and mark of each kind of point

@@ -116,7 +116,7 @@ def contents(family: Family) -> dict[str, Any]:
         "follow": launched.id if launched is not None and launched.active else "",
         "said": _outcome(launched),
         "kept": _kept(launched),
-        "isKept": bool(launched and launched.result and launched.spec == recipe),
+        "isKept": launched is not None and bool(launched.result) and launched.spec == recipe,
         "problem": problem,
         **known,
     }
@@ -219,7 +219,7 @@ def _outcome(job: Job | None) -> str:
 def _kept(job: Job | None) -> dict[str, str] | None:
     """The launched merge's file."""
     run = _run_of(job)
-    if run is None or run.model is None or session.lecture():
+    if job is None or run is None or run.model is None or session.lecture():
         return None
     size = f"{run.model.stat().st_size / 1e6:.1f} MB"
     return {"href": f"/download/{run.id}", "size": size, "words": readouts.summary(job.spec)}

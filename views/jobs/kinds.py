@@ -72,13 +72,44 @@ def references(family: Family, again: bool = False) -> Job:
 
 
 def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
-    """What has been measured of base, own sources and the like so far: hits by model and task."""
+    """What has been measured of base, own sources and the like so far: hits by model and task.
+
+    A launched merge has measured base and own sources, too.
+    """
     try:
-        job = session.board().find("references", _files(family), failed=True)
+        job, files = (
+            session.board().find("references", _files(family), failed=True),
+            _hashes(family),
+        )
     except InputError:
         return {}  # the job that needs the damaged file says so
-    events = [e for e in list(job.events) if isinstance(e, TaskEvaluated)] if job else []
-    return {(event.model, event.task): event.hits for event in events}
+    known = {}
+    for merge in board.finished("merge"):
+        if merge.spec.family == family.name and _hashes_of(merge.events[-1]) <= files:
+            known |= _hits(merge.events, ("base", "own"), "references")
+    return known | (_hits(job.events) if job else {})
+
+
+def _hits(
+    events: Sequence[Any], models: Sequence[str] = (), stage: str = ""
+) -> dict[tuple[str, str], np.ndarray]:
+    """Whole models' answers by model and task, of these models and this stage where given."""
+    return {
+        (e.model, e.task): e.hits
+        for e in list(events)
+        if isinstance(e, TaskEvaluated)
+        and e.block is None
+        and (not models or (e.model in models and e.stage == stage))
+    }
+
+
+def _hashes(family: Family) -> set[Any]:
+    return {family.base().sha256, *(family.source(s).sha256 for s in family.sources)}
+
+
+def _hashes_of(merge: Finished) -> set[Any]:
+    described: Any = merge.metadata
+    return {described["base"], *described["sources"].values()}
 
 
 def _files(family: Family) -> tuple:
@@ -285,9 +316,10 @@ def _job_or_button(
     failed or was cancelled, a button does."""
     job = session.board().last(kind, spec)
     if job is not None and job.state in ("queued", "running", "finished"):
+        session.looked_at(job)
         return job
     alone = job is None and family.model.width <= NARROW
     if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
-        job = begin()
+        job = session.begun(begin()) if alone else begin()
         session.head_start(job)
     return job

@@ -7,6 +7,8 @@ import streamlit as st
 from views.state import session
 from views.state.job_board import Job, elapsed
 
+EARLY = 0.1  # share of the work before which nothing is said of the time left
+
 
 def show() -> None:
     """One row for each job that waits or works; nothing where there is none."""
@@ -22,9 +24,7 @@ def _row(job: Job) -> None:
     left, right = st.columns([5, 1], vertical_alignment="center")
     waiting = " (waiting for the job before it)" if job.state == "queued" else ""
     stopping = job.cancelled.is_set()
-    left.progress(
-        job.share, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {elapsed(job.seconds)}"
-    )
+    left.progress(job.share, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {far(job)}")
     if right.button(
         "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
     ):
@@ -33,10 +33,20 @@ def _row(job: Job) -> None:
         st.rerun()
 
 
+def far(job: Job) -> str:
+    """How far a job is: steps where they are things that people count, time, and time left."""
+    parts = [elapsed(job.seconds)]
+    if job.kind == "experiment" and job.planned:
+        parts.insert(0, f"{round(job.share * job.planned.steps)} of {job.planned.steps} cells")
+    if job.share > EARLY and job.seconds > 1 / EARLY:
+        parts.append(f"about {elapsed(job.seconds * (1 - job.share) / job.share)} left")
+    return ", ".join(parts)
+
+
 def progress(job: Job | None) -> None:
     """How far a job is, where its result will stand; nothing once it has ended."""
     if job is not None and job.active:
-        st.progress(job.share, f"{job.title} · {elapsed(job.seconds)} (cancel it at the top)")
+        st.progress(job.share, f"{job.title} · {elapsed(job.seconds)} (cancel it at the foot)")
 
 
 def outcome(job: Job | None, gone: bool) -> None:

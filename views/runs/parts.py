@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from mloss_core import Family, InputError, MlossError, RunRecord, list_runs, load, load_run
+from mloss_core import Family, InputError, MlossError, RunRecord, load, load_run
 from mloss_core.evaluation.evaluator import mean_of
 from mloss_core.runs.card import field_name, setting
 from views.runs import reopen
@@ -80,20 +80,6 @@ def _task_count(run: RunRecord) -> str:
 def key(runs: Sequence[RunRecord]) -> str:
     """A table of other rows is another widget: ticks must never move to another run."""
     return f"runs-{zlib.crc32(' '.join(run.id for run in runs).encode()):x}"
-
-
-def latest(family: Family, count: int = 5) -> None:
-    """The last few runs of a family, and the way to all of them; hidden in the lecture view."""
-    if session.lecture():
-        return
-    st.subheader("Latest merges")
-    runs = [r for r in list_runs(("merge",)) if r.metadata["recipe"]["family"] == family.name]
-    if not runs:
-        st.caption("None yet. Launch one above: the Runs page lists it, with its file.")
-        return
-    shown = table(runs[:count], session.chosen("reference")).drop(columns=["kind"])
-    st.dataframe(shown, hide_index=True)
-    nav.next_step("runs", f"Compare, download, name or delete: all {len(runs)} on the Runs page")
 
 
 def reference() -> RunRecord | None:

@@ -133,32 +133,6 @@ def block_means(
     return framed(figure, ROW * blocks + 110)
 
 
-def keep_rate_curves(
-    curves: Mapping[int, tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"]]],
-    keep: float,
-    variation: float,
-    title: str,
-    log: bool,
-) -> go.Figure:
-    """Keep rate of each node over its M-Loss, or over its rank: whatever the title says."""
-    figure = go.Figure()
-    for block, (x, rates) in curves.items():
-        order = np.argsort(x, kind="stable")
-        colour = HUES[block % len(HUES)]
-        figure.add_scatter(
-            x=x[order],
-            y=rates[order],
-            name=f"block {block}",
-            mode="lines",
-            line={"color": colour, "width": 2},
-            hovertemplate=f"block {block}<br>%{{x:.3g}} keeps %{{y:.1%}}<extra></extra>",
-        )
-    figure.update_xaxes(title=title, type="log" if log else "linear")
-    figure.update_xaxes(nticks=6, exponentformat="power")
-    figure.update_yaxes(title="keep rate", tickformat=".0%", range=_margin(keep - variation, keep))
-    return framed(figure, 420, legend="below")
-
-
 def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go.Figure:
     """Cosine similarity of each pair of task vectors; the diagonal is left out."""
     z = np.where(np.eye(len(names), dtype=bool), np.nan, cosines)
@@ -183,23 +157,6 @@ def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go
     return framed(figure, 34 * len(names) + 150)
 
 
-def accuracy_by_block(rates: Mapping[str, Sequence[tuple[int, float]]], blocks: int) -> go.Figure:
-    """Accuracy of the partial model on each task after each merged block; -1 is the base."""
-    figure = go.Figure()
-    for colour, (task, points) in zip(HUES, rates.items(), strict=False):
-        figure.add_scatter(
-            x=[p[0] for p in points],
-            y=[p[1] for p in points],
-            name=task,
-            mode="lines+markers",
-            line={"color": colour, "width": 2},
-            hovertemplate=task + "<br>after block %{x}: %{y:.1%}<extra></extra>",
-        )
-    figure.update_xaxes(title="last merged block (base: -1)", range=[-1.3, blocks - 0.7], dtick=1)
-    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[-0.02, 1.03])
-    return framed(figure, 380, legend="below")
-
-
 def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go.Figure:
     """Accuracies of several models on each task, with 95 % intervals: model -> task -> values."""
     figure = go.Figure()
@@ -222,8 +179,3 @@ def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go
     figure.update_layout(barmode="group")
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
     return framed(figure, 400, legend="below")
-
-
-def _margin(low: float, high: float) -> list[float]:
-    pad = max(0.02, 0.08 * (high - low))
-    return [max(0, low - pad), min(1.02, high + pad)]

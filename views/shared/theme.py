@@ -23,10 +23,8 @@ MARKS = {
     "ensemble": "#7a6fd0",
 }
 CHOSEN = HUES[1]  # marks of what is chosen: apart from every shade of a map
-RING = ("#000000", "#ffffff")  # round what is in focus, on any shade
 # A node's gap: the merged model's activation, the ensemble's, and what lies between.
 MERGED, ENSEMBLED, GAP = HUES[6], MARKS["ensemble"], HUES[5]
-INTERVAL, POINT = "#7fa8d1", "#2f6db5"  # of a table's intervals, on light and on dark ground
 MAGNITUDES = "Cividis"
 # Differences: blue where lower, orange where higher; equal is grey, which stands off neither the
 # light nor the dark page.

@@ -113,6 +113,7 @@ class JobBoard:
     def __init__(self, keep: int = 50):
         self._jobs: dict[str, Job] = {}
         self._queues: tuple[deque[_Work], ...] = (deque(), deque(), deque())
+        self._works: dict[str, _Work] = {}
         self._wanted: dict[tuple[str, str], Job] = {}
         self._wake = threading.Condition()
         self._numbers = itertools.count(1)
@@ -149,9 +150,25 @@ class JobBoard:
             for old in ended[: -(keep or self._keep)]:
                 del self._jobs[old.id]
             place = IDLE if idle else ASKED
-            self._queues[place].append(_Work(job, events, finish, place))
+            work = self._works[job.id] = _Work(job, events, finish, place)
+            self._queues[place].append(work)
             self._wake.notify()
         return job
+
+    def move(self, job: Job, place: int) -> None:
+        """Lets a job go before or after others from now on.
+
+        Args:
+            place: ASKED; GAVE_WAY, for what nobody asked for but somebody looks at; or IDLE.
+        """
+        with self._wake:
+            work = self._works.get(job.id)
+            if work is None or not job.active or work.place == place:
+                return
+            if work in self._queues[work.place]:
+                self._queues[work.place].remove(work)
+                self._queues[place].append(work)
+            work.place, job.idle = place, place == IDLE
 
     def ask(
         self, visitor: str, kind: str, title: str, events: Callable, *, spec: Any, **options: Any
@@ -192,6 +209,10 @@ class JobBoard:
         jobs = reversed(list(self._jobs.values()))
         return [j for j in jobs if j.kind == kind and j.spec == spec]
 
+    def finished(self, kind: str) -> list[Job]:
+        """Finished jobs of that kind, oldest first."""
+        return [j for j in list(self._jobs.values()) if j.kind == kind and j.state == "finished"]
+
     def active(self) -> list[Job]:
         """Jobs that wait or work and that all pages tell of, oldest first, idle work left out."""
         return [j for j in list(self._jobs.values()) if j.active and j.shown and not j.idle]
@@ -229,6 +250,7 @@ class JobBoard:
             traceback.print_exc()
             job.state, job.error = "failed", f"unexpected {type(error).__name__}: {error}"
         _end(job)
+        self._works.pop(job.id, None)
 
     def _stands_back(self, work: _Work, begins: bool) -> bool:
         """Whether other work goes first; then this one waits at the head of its queue.
@@ -252,6 +274,7 @@ class JobBoard:
         for work in gone:
             _close(work)
             _end(work.job)
+            self._works.pop(work.job.id, None)
 
 
 def _note(work: _Work, event: Any) -> None:

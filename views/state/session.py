@@ -24,7 +24,7 @@ from mloss_core.recipe import check
 from mloss_core.tensor_cache import TensorCache
 from views.state import tour_steps
 from views.state.error_text import error_text
-from views.state.job_board import Job, JobBoard
+from views.state.job_board import GAVE_WAY, IDLE, Job, JobBoard
 from views.state.link import FIELDS, defaults, fields
 
 
@@ -230,6 +230,31 @@ def head_start(job: Job, seconds: float = 2.0) -> None:
     if job.active:
         remember()
         st.rerun()
+
+
+def at(page: str) -> None:
+    """The visitor is on this page: what other pages of his began by themselves stands back."""
+    st.session_state.page = page
+    for name, of in list(st.session_state.setdefault("begun", {}).items()):
+        job = board().get(name)
+        if job is None or not job.active:
+            del st.session_state.begun[name]
+        elif of != page:
+            board().move(job, IDLE)
+
+
+def begun(job: Job) -> Job:
+    """A job that the page began by itself: it goes after all that anybody asked for, and before
+    what the pages that were left have begun."""
+    st.session_state.setdefault("begun", {})[job.id] = st.session_state.get("page", "")
+    board().move(job, GAVE_WAY)
+    return job
+
+
+def looked_at(job: Job) -> None:
+    """A job that is found again: if a page began it by itself, it goes on for this one."""
+    if job.active and job.id in st.session_state.get("begun", {}):
+        begun(job)
 
 
 def while_active(job: Job | None, seconds: float = 1.0) -> Callable:
