@@ -76,11 +76,9 @@ def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
 
     A launched merge has measured base and own sources, too.
     """
+    board = session.board()
     try:
-        job, files = (
-            session.board().find("references", _files(family), failed=True),
-            _hashes(family),
-        )
+        job, files = board.find("references", _files(family), failed=True), _hashes(family)
     except InputError:
         return {}  # the job that needs the damaged file says so
     known = {}
