@@ -296,7 +296,7 @@ FIELDS: dict[str, Field] = {
         ),
         Blocks(
             name="blocks",
-            label="Blocks with node-wise treatment",
+            label="Blocks trimmed by M-Loss",
             help="Blocks that are trimmed node by node, by M-Loss; the others are trimmed as in "
             "plain TIES. Few are often enough: the paper uses 0, 8, 9, 10 of 12.",
             default=None,
@@ -351,6 +351,7 @@ FIELDS: dict[str, Field] = {
             "processor computes in it.",
             default="fp32",
             flag="--precision",
+            link="precision",
             choices={"fp32": "fp32", "bf16": "bf16"},
             unusual={"bf16": "measured in bf16"},
         ),

@@ -221,7 +221,7 @@ def waits(
 def app(family: core.Family, repeat: int) -> list[Line]:
     """Waits of somebody who starts the app, opens the heatmap, and asks for another."""
     narrow = family.model.width <= 256  # the page of a wider family waits for a click
-    waits = bench_app.measure(ROOT, family.name, family.model.blocks, narrow, repeat)
+    waits = bench_app.measure(ROOT, family.name, narrow, repeat)
     return [Line(*bench_app.WAITS[key], seconds) for key, seconds in waits.items()]
 
 

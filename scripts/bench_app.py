@@ -19,21 +19,18 @@ BROWSER = "/usr/bin/chromium"
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 FLAGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
 WAITS = {  # what it is, and its limit in seconds
-    "page": ("server's start to the first page's title", 5.0),
-    "table": ("server's start to the sources table", None),
-    "opened": ("opening the heatmap to all blocks measured", 3.0),
-    "asked": ("click on Compute M-Loss to all blocks measured", 3.0),
+    "page": ("server's start to the first picture of Explore", 5.0),
+    "live": ("server's start to the live merge's numbers on all test images", None),
+    "opened": ("opening a setting's address to its numbers on 50 images per task", 3.0),
 }
 PATIENCE = 120_000  # milliseconds until a wait is given up
 
 
-def measure(
-    root: Path, family: str, blocks: int, narrow: bool, repeat: int
-) -> dict[str, list[float]]:
+def measure(root: Path, family: str, narrow: bool, repeat: int) -> dict[str, list[float]]:
     """Seconds of each of WAITS, with a fresh server each repeat and the browser started before it.
 
     Args:
-        narrow: whether the heatmap's page measures as soon as it is opened.
+        narrow: whether the page merges and measures as soon as it is opened.
     """
     from playwright.sync_api import sync_playwright
 
@@ -43,40 +40,26 @@ def measure(
         for _ in range(repeat):
             with contextlib.closing(browser.new_page()) as page, server(root) as (url, started):
                 page.set_default_timeout(PATIENCE)
-                timings = first_page(page, f"{url}/?family={family}", started)
-                timings |= heatmaps(page, f"{url}/heatmap?family={family}", blocks, narrow)
-                for what, seconds in timings.items():
+                for what, seconds in explored(page, f"{url}/?family={family}", started, narrow):
                     waits.setdefault(what, []).append(seconds)
         browser.close()
     return waits
 
 
-def first_page(page: Any, url: str, started: float) -> dict[str, float]:
-    """Waits for the title and for the sources table, counted from the server's start."""
+def explored(page: Any, url: str, started: float, narrow: bool) -> Iterator[tuple[str, float]]:
+    """Waits for the first picture and for live numbers, then for another setting's."""
     page.goto(url)
-    page.get_by_role("heading", name="Where do these models disagree?").wait_for()
-    title = time.perf_counter() - started
-    page.get_by_test_id("stDataFrame").first.wait_for()
-    return {"page": title, "table": time.perf_counter() - started}
-
-
-def heatmaps(page: Any, url: str, blocks: int, narrow: bool) -> dict[str, float]:
-    """Waits for a heatmap measured by opening the page, and for one asked for by a click."""
-    waits, measured = {}, page.get_by_text(f"{blocks} of {blocks} blocks measured")
-    if narrow:
-        start = time.perf_counter()
-        page.goto(url)
-        measured.wait_for()
-        waits["opened"] = time.perf_counter() - start
-    # With a job that the server doesn't know the page waits for the click; another seed, because
-    # the server keeps what it has measured.
-    page.goto(f"{url}&score_job=none&seed=43")
-    page.get_by_text("The job of this link is gone").wait_for()
+    page.locator(".explore canvas").wait_for()
+    yield "page", time.perf_counter() - started
+    if not narrow:
+        return
+    page.locator(".explore .status").get_by_text("nothing is recorded").wait_for()
+    page.locator(".explore .status").get_by_text("merged in").wait_for()
+    yield "live", time.perf_counter() - started
     start = time.perf_counter()
-    page.get_by_role("button", name="Compute M-Loss").click()
-    measured.wait_for()
-    waits["asked"] = time.perf_counter() - start
-    return waits
+    page.goto(f"{url}&keep=0.45&variation=0.2")
+    page.locator(".explore .readouts[data-kind=exact]").wait_for()
+    yield "opened", time.perf_counter() - start
 
 
 @contextlib.contextmanager

@@ -1,7 +1,11 @@
-"""Times the live merge in chromium: from a control's release to "merged", and to readouts.
+"""Times the Explore view in chromium: from the move of a control to readouts, alone and in a class.
 
-Prints a Markdown table and writes nothing. Each move comes as soon as the readouts of the one
-before it are there, so that it also waits for the work that it replaces.
+    python scripts/bench_live.py               # one visitor: 20 moves each of k, e and the blocks
+    python scripts/bench_live.py --class 20    # and 20 browser sessions that move at the same time
+
+Prints Markdown tables and writes nothing. First: readouts that say ≈, between measured settings.
+Exact: measured at the very setting on 50 images per task. All: on all test images. A setting never
+comes twice, but in a class, where equal ones are computed once.
 """
 
 from __future__ import annotations
@@ -9,90 +13,128 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import random
 import statistics
-import time
 from typing import Any
 
 from bench_app import BROWSER, FLAGS, PATIENCE, server
 from timing import ROOT
 
-# Seconds by the page's own clock, from the event to the change of its text. A former setting's text
-# has another first line.
-WATCH = """() => {
-  const text = () => document.querySelector('[role=status]')?.innerText ?? '';
-  window.watched = kind => new Promise(done => {
-    const former = text().split('\\n')[0];
-    let start = null, merged = null;
-    addEventListener(kind, () => { start = performance.now(); }, {capture: true, once: true});
+# Moves a control as a hand does, and notes by the page's own clock when the readouts change.
+MOVE = """([control, value]) => {
+  const root = [...document.querySelectorAll('*')].find(e => e.shadowRoot?.querySelector('.explore')).shadowRoot;
+  const readouts = root.querySelector('.readouts'), count = root.querySelector('.count');
+  const start = performance.now(), times = {first: null, exact: null, all: null};
+  window.result = new Promise(done => {
+    let left = false;
     const look = () => {
-      const now = text();
-      if (start === null || now.split('\\n')[0] === former) return;
-      if (merged === null && now.includes('merged in')) merged = performance.now() - start;
-      if (!now.includes('measured on')) return;
-      observer.disconnect();
-      done([merged / 1000, (performance.now() - start) / 1000]);
+      const kind = readouts.dataset.kind, now = (performance.now() - start) / 1000;
+      left ||= kind !== 'exact';
+      if (kind === 'estimate' || (kind === 'exact' && left)) times.first ??= now;
+      if (kind !== 'exact' || !left) return;
+      times.exact ??= now;
+      if (!count.textContent.includes(' 50 images')) { times.all = now; observer.disconnect(); done(times); }
     };
     const observer = new MutationObserver(look);
-    observer.observe(document.body, {subtree: true, childList: true, characterData: true});
+    observer.observe(readouts, {subtree: true, childList: true, attributes: true, characterData: true});
+    if (control === 'blocks') {
+      const canvas = root.querySelector('canvas');
+      for (const key of ['ArrowUp', ' ']) canvas.dispatchEvent(new KeyboardEvent('keydown', {key, bubbles: true}));
+    } else {
+      const input = root.querySelector(`.slider[data-name=${control}] input`);
+      input.value = value;
+      for (const kind of ['input', 'change']) input.dispatchEvent(new Event(kind, {bubbles: true}));
+    }
   });
-}"""
-# What is moved: its link, and how. No setting comes twice: the server knows what it has merged.
-HALVES = ("1", "1.1")
-CONTROLS = {
-    "k": ("keep=0.5&variation=0.1", "Base keep rate k"),
-    "e": ("keep=0.8&variation=0", "Pruning variation e"),
-    "blocks": ("keep=0.8&variation=0.1", "Blocks with node-wise treatment"),
-}
+}"""  # noqa: E501
+RESULT = "() => window.result"
+KEEPS = [round(0.05 * step, 2) for step in range(4, 20)]
+COLUMNS = ("first", "exact", "all")
 
 
 def main() -> None:
-    """Reads the arguments, moves every control, prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--moves", type=int, default=20, help="of each control, an even number")
-    parser.add_argument("--settle", type=float, default=90, help="seconds before the first move")
+    """Reads the arguments, moves every control, prints the tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
+    parser.add_argument("--moves", type=int, default=20, help="of each control")
+    parser.add_argument("--class", type=int, default=0, dest="pupils", help="sessions at once")
+    parser.add_argument("--rounds", type=int, default=5, help="moves of each pupil")
     arguments = parser.parse_args()
     from playwright.sync_api import sync_playwright
 
-    loads = [os.getloadavg()[0]]
+    load = os.getloadavg()[0]
     with sync_playwright() as playwright, server(ROOT) as (url, _):
         browser = playwright.chromium.launch(executable_path=BROWSER, args=FLAGS)
-        with contextlib.closing(browser.new_page()) as page:
-            page.set_default_timeout(PATIENCE)
-            page.goto(f"{url}/merge")
-            page.get_by_text("measured on").wait_for()
-            time.sleep(arguments.settle)  # base, own sources and ensemble are measured meanwhile
-            timings = {name: moved(page, url, name, arguments.moves) for name in CONTROLS}
+        with contextlib.closing(opened(browser, url)) as page:
+            rows = {name: alone(page, url, name, arguments.moves) for name in CONTROLS}
+        print(f"{os.cpu_count()} cores, load {load:.1f} before\n")
+        table("moved", rows)
+        if arguments.pupils:
+            pages = [opened(browser, url) for _ in range(arguments.pupils)]
+            print()
+            table("a class", {f"{len(pages)} sessions": together(pages, arguments.rounds)})
         browser.close()
-    loads.append(os.getloadavg()[0])
-    print(f"{os.cpu_count()} cores, load {loads[0]:.1f} before and {loads[1]:.1f} after\n")
-    readouts = "readouts on 50 images per task: median, worst"
-    print(f"| moved | times | merged: median, worst | {readouts} |")
-    print("|---|---|---|---|")
-    for name, times in timings.items():
-        columns = [
-            f"{statistics.median(t):.2f} s, {max(t):.2f} s" for t in zip(*times, strict=True)
-        ]
-        print(f"| {name} | {len(times)} | {' | '.join(columns)} |")
 
 
-def moved(page: Any, url: str, name: str, moves: int) -> list[list[float]]:
-    """Seconds to "merged" and to readouts of each move, half of them at either scaling."""
-    link, label = CONTROLS[name]
-    timings = []
-    for scaling in HALVES:
-        page.goto(f"{url}/merge?{link}&scaling={scaling}")
-        page.get_by_text("measured on").wait_for()
-        page.evaluate(WATCH)
-        for number in range(moves // 2):
-            kind = "click" if name == "blocks" else "keyup"
-            page.evaluate("kind => { window.result = watched(kind); }", kind)
-            if name == "blocks":
-                group = page.get_by_test_id("stButtonGroup").filter(has_text=label)
-                group.get_by_role("button", name=str(number), exact=True).click()
-            else:
-                page.get_by_role("slider", name=label).press("ArrowRight")
-            timings.append(page.evaluate("() => window.result"))
-    return timings
+def opened(browser: Any, url: str) -> Any:
+    """A session of its own on the demo family, once everything is measured."""
+    page = browser.new_context(viewport={"width": 1440, "height": 900}).new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(url)
+    settled(page)
+    return page
+
+
+def settled(page: Any) -> None:
+    page.locator(".explore .status").get_by_text("nothing is recorded").wait_for()
+    page.locator(".explore .readouts[data-kind=exact]").wait_for()
+
+
+CONTROLS = ("keep", "variation", "blocks")
+BEGIN = {  # where each control begins, a half of the moves from each
+    "keep": ("keep=1&variation=0.125", "keep=1&variation=0.175"),
+    "variation": ("keep=0.85&variation=0", "keep=0.65&variation=0"),
+    "blocks": ("keep=0.85&variation=0.225", "keep=0.65&variation=0.225"),
+}
+
+
+def alone(page: Any, url: str, name: str, moves: int) -> list[dict[str, float]]:
+    """Seconds of each move of one control by one visitor."""
+    times = []
+    for half in BEGIN[name]:
+        page.goto(f"{url}/?{half}")
+        settled(page)
+        for number in range(1, moves // 2 + 1):
+            value = 1 - 0.05 * number if name == "keep" else 0.025 * number
+            page.evaluate(MOVE, [name, round(value, 3)])
+            times.append(page.evaluate(RESULT))
+    return times
+
+
+def together(pages: list[Any], rounds: int) -> list[dict[str, float]]:
+    """Seconds of the moves of all sessions, which each choose a k at the same moment."""
+    choose, times = random.Random(0), []
+    for _ in range(rounds):
+        for page in pages:
+            page.evaluate(MOVE, ["keep", choose.choice(KEEPS)])
+        for page in pages:
+            with contextlib.suppress(Exception):  # the same k as before: no change, no readout
+                times.append(page.evaluate(f"() => Promise.race([window.result, {LATE}])"))
+    return [t for t in times if t is not None]
+
+
+LATE = "new Promise(done => setTimeout(() => done(null), 90000))"
+
+
+def table(head: str, rows: dict[str, list[dict[str, float]]]) -> None:
+    """Median and worst of each column."""
+    print(f"| {head} | times | {' | '.join(f'{c}: median, worst' for c in COLUMNS)} |")
+    print("|---|---|---|---|---|")
+    for name, times in rows.items():
+        cells = []
+        for column in COLUMNS:
+            seconds = [t[column] for t in times if t[column] is not None]
+            cells.append(f"{statistics.median(seconds):.2f} s, {max(seconds):.2f} s")
+        print(f"| {name} | {len(times)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

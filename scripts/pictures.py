@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -31,9 +32,10 @@ ROOT = Path(__file__).resolve().parents[1]
 MINUTES = 15 * 60_000  # ms: how long a page may take to settle on a busy machine
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 PATHS = {
-    "sources": "", "compatibility": "compatibility", "heatmap": "heatmap", "merge": "merge",
+    "explore": "", "sources": "sources", "explain": "explain", "compatibility": "compatibility",
     "experiments": "experiments", "runs": "runs", "theory": "theory", "tour": "?tour=3",
-    "lecture": "merge?view=lecture",
+    "lecture": "?view=lecture", "card": "", "kept": "?by=kept", "left": "?by=left",
+    "blocks": "explain?explain=blocks",
 }  # fmt: skip
 LOOKS: dict[str, dict[str, Any]] = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
@@ -60,9 +62,9 @@ class Shown:
 
 
 README = (
-    Shown(name="app", page="heatmap", look="light", height=1900),
-    Shown(name="merge", page="merge", look="dark", height=1500),
-    Shown(name="tour", page="tour", look="light", height=900),
+    Shown(name="app", page="explore", look="light", height=800),
+    Shown(name="card", page="card", look="dark", height=800),
+    Shown(name="tour", page="tour", look="light", height=800),
 )
 
 
@@ -109,6 +111,9 @@ def settle(page: Page) -> None:
             " && ![...document.querySelectorAll('button')].some(b => b.innerText == 'Cancel')",
             timeout=MINUTES,
         )
+        if page.locator(".explore").count():
+            done = re.compile("nothing is recorded|kept, see")
+            page.locator(".explore .status").get_by_text(done).wait_for(timeout=MINUTES)
         page.wait_for_timeout(2000)  # plotly draws after the script has ended
 
 
@@ -125,17 +130,24 @@ def taken(page: Page, height: int | None) -> bytes:
     return picture
 
 
-def merged(page: Page, url: str) -> str:
-    """Launches a merge and measures the sources, so that pages have something to show; gives what
-    the link to it holds."""
+def merged(page: Page, url: str) -> None:
+    """Measures the sources and launches a merge, so that pages have something to show."""
+    page.goto(url + "sources")
+    settle(page)
     page.goto(url)
     settle(page)
-    page.goto(url + "merge")
+    page.get_by_role("button", name="Launch and keep").click()
+    page.locator(".explore .status").get_by_text("kept, see").wait_for(timeout=MINUTES)
     settle(page)
-    page.get_by_role("button", name="Launch merge").click()
-    page.get_by_text("evaluated on all test images").wait_for(timeout=MINUTES)
-    settle(page)
-    return page.url.split("?", 1)[1]
+
+
+def look(page: Page) -> None:
+    """Clicks a bright cell of the map, and waits for what its card draws."""
+    box = page.locator(".explore canvas").bounding_box()
+    assert box is not None
+    page.mouse.click(box["x"] + 0.3 * box["width"], box["y"] + 0.6 * box["height"])
+    page.locator(".explore .card svg").wait_for(timeout=MINUTES)
+    page.mouse.move(0, 0)
 
 
 def small(picture: bytes, path: Path) -> None:
@@ -164,7 +176,7 @@ def main() -> None:
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
         page = browser.new_page()
-        link = merged(page, url)
+        merged(page, url)
         page.close()
         wanted = {(s.page, s.look): s for s in README}
         for look, options in LOOKS.items():
@@ -173,8 +185,10 @@ def main() -> None:
                 readme = wanted.get((name, look))
                 if readme is None and folder is None:
                     continue
-                page.goto(url + (f"merge?{link}" if name == "merge" else path))
+                page.goto(url + path)
                 settle(page)
+                if name == "card":
+                    look(page)
                 if readme is not None:
                     small(taken(page, readme.height), ROOT / "assets" / f"{readme.name}.png")
                 if folder is not None:

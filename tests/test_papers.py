@@ -161,7 +161,7 @@ def test_a_card_says_what_the_model_is(family):
         assert value in body
     body = re.sub(" +", " ", body)  # cells are padded, so that the table can be read as it is
     assert "Algorithm 1" in body and "| base keep rate k | 0.5 |" in body
-    assert "| blocks with node-wise treatment | 0, 2 |" in body
+    assert "| blocks trimmed by M-Loss | 0, 2 |" in body
     assert (
         record.metadata["calibration"] in body and "6 unlabeled images, drawn with seed 42" in body
     )

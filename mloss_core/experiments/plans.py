@@ -148,7 +148,7 @@ def out_of_domain(family: Family, start: MergeRecipe) -> Plan:
 
 
 def few_blocks(family: Family, start: MergeRecipe) -> Plan:
-    """Plan of node-wise treatment of some blocks only, accuracy against cost (Tables 5 and 6)."""
+    """Plan of M-TIES on some blocks only, accuracy against cost (Tables 5 and 6)."""
     tasks, count = own_tasks(family, start), family.model.blocks
     start = dataclasses.replace(start, method="m-ties", blocks=None)
     fixed = {f"block {b}": (b,) for b in range(count)}
@@ -238,7 +238,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     ),
     "few-blocks": Experiment(
         title="Few blocks",
-        question="Which blocks need node-wise treatment, and what does it cost?",
+        question="Which blocks need M-Loss, and what does it cost?",
         paper="Table 5 and Table 6",
         published=("paper_table5_fewlayer_vitb32.csv", "paper_table6_fewlayer_vitl14.csv"),
         plan=few_blocks,

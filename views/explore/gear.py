@@ -44,6 +44,8 @@ def _settings(family: Family) -> None:
         widgets.tokens(family)
         most = min(200, family.model.nodes)
         bound("group", st.slider, min_value=1, max_value=most, step=1)
+        if not session.lecture():
+            bound("precision", st.segmented_control)
     row = METHODS[session.chosen("method")]
     if "scope" in row.reads:
         bound("scope", st.segmented_control)

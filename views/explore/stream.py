@@ -111,6 +111,8 @@ async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[P
             await asyncio.sleep(GLANCE)
     if job.state == "failed":
         yield {"error": job.error}
+    elif job.state == "finished" and job.kind != "details":
+        yield {"took": job.seconds}
 
 
 def news(

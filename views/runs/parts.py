@@ -150,11 +150,7 @@ def why(run: RunRecord) -> None:
 
 def open_in_explore(run: RunRecord) -> None:
     """Makes the run's recipe the choice and goes to the Explore page."""
-    lost = reopen.choose_recipe(run.recipe())
-    if lost:
-        st.session_state.wrong = [
-            f"run {run.id}: the Explore page has no setting for {', '.join(lost)}"
-        ]
+    reopen.choose_recipe(run.recipe())
     session.remember()
     st.switch_page(nav.page("explore"))
 

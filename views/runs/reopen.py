@@ -10,8 +10,8 @@ from mloss_core.recipe import check
 from views.state import session
 
 
-def choose_recipe(recipe: MergeRecipe) -> list[str]:
-    """Makes a recipe the visitor's choice; returns its fields that no choice can say.
+def choose_recipe(recipe: MergeRecipe) -> None:
+    """Makes a recipe the visitor's choice.
 
     Raises:
         InputError: the family or one of the sources is not there any more.
@@ -24,7 +24,3 @@ def choose_recipe(recipe: MergeRecipe) -> list[str]:
     if family.name == session.chosen("family"):
         state |= {key: session.chosen(key) for key in ("reference", "saved")}
     session.replace(state | {"view": session.chosen("view")})
-    restored = dataclasses.asdict(session.recipe_of(state, family))
-    original = dataclasses.asdict(recipe)
-    equal = recipe.weights is not None and len(set(recipe.weights)) == 1  # 1/q each, written out
-    return [k for k in original if restored[k] != original[k] and not (k == "weights" and equal)]

@@ -64,7 +64,7 @@ def key(name: str, blocks: Blocks) -> str:
 
 
 def block_choice(family: Family) -> None:
-    """Which blocks get node-wise treatment: pills, presets, undo and redo, and names."""
+    """Which blocks are trimmed by M-Loss: pills, presets, undo and redo, and names."""
     chosen = current(family)
     names = list(range(family.model.blocks))
     place = key("blocks", chosen.blocks)

@@ -93,7 +93,7 @@ OF_APP = (
 # Everything that makes up a link, in this order.
 FIRST = (
     *("family", "sources", "weights", "method", "keep", "variation", "scaling", "blocks", "saved"),
-    *("samples", "tokens", "seed", "inputs", "loss", "ranks", "scope"),
+    *("samples", "tokens", "seed", "precision", "inputs", "loss", "ranks", "scope"),
 )
 _ALL = RECIPE | {field.name: field for field in OF_APP} | {"method": METHOD}
 FIELDS: dict[str, Field] = {key: _ALL[key] for key in dict.fromkeys((*FIRST, *_ALL))}

@@ -121,6 +121,7 @@ class View {
     if (parts.job) this.job = parts.job;
     if ("status" in parts) this.status = parts.status;
     if ("share" in parts) this.share = parts.share;
+    if ("took" in parts) this.took = parts.took;
     if (parts.error) { this.wrong = parts.error; this.share = 0; }
   }
 
@@ -196,7 +197,7 @@ class View {
   async listenTo(extra) {
     this.stream?.abort();
     const stream = this.stream = new AbortController();
-    this.asked = this.setting; this.wrong = ""; this.status = "asking"; this.share = 0;
+    this.asked = this.setting; this.wrong = ""; this.took = null; this.status = "asking"; this.share = 0;
     this.show();
     try {
       const answer = await fetch(new URL("live?" + this.query(extra), document.baseURI), { signal: stream.signal });
@@ -249,7 +250,9 @@ class View {
     for (const part of ["left", "right"]) this.root.querySelector("." + part).toggleAttribute("data-pointed", this.data.target === part);
     this.parts.sentence.innerHTML = this.sentence(now);
     this.parts.finding.textContent = this.finding();
-    this.map.draw(this.model());
+    const model = this.model();
+    this.map.draw(model);
+    this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${this.finding()} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
     this.parts.along.textContent = this.along();
     this.barOf(now);
   }
@@ -276,7 +279,7 @@ class View {
   words(now) {
     if (this.status) return this.status;
     if (!this.data.live) return "Live is off: launch to merge and measure.";
-    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s` : "a picture that comes with the family"}, measured on ${now.images} images per task; ${this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch"}`;
+    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s${this.took ? ` (${this.took.toFixed(1)} s with all that was measured)` : ""}` : "a picture that comes with the family"}, measured on ${now.images} images per task; ${this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch"}`;
     return "";
   }
 
