@@ -112,17 +112,13 @@ def alone(page: Any, url: str, name: str, moves: int) -> list[dict[str, float]]:
 
 def together(pages: list[Any], rounds: int) -> list[dict[str, float]]:
     """Seconds of the moves of all sessions, which each choose a k at the same moment."""
-    choose, times = random.Random(0), []
+    choose, times, chosen = random.Random(0), [], [0.8] * len(pages)
     for _ in range(rounds):
-        for page in pages:
-            page.evaluate(MOVE, ["keep", choose.choice(KEEPS)])
-        for page in pages:
-            with contextlib.suppress(Exception):  # the same k as before: no change, no readout
-                times.append(page.evaluate(f"() => Promise.race([window.result, {LATE}])"))
-    return [t for t in times if t is not None]
-
-
-LATE = "new Promise(done => setTimeout(() => done(null), 90000))"
+        chosen = [choose.choice([k for k in KEEPS if k != former]) for former in chosen]
+        for page, k in zip(pages, chosen, strict=True):
+            page.evaluate(MOVE, ["keep", k])
+        times += [page.evaluate(RESULT) for page in pages]
+    return times
 
 
 def table(head: str, rows: dict[str, list[dict[str, float]]]) -> None:

@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
-from visitor import button, link_of, pills, settled, visit, words
+from visitor import button, go, link_of, pills, settled, sound, visit, words
 
 from mloss_core import list_runs
 from mloss_core.errors import MlossError
 from views.jobs import kinds
+from views.state import session
 
 
 def chosen(test, label):
@@ -81,3 +84,26 @@ def test_a_failed_measurement_is_shown_and_can_be_tried_again(visit, monkeypatch
     test = settled(visit("compatibility"))
     assert any(str(error) in e.value for e in test.error)
     monkeypatch.undo()
+
+
+def test_what_a_page_began_by_itself_stands_back_when_the_page_is_left(visit, monkeypatch):
+    def endless(*arguments):
+        while True:
+            time.sleep(0.01)
+            yield None
+
+    def jobs(kind: str):
+        return [job for job in session.board()._jobs.values() if job.kind == kind]
+
+    monkeypatch.setattr(kinds, "losses_of_sets", endless)
+    test = visit("compatibility")
+    (left,) = jobs("compatibility")
+    assert left.active and not left.idle
+    test = go(test, "explain")
+    end = time.monotonic() + 30
+    while not jobs("score") or jobs("score")[0].state != "finished":
+        assert time.monotonic() < end, "the page that is open waits for the one that was left"
+        test = sound(test.run())
+    assert left.active and left.idle
+    go(test, "compatibility")
+    assert left.active and not left.idle, "it goes on where somebody looks at it"
