@@ -105,12 +105,8 @@ def measured(family: Family, job: Job) -> None:
 
 st.title("Sources")
 family = sources.choose_family()
-about(family)
-enough = sources.choose_sources(family)
-if enough and (not session.lecture() or session.chosen("weights")):
-    with st.expander("Merging weights", expanded=bool(session.chosen("weights"))):
-        sources.choose_weights(family)
-nav.next_step("explore", "See where they disagree, and merge them")
 st.subheader("What each source is worth")
 job = kinds.references(family)
 session.while_active(job)(lambda: measured(family, job))()
+about(family)
+nav.next_step("explore", "Choose among them, see where they disagree, and merge them")

@@ -141,7 +141,7 @@ def merged(page: Page, url: str) -> None:
     settle(page)
 
 
-def look(page: Page) -> None:
+def point(page: Page) -> None:
     """Clicks a bright cell of the map, and waits for what its card draws."""
     box = page.locator(".explore canvas").bounding_box()
     assert box is not None
@@ -188,7 +188,7 @@ def main() -> None:
                 page.goto(url + path)
                 settle(page)
                 if name == "card":
-                    look(page)
+                    point(page)
                 if readme is not None:
                     small(taken(page, readme.height), ROOT / "assets" / f"{readme.name}.png")
                 if folder is not None:

@@ -150,7 +150,7 @@ def _scores(test):
 
 # Of each page, what a class does not need, and what it does.
 LECTURE = {
-    "sources": ({"Merging weights"}, set()),
+    "sources": (set(), set()),
     "explain": (set(), {"Highest node of all"}),
     "explore": ({"Released code and controls"}, {"Named choices of blocks"}),
     "theory": ({"Where the numbers come from"}, {"Measure this family"}),
@@ -192,7 +192,7 @@ def test_reset_brings_every_setting_back_and_keeps_the_view(visit, page):
     assert test.session_state["chosen"] == usual
     if page == "explore":
         assert view(test)["setting"]["keep"] == 0.5 and view(test)["setting"]["blocks"] is None
-    if page == "sources":
+    if page == "explore":
         assert pills(test, "Sources").value == ["apples", "bridges", "clouds"]
 
 

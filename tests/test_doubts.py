@@ -54,7 +54,7 @@ def test_equal_models_are_said_on_stderr_and_merged(change, said, cli, own_famil
     assert [line.startswith(f"warning: {said}") for line in outcome.err.splitlines()] == [True]
 
 
-@pytest.mark.parametrize("page", ["sources", "heatmap", "merge"])
+@pytest.mark.parametrize("page", ["explore", "experiments"])
 @pytest.mark.parametrize("change, said", CASES[:2])
 def test_the_app_says_it_where_sources_are_chosen_and_used(page, change, said, visit, own_family):
     change(own_family)

@@ -26,10 +26,11 @@ def top() -> Family:
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="explore-top"):
         family = sources.choose_family(labelled=False)
         sources.choose_sources(family, labelled=False)
-        with st.popover("What is this?"):
+        with st.popover("About"):
             st.markdown(WHAT)
         with st.popover("Settings", icon=":material/settings:", help="All that is seldom changed."):
             _settings(family)
+    sources.judge(family)
     return family
 
 

@@ -202,7 +202,7 @@ def presets(family: Family) -> list[dict[str, Any]]:
     ]
     for blocks in papers_blocks(count):
         scaled = "" if count == 12 else ", scaled"
-        label = f"the paper's blocks (ViT-B/32{scaled}): {selection.text(blocks, count)}"
+        label = f"the paper's blocks (ViT-B/32{scaled})" if 0 in blocks else "… without block 0"
         named.append({"label": label, "blocks": list(blocks)})
     return [*named, {"label": f"this family's {HIGHEST} highest", "highest": HIGHEST}]
 

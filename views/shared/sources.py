@@ -11,7 +11,7 @@ from views.shared import widgets
 from views.state import session
 from views.state.link import FIELDS
 
-NARROW = 180  # pixels, in a line with others
+NARROW = 150  # pixels, in a line with others
 
 
 def choose_family(labelled: bool = True) -> Family:
@@ -34,8 +34,8 @@ def _label(shown: bool) -> Literal["visible", "collapsed"]:
     return "visible" if shown else "collapsed"
 
 
-def choose_sources(family: Family, labelled: bool = True) -> bool:
-    """Which sources to merge; whether they are enough."""
+def choose_sources(family: Family, labelled: bool = True) -> None:
+    """Which sources to merge."""
     picked = st.pills(
         "Sources to merge (two or more)", list(family.sources), selection_mode="multi", wrap=True,
         format_func=family.title, default=list(session.chosen_sources()),
@@ -44,13 +44,17 @@ def choose_sources(family: Family, labelled: bool = True) -> bool:
     names = [name for name in family.sources if name in picked]
     if ",".join(names) != session.chosen("sources"):
         _follow(family, session.chosen_sources(), tuple(names))
+
+
+def judge(family: Family) -> None:
+    """What is wrong, or hardly meant, with the chosen sources."""
+    names = session.chosen_sources()
     if len(names) < 2:
         st.error(
             f"sources {', '.join(names) or '(none)'}: too few; merging needs at least two sources"
         )
-        return False
-    widgets.doubtful(family, names)
-    return True
+    else:
+        widgets.doubtful(family, names)
 
 
 def _follow(family: Family, former: tuple[str, ...], names: tuple[str, ...]) -> None:

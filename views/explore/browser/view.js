@@ -92,6 +92,7 @@ class View {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = label;
+      button.title = highest ? "Those of the highest mean M-Loss on this map" : blocks === null ? "Every block" : `Blocks ${blocks.join(", ") || "none: every tensor is trimmed at k"}`;
       button.onclick = () => this.choose(highest ? this.highest(highest) : blocks);
       return button;
     }));
