@@ -1,4 +1,4 @@
-"""Sources page: the family's card, choice of sources and weights, accuracy of each source."""
+"""Sources page: accuracy and direction of each source, and the family's card."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def measurement_job(family: Family) -> Job | None:
         st.info(
             f"This family's activation, {family.model.activation}, bends at one point only: it has "
             "no second derivative, so that there is no second order to show. Choose a family with "
-            "GELU or QuickGELU on the Sources page."
+            "GELU or QuickGELU on the Explore page."
         )
         return None
     if st.button("Measure this family", type="primary"):

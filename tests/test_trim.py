@@ -164,14 +164,15 @@ def test_dare_drops_at_random_rescales_and_elects():
     np.testing.assert_allclose(ours, reference, rtol=1e-5)
 
 
-@given(matrix=arrays(), keep=st.floats(1e-3, 1), cut=st.integers(1, 8))
-def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, keep, cut):
+@given(matrix=arrays(), millionths=st.integers(1000, 10**6), cut=st.integers(1, 8))
+def test_a_global_threshold_is_that_of_one_long_row_however_it_is_cut(matrix, millionths, cut):
+    keep = millionths / 10**6
     row = torch.tensor(matrix).flatten()
     parts = {str(i): part for i, part in enumerate(row.split(cut))}
     base = {name: torch.zeros_like(part) for name, part in parts.items()}
     least = global_trim.global_threshold(base, lambda names: {n: parts[n] for n in names}, keep)
     expected = np.sort(np.abs(matrix), axis=None)[::-1]
-    assert least == expected[max(1, int(np.floor(keep * matrix.size))) - 1]
+    assert least == expected[max(1, millionths * matrix.size // 10**6) - 1]
     whole = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)])
     assert least == whole.limits(keep)[0, 0], "one tensor: global is per tensor"
     limited = trim.TaskVectors(torch.zeros(matrix.shape), [torch.tensor(matrix)], [least])

@@ -194,7 +194,7 @@ def test_an_experiment_is_stopped_and_goes_on_and_two_runs_are_compared(open_pag
     page = open_page(f"/experiments?family={tiny}&experiment=methods&samples=6")
     measure = page.get_by_role("button", name="Measure, or go on")
     measure.click()
-    expect(page.get_by_text(re.compile(r"\d+ of \d+ cells"))).to_be_visible()
+    expect(page.get_by_text(re.compile(r"\d+ of \d+ cells")).first).to_be_visible()
     stop(page)
     expect(page.get_by_text(re.compile("Cancelled: Methods"))).to_be_visible()
     idle(page)

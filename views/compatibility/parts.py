@@ -34,9 +34,9 @@ Drawn = tuple[go.Figure | None, str, str]  # a figure, its title and its alt tex
 
 
 def choose_set(family: Family) -> None:
-    """Which sources are asked about: the same choice as on the Sources page."""
+    """Which sources are asked about: the same choice as on the Explore page."""
     picked = st.pills(
-        "Sources in question (two or more; the same choice as on the Sources page)",
+        "Sources in question (two or more; the same choice as on the Explore page)",
         list(family.sources),
         selection_mode="multi",
         wrap=True,

@@ -205,7 +205,7 @@ function colourBar(pen, l, model, bottom) {
   const width = Math.min(180, l.cells * 0.6), x = l.gutter, y = bottom + 8;
   for (let i = 0; i < 40; i++) pen.rect(x + i * width / 40, y, width / 40 + 0.5, 8, colourOf(i / 39));
   const aligns = ["left", "center", "right"];
-  model.ticks.forEach((tick, i) => pen.text(x + width * i / 2, y + 18, tick, model.look.faint, aligns[i], 10));
+  model.ticks.forEach((tick, i) => (i !== 1 || width > 150) && pen.text(x + width * i / 2, y + 18, tick, model.look.faint, aligns[i], 10));
 }
 
 function axis(pen, map, x, words, look) { // ends of a strip's scale, below it

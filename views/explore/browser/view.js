@@ -361,7 +361,7 @@ class View {
     const css = (name, otherwise) => style.getPropertyValue(name).trim() || otherwise, text = css("--st-text-color", "#111111");
     this.groups = groups;
     const row = this.methodRow();
-    const write = v => rates ? percent(v, 0) : threeDigits(v);
+    const write = v => rates ? percent(v) : threeDigits(v);
     return {
       blocks, groups: count, size: group, title, nodeWise: row.nodeWise, chosen: row.nodeWise ? this.chosen() : [],
       cell: (block, i) => groups ? colourOf(scale.place(groups[block][i])) : null,
