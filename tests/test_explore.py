@@ -284,8 +284,14 @@ def demo():
 def test_the_shipped_picture_is_of_a_first_visit_and_its_map_is_what_run_gives(demo):
     recipe = session.recipe_of(session.usual(demo), demo)
     shown = shipped.picture(demo, recipe)
-    assert shown and shipped.grid(demo, live.grid_of(recipe)), "of these files and settings"
+    assert shown and shipped.grid_and_map(demo, live.grid_of(recipe)), "of these files"
     assert not shipped.picture(demo, dataclasses.replace(recipe, seed=7))
+    assert shipped.references(demo), "whatever is chosen"
+    other_k = dataclasses.replace(recipe, keep=0.3, blocks=(1,))
+    assert shipped.grid_and_map(demo, live.grid_of(other_k)).keys() == {"grid", "scores"}
+    fewer = dataclasses.replace(recipe, sources=recipe.sources[:3])
+    assert shipped.grid_and_map(demo, live.grid_of(fewer)) == {}, "a map of other sources"
+    assert shipped.references(load("contrast")) == {}
     assert shipped.first_sight(demo.folder)["family"] == "demo"
     events = list(run(recipe, demo, stages=(Merge(),), device="cpu"))
     scores = [e.scores for e in events if isinstance(e, BlockScored)]
@@ -301,7 +307,8 @@ def test_the_shipped_picture_is_of_a_first_visit_and_its_map_is_what_run_gives(d
 @pytest.mark.slow
 def test_the_shipped_readouts_and_grid_are_what_run_gives(demo):
     recipe = session.recipe_of(session.usual(demo), demo)
-    shown, grid = shipped.picture(demo, recipe), shipped.grid(demo, live.grid_of(recipe))
+    shown = shipped.picture(demo, recipe)
+    grid = shipped.grid_and_map(demo, live.grid_of(recipe))["grid"]
     evaluator = Evaluator(demo, device.choose("cpu"))
     stages = (Merge(), Evaluate(stage="full", models=("merged", "ties", *picture.REFERENCES)))
     hits: dict = {}

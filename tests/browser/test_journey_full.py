@@ -19,8 +19,9 @@ from PIL import Image
 from playwright.sync_api import Page, expect
 from safetensors.torch import save_file
 
-from browser.driver import ROOT, SLOW, Server, running
-from browser.test_journey import download, go, idle
+from browser.driver import ROOT, SLOW, Server, idle, running
+from browser.explore import linked
+from browser.test_journey import download, go
 from mloss_core import Tower, list_runs, load
 from mloss_core.data.calibration import preprocess
 
@@ -65,22 +66,17 @@ def add_task(family: Path) -> None:
 
 
 def measure(page: Page) -> None:
-    """The map fills block by block, and the page answers meanwhile."""
-    go(page, "M-Loss heatmap")
+    """The map is measured when somebody asks for it, and the app answers meanwhile."""
+    go(page, "Explain")
     expect(page.get_by_text(re.compile(r"needs about \d\.\d GB of memory"))).to_be_visible()
     idle(page)
-    page.get_by_role("button", name="Compute M-Loss").click()
-    expect(page.get_by_text(re.compile(r"^[1-9]\d? of 12 blocks measured so far"))).to_be_visible()
+    page.get_by_role("button", name="Measure M-Loss along the merge").click()
+    expect(page.get_by_text(re.compile(r"^[1-9]\d? of 12 blocks running"))).to_be_visible()
     answers = []
-    for colours in ("rank", "linear", "log"):
+    for title in ("Theory", "Runs", "Explain"):
         start = time.monotonic()
-        page.get_by_role("radio", name=colours, exact=True).click()
-        usual = colours == "log"  # what is as it would be anyway is not in the link
-        page.wait_for_url(
-            lambda url, c=colours, u=usual: (f"colours={c}" in url) or (u and "colours" not in url)
-        )
+        go(page, title)
         answers.append(time.monotonic() - start)
-    expect(page.get_by_text("blocks measured so far")).to_be_visible(timeout=5_000)
     print(f"answers while measuring: {', '.join(f'{s:.2f} s' for s in answers)}")
     assert max(answers) < 10
     expect(page.get_by_text("12 of 12 blocks measured in")).to_be_visible(timeout=LONG)
@@ -88,16 +84,17 @@ def measure(page: Page) -> None:
 
 def merge(page: Page) -> None:
     """M-TIES on the first and the last few blocks."""
-    go(page, "Merge")
+    page.get_by_test_id("stTopNavLink").filter(has_text="Explore").click()
+    expect(page.locator(".explore .status")).to_have_text(re.compile("Live is off"))
+    page.get_by_role("button", name="the paper's blocks (ViT-B/32)").click()
+    linked(page, "blocks", "0,8,9,10")
     idle(page)
-    page.get_by_role("button", name="First and last few").click()
-    page.wait_for_url(re.compile("blocks=0(,|%2C)8(,|%2C)9(,|%2C)10"))
-    idle(page)
-    page.get_by_role("button", name="Launch merge").click()
+    page.get_by_role("button", name="Launch and keep").click()
     page.wait_for_url(re.compile("merge_job="))
-    expect(page.get_by_text(re.compile("Merged in"))).to_be_visible(timeout=LONG)
-    expect(page.get_by_test_id("stMetricValue")).to_have_text(re.compile(r"\d+\.\d%"))
-    expect(page.get_by_text("Tick rows to compare")).to_be_visible()
+    status = page.locator(".explore .status")
+    expect(status).to_have_text(re.compile("merging block"))
+    expect(status).to_contain_text("kept, see Compare", timeout=LONG)
+    expect(page.locator(".explore .big")).to_have_text(re.compile(r"\d+\.\d %"))
     idle(page)
 
 
@@ -114,7 +111,7 @@ def evaluated(model: Path, models: Path) -> dict:
 
 def test_a_full_size_family_from_sources_to_evaluate(open_page, server, tmp_path, monkeypatch):
     start = time.monotonic()
-    page = open_page(f"/?family={FAMILY}")
+    page = open_page(f"/sources?family={FAMILY}")
     expect(page.get_by_text("12 blocks")).to_be_visible()
     expect(page.get_by_test_id("stDataFrame").first).to_be_visible()
     measure(page)

@@ -164,10 +164,12 @@ def _known(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, An
     """What of the picture is known, and whether nothing is left to ask for."""
     tasks = kinds.own_tasks(family)
     measured = picture.references_of(kinds.known_references(family), tasks)
-    known: picture.Picture = dict(shipped.picture(family, recipe))
+    known: picture.Picture = {
+        **shipped.references(family),
+        **shipped.grid_and_map(family, live.grid_of(recipe)),
+        **shipped.picture(family, recipe),
+    }
     known["references"] = known.get("references", {}) | measured
-    if grid := shipped.grid(family, live.grid_of(recipe)):
-        known["grid"] = grid
     jobs = (job, session.board().find("details", recipe))
     for each in jobs:
         if each is not None:

@@ -42,14 +42,23 @@ def picture(family: Any, recipe: Any) -> dict[str, Any]:
     return first["picture"] if first and first["of"] == identity(family, recipe) else {}
 
 
-def grid(family: Any, recipe: Any) -> dict[str, Any]:
-    """The shipped grid, likewise.
+def references(family: Any) -> dict[str, Any]:
+    """What merges are compared with, where the shipped picture is of this family's files."""
+    first = shipped(family.folder)
+    same = first and first["of"]["files"] == [family.source(s).sha256 for s in family.sources]
+    return {"references": first["picture"]["references"]} if first and same else {}
+
+
+def grid_and_map(family: Any, recipe: Any) -> dict[str, Any]:
+    """The shipped grid, and a map, which names its own k and e, where everything else is the same.
 
     Args:
         recipe: as `live.grid_of` makes it.
     """
     first = shipped(family.folder)
-    return first["grid"] if first and first["grid_of"] == identity(family, recipe) else {}
+    if not first or first["grid_of"] != identity(family, recipe):
+        return {}
+    return {"grid": first["grid"], "scores": first["picture"]["scores"]}
 
 
 def first_sight(folder: Path) -> dict[str, Any] | None:

@@ -86,7 +86,7 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
     if job.state == "finished":
         async for parts in _told(live.details(visitor, family, recipe), family, None):
             yield parts
-        if recipe.method in GRIDDED and not shipped.grid(family, live.grid_of(recipe)):
+        if recipe.method in GRIDDED and not shipped.grid_and_map(family, live.grid_of(recipe)):
             cells = live.grid(family, recipe)
             while cells.active:
                 await asyncio.sleep(1.0)

@@ -23,7 +23,7 @@ from mloss_core.run import Evaluate
 from mloss_core.types import Planned
 from views.jobs.kinds import Events, own_tasks, without_weights
 from views.state import session
-from views.state.job_board import GIVES_WAY, Job
+from views.state.job_board import GAVE_WAY, GIVES_WAY, Job
 
 PARTIAL = 50  # images per task on which a partly merged model is evaluated
 KEEPS = tuple(round(0.1 * step, 1) for step in range(1, 11))  # of the coarse grid
@@ -80,9 +80,10 @@ def details(visitor: str, family: Family, recipe: MergeRecipe) -> Job:
         yield from left_after(recipe, family, finished.weights)
 
     board = session.board()
-    return board.ask(
-        visitor, "details", "What a merge leaves", events, spec=recipe, shown=False, idle=True
-    )
+    options = {"spec": recipe, "shown": False, "idle": True}
+    job = board.ask(visitor, "details", "What a merge leaves", events, **options)
+    board.move(job, GAVE_WAY)  # somebody looks at what it fills in
+    return job
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

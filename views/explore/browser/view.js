@@ -330,7 +330,7 @@ class View {
     const a = map.along, s = this.setting, exact = by === "mloss"
       ? a.keep === s.keep && a.variation === s.variation && a.scaling === s.scaling
       : same(a, s);
-    return exact ? "" : `map of the setting before: k = ${a.keep}, e = ${a.variation}`;
+    return exact ? "" : `the map is of k = ${a.keep}, e = ${a.variation}`;
   }
 
   rate(block, node) { // the keep rate of a node, by the schedule
