@@ -158,15 +158,6 @@ def test_cosines_leave_the_diagonal_out():
     assert np.isnan(np.diag(z)).all() and z[0][1] == 0.2
 
 
-def test_compared_models_may_lack_tasks():
-    rows = {"TIES": {"a": (0.5, 0.4, 0.7), "b": (0.6, 0.5, 0.7)}, "base": {"b": (0.2, 0.1, 0.3)}}
-    figure = figures.compared(rows)
-    bars = {bar.name: list(bar.x) for bar in figure.data}
-    assert bars == {"TIES": ["a", "b"], "base": ["b"]}
-    assert figure.data[0].error_y.array == pytest.approx([0.2, 0.1])
-    assert figure.data[1].marker.color == theme.MARKS["base"]
-
-
 def test_figures_load_neither_streamlit_nor_torch():
     code = "import sys, views.shared.figures; print({'streamlit', 'torch'} & set(sys.modules))"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

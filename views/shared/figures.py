@@ -13,7 +13,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from views.shared.theme import HUES, MAGNITUDES, MARKS, framed, written_alike
+from views.shared.theme import HUES, MAGNITUDES, framed, written_alike
 
 ROW = 22  # pixels per block: suits 12 and 24 of them
 
@@ -155,27 +155,3 @@ def cosine_matrix(cosines: Float[np.ndarray, "q q"], names: Sequence[str]) -> go
     figure.update_yaxes(autorange="reversed", showgrid=False)
     figure.update_xaxes(showgrid=False)
     return framed(figure, 34 * len(names) + 150)
-
-
-def compared(rows: Mapping[str, Mapping[str, tuple[float, float, float]]]) -> go.Figure:
-    """Accuracies of several models on each task, with 95 % intervals: model -> task -> values."""
-    figure = go.Figure()
-    extra = iter(HUES)
-    for model, tasks in rows.items():
-        rate, low, high = np.array(list(tasks.values())).T
-        figure.add_bar(
-            x=list(tasks),
-            y=rate,
-            name=model,
-            marker={"color": MARKS.get(model) or next(extra)},
-            error_y={
-                "type": "data",
-                "symmetric": False,
-                "array": high - rate,
-                "arrayminus": rate - low,
-            },
-            hovertemplate=model + "<br>%{x}: %{y:.1%}<extra></extra>",
-        )
-    figure.update_layout(barmode="group")
-    figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1])
-    return framed(figure, 400, legend="below")

@@ -19,7 +19,6 @@ from mloss_core import (
 from mloss_core.evaluation.paired_test import RULE
 from mloss_core.fields import FIELDS
 from mloss_core.runs.store import Hits
-from views.shared import figures
 
 NAMES = {"base": "base", "own": "own source", "ties": "TIES, same k", "ensembling": "ensemble"}
 
@@ -39,7 +38,6 @@ def final(family: Family, hits: Hits, method: str) -> None:
     if not models:
         st.caption("No accuracies: this family has no test images of its sources' tasks.")
         return
-    table(family, models)
     verdicts(
         [
             verdict(METHODS[method].title, name, hits["merged"], hits[rival])
@@ -49,6 +47,7 @@ def final(family: Family, hits: Hits, method: str) -> None:
             and hits[rival].keys() >= hits["merged"].keys()
         ]
     )
+    table(family, models)
 
 
 def verdicts(sentences: Sequence[str]) -> None:
@@ -61,7 +60,7 @@ def verdicts(sentences: Sequence[str]) -> None:
 def table(family: Family, models: Mapping[str, Mapping]) -> None:
     """Tasks by models, each cell accuracy and interval; the mean of tasks below."""
     tasks = list(dict.fromkeys(task for hits in models.values() for task in hits))
-    rows, bars = [], {}
+    rows = []
     for task in tasks:
         row = {"task": family.title(task)}
         for model, hits in models.items():
@@ -73,23 +72,14 @@ def table(family: Family, models: Mapping[str, Mapping]) -> None:
         rows.append(row)
     average = {"task": "average"}
     for model, hits in models.items():
-        accuracies = {t: Accuracy(correct=int(h.sum()), total=len(h)) for t, h in hits.items()}
-        bars[model] = {family.title(t): (a.rate, *a.interval()) for t, a in accuracies.items()}
-        average[model] = UNKNOWN
-        if len(hits) == len(tasks):
-            bars[model]["average"] = mean_accuracy(hits)
-            average[model] = with_interval(*bars[model]["average"])
+        whole = len(hits) == len(tasks)
+        average[model] = with_interval(*mean_accuracy(hits)) if whole else UNKNOWN
     st.dataframe(pd.DataFrame([*rows, average]), hide_index=True, width="stretch")
     if UNKNOWN in average.values():
         st.caption(
             "Unknown: EMR-Merging makes a model per task, by the mask of the task's own source. It "
             "has none where that source is not merged. Averages are over all tasks or not at all."
         )
-    st.plotly_chart(
-        figures.compared(bars),
-        key=f"bars-{'-'.join(models)}",
-        alt="Accuracies with 95 % intervals",
-    )
 
 
 def plain(text: str) -> str:
