@@ -204,8 +204,8 @@ def test_an_experiment_is_stopped_and_goes_on_and_two_runs_are_compared(open_pag
     expect(page.get_by_text(re.compile(r"[1-9]\d* found on disk")).first).to_be_visible()
     expect(page.get_by_text(re.compile("M-TIES is .* TIES"))).not_to_have_count(0)
 
-    for method in ("m-ties", "ties"):
-        page = open_page(f"/merge?family={tiny}&method={method}&samples=6")
+    for method, live in (("m-ties", "on"), ("ties", "off")):
+        page = open_page(f"/merge?family={tiny}&method={method}&samples=6&live={live}")
         launch(page)
     go(page, "Runs")
     expect(page.get_by_text("Tick one to see")).to_be_visible()

@@ -279,9 +279,11 @@ class View {
 
   words(now) {
     if (this.status) return this.status;
-    if (!this.data.live) return "Live is off: launch to merge and measure.";
-    if (now.kind === "exact" && this.merged) return `${this.merged.seconds ? `merged in ${this.merged.seconds.toFixed(1)} s${this.took ? ` (${this.took.toFixed(1)} s with all that was measured)` : ""}` : "a picture that comes with the family"}, measured on ${now.images} images per task; ${this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch"}`;
-    return "";
+    if (now.kind !== "exact" || !this.merged) return this.data.live ? "" : "Live is off: launch to merge and measure.";
+    const { seconds } = this.merged, all = this.took ? ` (${this.took.toFixed(1)} s with all that was measured)` : "";
+    const made = seconds ? `merged in ${seconds.toFixed(1)} s${all}` : "a picture that comes with the family";
+    const kept = this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch";
+    return `${made}, measured on ${now.images} images per task; ${kept}`;
   }
 
   // What the readouts show: of this very setting, or between measured ones, or of the one before.
