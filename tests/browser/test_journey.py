@@ -138,6 +138,7 @@ def test_the_main_job(open_page, family, tmp_path):
     assert recipe["variation"] == pytest.approx(e)
     assert names and all(name.startswith("visual.") for name in names)
 
+    expect(page.locator(".explore .sentence")).not_to_contain_text("…")
     again = open_page(link(page))
     settled(again)
     assert average(again) == average(page)

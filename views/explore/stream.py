@@ -71,6 +71,9 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
             return
         async for parts in _told(job, family, former):
             yield parts
+        async for parts in _references(family):
+            yield parts
+        yield {"end": True}
         return
     visitor = query.get("visitor", "")
     if not VISITOR.fullmatch(visitor):
@@ -86,6 +89,8 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
     if job.state == "finished":
         async for parts in _told(live.details(visitor, family, recipe), family, None):
             yield parts
+        async for parts in _references(family):
+            yield parts
         if recipe.method in GRIDDED and not shipped.grid_and_map(family, live.grid_of(recipe)):
             cells = live.grid(family, recipe)
             while cells.active:
@@ -93,6 +98,17 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
             if cells.state == "finished":
                 yield {"grid": grid_of(cells)}
     yield {"end": True}
+
+
+async def _references(family: Family) -> AsyncIterator[Picture]:
+    """What merges stand beside, once it is measured; wider families measure it when launched."""
+    if family.model.width > kinds.NARROW:
+        return
+    job = kinds.references(family)
+    while job.active:
+        await asyncio.sleep(0.5)
+    known = kinds.known_references(family)
+    yield {"references": picture.references_of(known, kinds.own_tasks(family))}
 
 
 async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[Picture]:
