@@ -56,6 +56,7 @@ def sweep(
         trace: whether BlockInputs come, too, each before its BlockScored.
     """
     config, start = models.config, time.perf_counter()
+    trims = "keep" in METHODS[recipe.method].reads
     chosen, measured = node_wise_blocks(recipe, config), measured_blocks(recipe, config)
     thresholds = _global_thresholds(models, recipe)
     merged |= _merge(models, recipe, _stored(models, config.outer_names()), None, thresholds)
@@ -70,7 +71,8 @@ def sweep(
         if walk is not None and block <= max(measured):
             inputs = next(walk)  # through the blocks merged so far, and this one's attention
             if block in measured:
-                inputs = _measured_tokens(inputs, recipe)
+                if recipe.tokens is not None:
+                    inputs = some_tokens(inputs, recipe.tokens, recipe.seed)
                 scores = _score(block, inputs, layers, config.activation, recipe)
                 if trace:
                     yield BlockInputs(block=block, inputs=inputs, layers=layers)
@@ -79,9 +81,10 @@ def sweep(
         if scores is not None and rates is not None:
             yield BlockScored(scores=scores, rates=rates, seconds=time.perf_counter() - start)
             start = time.perf_counter()
-        kept = torch.zeros(config.nodes, dtype=torch.int64, device=models.device)
+        entries = len(rows) * rows[0].shape[1]
+        kept = torch.full((config.nodes,), 0 if trims else entries, device=models.device)
         merged |= _merge(models, recipe, {weight: rows}, rates, thresholds, kept)
-        share, by_node = _shares(kept, len(rows) * rows[0].shape[1], recipe)
+        share, by_node = _shares(kept, entries)
         seconds = time.perf_counter() - start
         yield BlockMerged(block=block, kept=share, kept_by_node=by_node, seconds=seconds)
         start = time.perf_counter()
@@ -109,11 +112,6 @@ def _stored(models: Models, names: Mapping[str, object]) -> dict[str, list[Tenso
     return models.cache.read(models.sources, list(names), models.device)
 
 
-def _measured_tokens(inputs: Tensor, recipe: MergeRecipe) -> Tensor:
-    """The inputs at as many tokens as the recipe says."""
-    return inputs if recipe.tokens is None else some_tokens(inputs, recipe.tokens, recipe.seed)
-
-
 def _score(
     block: int, inputs: Tensor, layers: Sequence[Layer], act: str, recipe: MergeRecipe
 ) -> NodeScores:
@@ -122,20 +120,10 @@ def _score(
     return score_block(block, inputs, layers, act, recipe.alpha, product, squared)
 
 
-def _shares(
-    kept: Int[Tensor, " nodes"], entries: int, recipe: MergeRecipe
-) -> tuple[float, Float[np.ndarray, " nodes"]]:
-    """Share of the entries kept, of all and of each node: 1 by a method that trims nothing.
-
-    Args:
-        kept: entries of each node, all sources together.
-        entries: how many a node has.
-    """
+def _shares(kept: Int[Tensor, " nodes"], entries: int) -> tuple[float, Float[np.ndarray, " nodes"]]:
+    """Shares kept of all nodes' entries, and of each node's, of which there are so many."""
     counts = kept.cpu().numpy()
-    if "keep" not in METHODS[recipe.method].reads:
-        counts = np.full(len(counts), entries)
-    whole = len(counts) * entries
-    return float(counts.sum() / whole), counts / entries
+    return float(counts.sum() / (len(counts) * entries)), counts / entries
 
 
 def _merge(

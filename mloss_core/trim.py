@@ -70,10 +70,6 @@ class TaskVectors:
             torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
         return vectors
 
-    def kept_of(self, rows: slice) -> Int[Tensor, " rows"] | None:
-        """Where a piece adds what it keeps of its rows."""
-        return None if self.kept is None else self.kept[rows]
-
     def pieces(self) -> Iterator[slice]:
         """Ranges of rows that make up pieces."""
         count, length = rows_of(self.base).shape

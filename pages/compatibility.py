@@ -20,7 +20,6 @@ from mloss_core.mloss import MEASURES, SetLosses
 from views.compatibility import figures
 from views.compatibility import parts as views
 from views.jobs import kinds, strip
-from views.jobs import kinds as work
 from views.shared import nav, widgets
 from views.shared.figures import block_means
 from views.state import session
@@ -48,7 +47,7 @@ def controls(family: Family) -> MergeRecipe | None:
 def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     """The job that has what is asked; small families are measured without being asked."""
     job = kinds.find_job("compatibility", recipe)
-    small = family.model.width <= work.NARROW
+    small = family.model.width <= kinds.NARROW
     clicked = job is None and not small and st.button("Measure compatibility", type="primary")
     if (job is None and small) or clicked:
         job = kinds.measure(family, recipe)

@@ -38,7 +38,7 @@ def main() -> None:
         job.over.wait()
         assert job.state == "finished", f"{job.title}: {job.state} {job.error}"
     for job in jobs[1:3]:
-        for parts in stream.known(job, family):
+        for parts in stream.so_far(job, family):
             known |= parts
     for passing in ("status", "share"):
         known.pop(passing, None)

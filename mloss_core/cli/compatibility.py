@@ -29,8 +29,7 @@ from ..analysis.task_vectors import Geometry, geometry
 from ..atomic_files import check_output, written
 from ..errors import BadValue
 from ..evaluation.evaluator import Evaluator
-from ..families import family as zoo
-from ..families.family import Family
+from ..families.family import Family, load
 from ..hardware import device as devices
 from ..methods import METHODS
 from ..recipe import check
@@ -72,7 +71,7 @@ def compatibility(
     """Measures whether M-Loss predicts what merges of three or more sources lose."""
     if out:
         check_output(out)
-    models = zoo.load(family)
+    models = load(family)
     recipe = _recipe(models, method, settings)
     check(recipe, models)
     if METHODS[recipe.method].rule is None:

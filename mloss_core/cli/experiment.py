@@ -18,8 +18,7 @@ from ..experiments.perform import CellDone, count, perform, start_recipe
 from ..experiments.plans import EXPERIMENTS
 from ..experiments.report import report, section
 from ..experiments.tables import rows
-from ..families import family as zoo
-from ..families.family import Family
+from ..families.family import Family, load
 from ..hardware import device as devices
 from ..runs.cells import Lab
 from ..types import MergeRecipe
@@ -53,7 +52,7 @@ def experiment(
         raise UnknownName("experiment", name, (*EXPERIMENTS, "all"))
     if out is not None:
         check_output(out)
-    models = zoo.load(family)
+    models = load(family)
     start = _start(models, settings)
     lab = Lab(models, devices.choose(device))
     names = list(EXPERIMENTS) if name == "all" else [name]

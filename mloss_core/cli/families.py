@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from ..errors import MlossError
-from ..families import family as zoo
+from ..families.family import families as all_families
+from ..families.family import load
 from ..families.layouts import TOML
 from ..families.scaffold import scaffold
 from .options import command
@@ -24,7 +25,7 @@ def families(init: Path | None, as_json: bool) -> None:
         text = scaffold(init)
         print(json.dumps({"written": str(init / TOML), "text": text}) if as_json else text)
         return
-    for name in zoo.families():
+    for name in all_families():
         row = _described(name)
         if as_json:
             print(json.dumps(row))
@@ -35,7 +36,7 @@ def families(init: Path | None, as_json: bool) -> None:
 def _described(name: str) -> dict[str, object]:
     """A family's row of the list; the error instead where it cannot be read."""
     try:
-        family = zoo.load(name)
+        family = load(name)
     except MlossError as error:
         return {"family": name, "error": str(error)}
     return {

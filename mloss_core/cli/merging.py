@@ -21,7 +21,7 @@ from ..checkpoints.image_tower import Checkpoint, save
 from ..data.calibration import load_batch
 from ..errors import BadValue
 from ..evaluation.evaluator import Evaluator, mean_accuracy
-from ..families import family as zoo
+from ..families.family import Family, load
 from ..families.sanity import doubts
 from ..hardware import device as devices
 from ..hardware.available import free
@@ -190,7 +190,7 @@ def merge(
 @device_option
 def evaluate(family: str, model: str, tasks: str, device: str, as_json: bool) -> None:
     """Prints the accuracy of an image tower on each task, with count and 95 % interval."""
-    models = zoo.load(family)
+    models = load(family)
     names = parse_tasks(tasks, models)
     place = devices.choose(device)
     checkpoint = models.base()
@@ -222,7 +222,7 @@ def _events(call: Call) -> Iterator[Event]:
     """The run's events, printed as JSON lines or as a progress bar."""
     check_output(call.out)
     parse_dtype(call.dtype)
-    family = zoo.load(call.family)
+    family = load(call.family)
     recipe = recipe_of(family, call.method, call.settings)
     batch = load_batch(call.calibration, family.model) if call.calibration else None
     _warn(recipe, family, call.device)
@@ -233,7 +233,7 @@ def _events(call: Call) -> Iterator[Event]:
         yield event
 
 
-def _warn(recipe: MergeRecipe, family: zoo.Family, name: str) -> None:
+def _warn(recipe: MergeRecipe, family: Family, name: str) -> None:
     """Warns on stderr of probable mistakes and of merges that may not fit into memory."""
     check(recipe, family)
     place = devices.choose(name)

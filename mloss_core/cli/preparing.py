@@ -15,8 +15,8 @@ from tqdm import tqdm
 from ..data.datasets import datasets_root
 from ..errors import BadFile, UnknownName
 from ..families import download
-from ..families import family as zoo
 from ..families.download import can_fetch, fetch_base, fetch_dataset
+from ..families.family import find, load, task_names
 from ..families.heads import FILE, make_heads
 from ..families.layouts import TOML, layout
 from ..families.pool import FILE as POOL
@@ -28,7 +28,7 @@ from .options import command, family_argument
 @family_argument
 def heads(family: str, as_json: bool) -> None:
     """Makes zero-shot heads from the base's text tower."""
-    models = zoo.load(family)
+    models = load(family)
     loose = models.parts.heads
     prompts = {task: models.prompts(task) for task in models.tasks if task not in loose}
     if not prompts or models.text_file is None:
@@ -53,7 +53,7 @@ def heads(family: str, as_json: bool) -> None:
 )
 def pool(family: str, each: int, as_json: bool) -> None:
     """Makes calibration images from the tasks' validation images."""
-    models = zoo.load(family)
+    models = load(family)
     steps = make_pool(models, each)
     done = list(tqdm(steps, unit="task", disable=as_json or None, leave=False))
     path = models.folder / POOL
@@ -71,7 +71,7 @@ def pool(family: str, each: int, as_json: bool) -> None:
 )  # fmt: skip
 def fetch(family: str, tasks: str, as_json: bool) -> None:
     """Downloads a family's base and the datasets of its tasks."""
-    folder = zoo.find(family)
+    folder = find(family)
     for what, place, get in _wanted(folder, tasks):
         with contextlib.redirect_stdout(sys.stderr):  # torchvision prints what it does
             new = get()
@@ -84,7 +84,7 @@ def fetch(family: str, tasks: str, as_json: bool) -> None:
 def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[[], bool]]]:
     """Downloads of a family: name, place and function of each."""
     parts = layout(folder)
-    zoo.task_names(folder, parts)  # raises for a bad family.toml
+    task_names(folder, parts)  # raises for a bad family.toml
     named = {task["name"]: task["dataset"] for task in parts.about["tasks"] if "dataset" in task}
     # Pictures in tasks/ go before the dataset, so that there is nothing to fetch for them.
     needed = [task for task in named if not (folder / "tasks" / task).is_dir()]

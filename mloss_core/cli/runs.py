@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from ..atomic_files import check_output
 from ..checkpoints.export import write_folder
 from ..errors import BadFile, MlossError, UnknownName
-from ..families import family as zoo
+from ..families.family import load
 from ..runs.card import card, model_card
 from ..runs.layout import as_bad_file
 from ..runs.rerun import TOLERANCE, Rerun, again, checked, compare
@@ -103,7 +103,7 @@ def export(run: str, out: Path, format: str, as_json: bool) -> None:
     if record.model is None:
         problem = "holds no merged model"
         raise BadFile("run", run, problem, "choose a finished merge that left one model")
-    family = zoo.load(record.metadata["recipe"]["family"])
+    family = load(record.metadata["recipe"]["family"])
     with as_bad_file(record.id):
         tensors = load_file(record.model)
     if {name: tuple(t.shape) for name, t in tensors.items()} != family.model.shapes():

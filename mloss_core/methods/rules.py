@@ -40,12 +40,13 @@ def ties(
     Args:
         rates: keep rates of the tensor's rows (M-TIES); None trims it as one long row at k.
     """
-    limits = vectors.limits(recipe.keep, rates)
-    return recipe.scaling * vectors.merged(
-        lambda t, rows: trim.elect_and_merge_(
-            trim.trim_(t, limits[:, rows], vectors.kept_of(rows)), alpha
-        )
-    )
+    limits, kept = vectors.limits(recipe.keep, rates), vectors.kept
+
+    def step(t: Tensor, rows: slice) -> Tensor:
+        counts = None if kept is None else kept[rows]
+        return trim.elect_and_merge_(trim.trim_(t, limits[:, rows], counts), alpha)
+
+    return recipe.scaling * vectors.merged(step)
 
 
 def elect(vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
@@ -75,8 +76,8 @@ def dare(
 
     def dropped(t: Tensor, rows: slice) -> Tensor:
         mask = masks[:, rows]
-        if (kept := vectors.kept_of(rows)) is not None:
-            kept += mask.count_nonzero((0, -1)).to(kept.device)
+        if vectors.kept is not None:
+            vectors.kept[rows] += mask.count_nonzero((0, -1)).to(t.device)
         t.mul_(mask.to(t.device))
         return t.div_(keep) if by_row is None else t.div_(by_row[rows, None])
 

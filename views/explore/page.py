@@ -102,10 +102,10 @@ SENT = {
 def contents(family: Family) -> dict[str, Any]:
     """What the view draws from: the family, the choice, and what is known of it already."""
     launched = session.job_of("merge_job")
-    recipe, known, problem = None, {"picture": {}, "settled": False}, ""
+    recipe, shown, problem = None, {"picture": {}, "settled": False}, ""
     try:
         recipe = session.current_recipe()
-        known = _known(family, recipe, _job(recipe, launched))
+        shown = _picture(family, recipe, _job(recipe, launched))
     except InputError as error:
         problem = error_text(error)
     return {
@@ -118,7 +118,7 @@ def contents(family: Family) -> dict[str, Any]:
         "kept": _kept(launched),
         "isKept": launched is not None and bool(launched.result) and launched.spec == recipe,
         "problem": problem,
-        **known,
+        **shown,
     }
 
 
@@ -160,25 +160,25 @@ def _job(recipe: MergeRecipe, launched: Job | None) -> Job | None:
     return session.board().find("live", recipe)
 
 
-def _known(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, Any]:
+def _picture(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, Any]:
     """What of the picture is known, and whether nothing is left to ask for."""
     tasks = kinds.own_tasks(family)
     measured = picture.references_of(kinds.known_references(family), tasks)
-    known: picture.Picture = {
+    shown: picture.Picture = {
         **shipped.references(family),
         **shipped.grid_and_map(family, live.grid_of(recipe)),
         **shipped.picture(family, recipe),
     }
-    known["references"] = known.get("references", {}) | measured
+    shown["references"] = shown.get("references", {}) | measured
     jobs = (job, session.board().find("details", recipe))
     for each in jobs:
         if each is not None:
-            for parts in stream.known(each, family):
-                known |= parts
+            for parts in stream.so_far(each, family):
+                shown |= parts
     for passing in ("status", "share"):
-        known.pop(passing, None)
+        shown.pop(passing, None)
     settled = all(each is not None and each.state == "finished" for each in jobs)
-    return {"picture": known, "settled": settled}
+    return {"picture": shown, "settled": settled}
 
 
 def methods() -> list[dict[str, Any]]:

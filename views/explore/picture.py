@@ -93,11 +93,11 @@ def _beside(merged: Hits, other: Hits) -> Picture | None:
         return None
     few = {task: min(len(hits), len(other[task])) for task, hits in merged.items()}
     ours = {task: merged[task][:n] for task, n in few.items()}
-    theirs = {task: other[task][:n] for task, n in few.items()}
-    gap = compare(ours, theirs)
+    others = {task: other[task][:n] for task, n in few.items()}
+    gap = compare(ours, others)
     return {
-        "rates": {task: float(hits.mean()) for task, hits in theirs.items()},
-        "average": mean_accuracy(theirs)[0],
+        "rates": {task: float(hits.mean()) for task, hits in others.items()},
+        "average": mean_accuracy(others)[0],
         "difference": [gap.difference, gap.low, gap.high],
         "distinguishable": gap.distinguishable,
         "images": min(few.values()),
@@ -110,14 +110,14 @@ def references_of(hits: Mapping[tuple[str, str], np.ndarray], tasks: Sequence[st
     Args:
         hits: by model and task, as far as they are known.
     """
-    known: Picture = {}
+    shown: Picture = {}
     for model in REFERENCES:
         of_model = {task: hits[model, task] for task in tasks if (model, task) in hits}
         if of_model:
-            known[model] = {"tasks": {task: _rate(h) for task, h in of_model.items()}}
+            shown[model] = {"tasks": {task: _rate(h) for task, h in of_model.items()}}
         if of_model.keys() == set(tasks) and tasks:
-            known[model]["average"] = list(mean_accuracy(of_model))
-    return known
+            shown[model]["average"] = list(mean_accuracy(of_model))
+    return shown
 
 
 def after_of(partial: Sequence[TaskEvaluated], tasks: Sequence[str], blocks: int) -> Picture | None:
@@ -148,6 +148,6 @@ def merged_of(events: Sequence[object], family: Family) -> Picture | None:
         return None
     seconds = sum(e.seconds for e in events if isinstance(e, BlockMerged | BlockScored))
     merged.sort(key=lambda event: event.block)
-    known: Picture = {"kept": [event.kept for event in merged], "seconds": seconds}
+    shown: Picture = {"kept": [event.kept for event in merged], "seconds": seconds}
     by_node = [event.kept_by_node for event in merged if event.kept_by_node is not None]
-    return known | ({"rows": packed(by_node)} if len(by_node) == len(merged) else {})
+    return shown | ({"rows": packed(by_node)} if len(by_node) == len(merged) else {})

@@ -68,5 +68,5 @@ def first_sight(folder: Path) -> dict[str, Any] | None:
         return None
     passing = {"epoch": 0, "visitor": "", "live": False, "follow": "", "said": "", "kept": None}
     passing |= {"isKept": False}
-    known = first["picture"] | {"grid": first["grid"]}
-    return {**first["frame"], **passing, "problem": "", "picture": known, "settled": False}
+    shown = first["picture"] | {"grid": first["grid"]}
+    return {**first["frame"], **passing, "problem": "", "picture": shown, "settled": False}

@@ -28,15 +28,15 @@ VISITOR = re.compile(r"[A-Za-z0-9-]{1,64}")
 
 
 @dataclass
-class _Told:
-    """What one view has been told of a job."""
+class _Sent:
+    """What one view has of a job."""
 
     events: int = 0
     parts: set[str] = field(default_factory=set)
     readouts: int = 0
 
     def new(self, part: str) -> bool:
-        """Whether it is told for the first time."""
+        """Whether it is news."""
         fresh = part not in self.parts
         self.parts.add(part)
         return fresh
@@ -69,7 +69,7 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
         if job is None:
             yield {"end": True}
             return
-        async for parts in _told(job, family, former):
+        async for parts in _followed(job, family, former):
             yield parts
         async for parts in _references(family):
             yield parts
@@ -84,10 +84,10 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
         return
     job = live.ask(visitor, family, recipe)
     yield {"job": job.id}
-    async for parts in _told(job, family, former):
+    async for parts in _followed(job, family, former):
         yield parts
     if job.state == "finished":
-        async for parts in _told(live.details(visitor, family, recipe), family, None):
+        async for parts in _followed(live.details(visitor, family, recipe), family, None):
             yield parts
         async for parts in _references(family):
             yield parts
@@ -107,20 +107,20 @@ async def _references(family: Family) -> AsyncIterator[Picture]:
     job = kinds.references(family)
     while job.active:
         await asyncio.sleep(0.5)
-    known = kinds.known_references(family)
-    yield {"references": picture.references_of(known, kinds.own_tasks(family))}
+    hits = kinds.known_references(family)
+    yield {"references": picture.references_of(hits, kinds.own_tasks(family))}
 
 
-async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[Picture]:
+async def _followed(job: Job, family: Family, former: Job | None) -> AsyncIterator[Picture]:
     """All that becomes known of a job, until it has ended."""
-    told, active = _Told(), True
+    sent, active = _Sent(), True
     while active:
         active = job.active
         events = list(job.events)
-        if len(events) != told.events or not active or told.new("state"):
-            told.events = len(events)
+        if len(events) != sent.events or not active or sent.new("state"):
+            sent.events = len(events)
             for parts in await asyncio.to_thread(
-                lambda e=events: list(news(job, e, family, former, told))
+                lambda e=events: list(news(job, e, family, former, sent))
             ):
                 yield parts
         if active:
@@ -132,47 +132,47 @@ async def _told(job: Job, family: Family, former: Job | None) -> AsyncIterator[P
 
 
 def news(
-    job: Job, events: Sequence[object], family: Family, former: Job | None, told: _Told
+    job: Job, events: Sequence[object], family: Family, former: Job | None, sent: _Sent
 ) -> Iterator[Picture]:
-    """What of a job is known and has not been told."""
+    """What of a job is known and has not been sent."""
     blocks, tasks = family.model.blocks, kinds.own_tasks(family)
     yield {"status": status(job, events, blocks), "share": job.share}
     scores = [e.scores for e in events if isinstance(e, BlockScored)]
-    if len(scores) == blocks and told.new("scores"):
+    if len(scores) == blocks and sent.new("scores"):
         yield {"scores": picture.scores_of(scores, live.map_recipe(job.spec))}
     merged = picture.merged_of(events, family)
-    if merged and job.kind != "details" and told.new("merged"):
+    if merged and job.kind != "details" and sent.new("merged"):
         yield {"merged": merged}
-    yield from _readouts(job, events, former, tasks, told)
+    yield from _readouts(job, events, former, tasks, sent)
     partial = [e for e in events if isinstance(e, TaskEvaluated) and e.block is not None]
     after = picture.after_of(partial, tasks, blocks)
-    if after and told.new("after"):
+    if after and sent.new("after"):
         yield {"after": after | {"along": picture.setting_of(job.spec)}}
     left = [e for e in events if isinstance(e, BlockLeft)]
-    if len(left) == blocks and told.new("left"):
+    if len(left) == blocks and sent.new("left"):
         yield {"left": picture.left_of(left), "left_along": picture.setting_of(job.spec)}
     references = kinds.known_references(family)
-    if references and told.new(f"references {len(references)}"):
+    if references and sent.new(f"references {len(references)}"):
         yield {"references": picture.references_of(references, tasks)}
 
 
 def _readouts(
-    job: Job, events: Sequence[object], former: Job | None, tasks: Sequence[str], told: _Told
+    job: Job, events: Sequence[object], former: Job | None, tasks: Sequence[str], sent: _Sent
 ) -> Iterator[Picture]:
     """The newest stage of which all tasks are known; all images only once TIES has them, too."""
     alone = job.spec.method == "ties"
     merged = picture.stage_hits(events, "merged", ("quick", "full"))
     beside = ("quick", "full") if job.kind == "live" else ("before", "references")
     ties = picture.stage_hits(events, "ties", beside)
-    for rank, (ours, theirs) in enumerate(zip(merged, ties, strict=True)):
-        both = alone or theirs.keys() == set(tasks)
+    for rank, (ours, others) in enumerate(zip(merged, ties, strict=True)):
+        both = alone or others.keys() == set(tasks)
         waits = rank == 1 and not both and job.kind == "live"
         if not tasks or ours.keys() != set(tasks) or waits:
             continue
-        known = 1 + 2 * rank + both
-        if known > told.readouts:
-            told.readouts = known
-            other = theirs if theirs.keys() == set(tasks) else {}
+        newest = 1 + 2 * rank + both
+        if newest > sent.readouts:
+            sent.readouts = newest
+            other = others if others.keys() == set(tasks) else {}
             yield {"readouts": picture.readouts_of(ours, other, _hits_of(former))}
 
 
@@ -205,9 +205,9 @@ def status(job: Job, events: Sequence[object], blocks: int) -> str:
     return "measuring all images" if job.active else ""
 
 
-def known(job: Job, family: Family) -> Iterator[Picture]:
+def so_far(job: Job, family: Family) -> Iterator[Picture]:
     """All that is known of a job by now."""
-    yield from news(job, list(job.events), family, None, _Told())
+    yield from news(job, list(job.events), family, None, _Sent())
 
 
 def grid_of(job: Job) -> dict[str, Any]:

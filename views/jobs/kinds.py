@@ -81,11 +81,11 @@ def known_references(family: Family) -> dict[tuple[str, str], np.ndarray]:
         job, files = board.find("references", _files(family), failed=True), _hashes(family)
     except InputError:
         return {}  # the job that needs the damaged file says so
-    known = {}
+    hits = {}
     for merge in board.finished("merge"):
         if merge.spec.family == family.name and _hashes_of(merge.events[-1]) <= files:
-            known |= _hits(merge.events, ("base", "own"), "references")
-    return known | (_hits(job.events) if job else {})
+            hits |= _hits(merge.events, ("base", "own"), "references")
+    return hits | (_hits(job.events) if job else {})
 
 
 def _hits(

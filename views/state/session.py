@@ -95,14 +95,14 @@ def of_link(query: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
         wrong.append(f"{error_text(error)}. Another family is shown.")
         names = families()
         family = load("demo" if "demo" in names else names[0])
-    chosen, known = usual(family), fields(family)
+    chosen, of_family = usual(family), fields(family)
     for key in ("tour", *(key for key in FIELDS if key not in ("tour", "family"))):
         if key not in query:
             continue
         try:
-            known[key].parse(query[key])
+            of_family[key].parse(query[key])
         except InputError as error:
-            problem = error.labelled(known[key].label)
+            problem = error.labelled(of_family[key].label)
             wrong.append(f"{problem}. In the link, {key}={query[key][:60]} was not used.")
             continue
         chosen[key] = query[key]
@@ -116,9 +116,9 @@ def _mended(chosen: dict[str, str], family: Family) -> list[str]:
     wrong = []
     most = pool_size(family, tuple(filter(None, chosen["sources"].split(","))))
     if int(chosen["samples"]) > most:
-        asked, chosen["samples"] = chosen["samples"], str(most)
+        wanted, chosen["samples"] = chosen["samples"], str(most)
         wrong.append(
-            f"{FIELDS['samples'].label} {asked}: the calibration pool holds {most} images for "
+            f"{FIELDS['samples'].label} {wanted}: the calibration pool holds {most} images for "
             f"these sources. {most} are used."
         )
     k, e = float(chosen["keep"]), float(chosen["variation"])

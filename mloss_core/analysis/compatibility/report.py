@@ -112,20 +112,7 @@ def markdown(
             for r in correlation_rows(study)
         ],
     ).splitlines()  # fmt: skip
-    gains = compatibility.gains("layer")
-    if gains is not None:
-        lines += [
-            "",
-            "### Leaving one source out",
-            "",
-            words.gains(compatibility.sources, gains, recipe.alpha, "layer"),
-            "",
-        ]
-        rows = zip(compatibility.sources, gains.T, strict=True)
-        lines += markdown_table(
-            ("without", "M-Loss falls by", "95 % interval"),
-            [(n, f"{m:+.1%}", spread(lo, hi, "+.1%")) for n, (m, lo, hi) in rows],
-        ).splitlines()
+    lines += _left_out(recipe, compatibility)
     if gaps:
         lines += ["", "### The ensemble gap", "", words.gap(gaps), ""]
         lines += markdown_table(
@@ -179,3 +166,17 @@ def _number(value: float | None) -> str:
 def _spread(row: Row, label: str) -> str:
     low, high = row[f"low_{label}"], row[f"high_{label}"]
     return "not measured" if low is None else spread(low, high)
+
+
+def _left_out(recipe: MergeRecipe, compatibility: Compatibility) -> list[str]:
+    """What leaving out each source gains; nothing where there are two alone."""
+    gains = compatibility.gains("layer")
+    if gains is None:
+        return []
+    said = words.gains(compatibility.sources, gains, recipe.alpha, "layer")
+    rows = zip(compatibility.sources, gains.T, strict=True)
+    table = markdown_table(
+        ("without", "M-Loss falls by", "95 % interval"),
+        [(n, f"{m:+.1%}", spread(lo, hi, "+.1%")) for n, (m, lo, hi) in rows],
+    )
+    return ["", "### Leaving one source out", "", said, "", *table.splitlines()]
