@@ -38,6 +38,8 @@ PATHS = {
     "blocks": "explain?explain=blocks",
 }  # fmt: skip
 LOOKS: dict[str, dict[str, Any]] = {
+    "wide": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
+    "wide-dark": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "dark"},
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
     "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "narrow": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light"},

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import re
+from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
 import pytest
 from playwright.sync_api import expect
 
 from browser.driver import idle, link
 from browser.explore import cell, click_cell, linked, settled
+from mloss_core import BlockScored, MergeRecipe, keep_rates, load, run
 
 pytestmark = pytest.mark.browser
 
@@ -100,3 +104,30 @@ def test_the_table_chooses_by_keyboard(open_page, tiny):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Space")
     page.wait_for_url(re.compile(r"[?&]blocks=0(,|%2C)[12]"))
+
+
+def test_the_map_is_exported_as_it_is_drawn(open_page, tiny, server, tmp_path, monkeypatch):
+    page = open_page(f"/?family={tiny}&samples=6&blocks=0,2&keep=0.6&variation=0.3")
+    settled(page)
+    files = {}
+    for kind in ("csv", "svg", "png"):
+        with page.expect_download() as info:
+            page.get_by_role("button", name=kind.upper(), exact=True).click()
+        files[kind] = tmp_path / info.value.suggested_filename
+        info.value.save_as(files[kind])
+    assert files["png"].read_bytes().startswith(b"\x89PNG")
+    picture = ElementTree.parse(files["svg"]).getroot()
+    rows = [t.text for t in picture.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"M-Loss", "mean M-Loss", "share kept", "accuracy so far"} <= set(rows)
+
+    monkeypatch.setenv("MLOSS_MODELS", str(server.models))
+    family = load(tiny)
+    recipe = MergeRecipe(
+        family=tiny, method="m-ties", sources=family.sources, samples=6, keep=0.6, variation=0.3
+    )
+    scores = [e.scores for e in run(recipe, family, device="cpu") if isinstance(e, BlockScored)]
+    table = pd.read_csv(files["csv"])
+    for block, of_block in table.groupby("block"):
+        np.testing.assert_allclose(of_block["mloss"], scores[block].node, rtol=1e-4)
+        expected = keep_rates(scores[block].node, 0.6, 0.3) if block != 1 else 0.6
+        np.testing.assert_allclose(of_block["keep_rate"], expected, atol=1e-6)

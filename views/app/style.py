@@ -29,6 +29,8 @@ CSS = """<style>
 .st-key-tour-left .st-key-tour {left: 1rem}
 .st-key-tour p {font-size: .9rem}
 .st-key-tour button {min-height: 1.9rem; padding: .1rem .55rem}
+/* What is drawn anew is not greyed meanwhile. */
+[data-stale="true"] {opacity: 1 !important; transition: none !important}
 .st-key-explore-top {min-height: 2.6rem}
 @media (max-width: 640px) {
   .st-key-strip {padding: 0 1rem}
