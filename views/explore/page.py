@@ -61,6 +61,8 @@ def _setting(family: Family, sent: dict[str, Any]) -> None:
         "method": sent["method"],
         "blocks": "all" if blocks is None else selection.text(blocks, family.model.blocks),
     }
+    if values["method"] != session.chosen("method"):
+        st.session_state["explore-next"] = "app"  # the gear shows what this method reads
     for key, value in values.items():
         session.choose_value(key, value)
 

@@ -336,13 +336,17 @@ class View {
   }
 
   rate(block, node) { // the keep rate of a node, by the schedule
+    const [high, spread] = this.schedule(block);
+    if (!spread) return high;
+    return this.ranks && this.data.ranks !== "random" ? high - spread * this.ranks[block][node] : null;
+  }
+
+  schedule(block) { // what a block keeps at its lowest rank, and how much less at its highest
     const s = this.setting, row = this.methodRow();
-    if (!row.reads.includes("keep")) return 1;
-    if (!row.nodeWise || !this.chosen().includes(block)) return s.keep;
-    if (this.data.ranks === "equal") return s.keep - s.variation / 2;
-    if (!this.ranks || this.data.ranks === "random") return null;
-    const rank = this.ranks[block][node];
-    return s.keep - s.variation * (this.data.ranks === "reversed" ? 1 - rank : rank);
+    if (!row.reads.includes("keep")) return [1, 0];
+    if (!row.nodeWise || (s.blocks && !s.blocks.includes(block))) return [s.keep, 0];
+    if (this.data.ranks === "equal") return [s.keep - s.variation / 2, 0];
+    return this.data.ranks === "reversed" ? [s.keep - s.variation, -s.variation] : [s.keep, s.variation];
   }
 
   values() { // of every node, as the colours want them
@@ -350,9 +354,12 @@ class View {
     if (by === "mloss") return this.scores?.[scores] ?? null;
     if (by === "left") return this.left?.nodes ?? null;
     if (by === "kept") return this.merged?.nodes ?? null;
-    const nodes = Array.from({ length: this.data.nodes }, (_, n) => n);
-    const rates = blocks.map(b => nodes.map(n => this.rate(b, n)));
-    return rates.some(row => row.includes(null)) ? null : rates;
+    const rates = blocks.map(block => {
+      const [high, spread] = this.schedule(block);
+      if (!spread) return new Float32Array(this.data.nodes).fill(high);
+      return this.ranks && this.data.ranks !== "random" ? this.ranks[block].map(rank => high - spread * rank) : null;
+    });
+    return rates.includes(null) ? null : rates;
   }
 
   model() {
