@@ -61,6 +61,13 @@ def test_numbers_are_written_as_the_library_writes_them(script):
     assert written == [three_digits(value) for value in numbers]
 
 
+def test_shares_are_rounded_as_the_tables_round_them(script):
+    rates = [n / 4000 for n in range(2900, 2960)] + [0.0, 1.0, 0.005, 0.015, 0.125]
+    for digits in (0, 1):
+        written = script.evaluate("([r, d]) => r.map(v => percent(v, d))", [rates, digits])
+        assert written == [f"{rate:.{digits}%}".replace("%", " %") for rate in rates]
+
+
 @pytest.mark.parametrize(
     ("points", "text"),
     [(2.553, "+2.55"), (-0.1, "−0.10"), (0.0, "0.00"), (0.0006, "+0.0006"), (-0.004, "−0.004")],

@@ -43,7 +43,13 @@ function threeDigits(value) { // as mloss_core.text writes numbers
   return `${digits}×10${[...String(Number(power))].map(c => RAISED[c]).join("")}`;
 }
 
-const percent = (rate, digits = 1) => (100 * rate).toFixed(digits) + " %";
+// Ties go to the even digit, as everywhere else in the app: 73.25 is 73.2, where toFixed says 73.3.
+function percent(rate, digits = 1) {
+  const value = 100 * rate, unit = 2 ** (digits + 1); // ties are halves of 1, and quarters at 0.1
+  const tie = Number.isInteger(unit * value) && !Number.isInteger(unit * value / 2);
+  const below = Math.floor(value * 10 ** digits);
+  return (tie ? (below + Math.abs(below % 2)) / 10 ** digits : value).toFixed(digits) + " %";
+}
 
 function signed(points) { // an end near zero gets the digit that says on which side of it it lies
   const size = Math.abs(points), text = size.toFixed(2);
