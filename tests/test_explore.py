@@ -191,7 +191,7 @@ def test_a_bad_question_is_answered_in_words_and_begins_nothing(ask, query, said
 @pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.rule is None])
 def test_without_a_single_model_it_says_so(ask, method):
     assert ask(method=method) == [
-        {"status": "Not live: this method leaves no single model. Launch it.", "end": True}
+        {"note": "Not live: this method leaves no single model. Launch it.", "end": True}
     ]
 
 

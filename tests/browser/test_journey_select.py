@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.driver import idle, link
-from browser.explore import cell, click_cell, linked, settled
+from browser.explore import cell, click_cell, launch, linked, settled
 from mloss_core import BlockScored, MergeRecipe, keep_rates, load, run
 
 pytestmark = pytest.mark.browser
@@ -44,6 +44,16 @@ def test_blocks_are_chosen_on_the_map(open_page, tiny):
     expect(page.locator(".explore .card")).to_be_visible()
     page.keyboard.press("Escape")
     assert "blocks=" not in page.url, "a double click chooses nothing"
+
+
+def test_a_method_without_a_single_model_says_that_it_is_not_live(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6")
+    settled(page)
+    page.locator(".explore .method select").select_option("emr")
+    expect(page.locator(".explore .status")).to_have_text(re.compile("Not live: .* Launch it"))
+    expect(page.locator(".explore .readouts")).to_have_attribute("data-kind", "former")
+    launch(page)
+    expect(page.locator(".explore .readouts")).to_have_attribute("data-kind", "exact")
 
 
 def test_a_cell_opens_its_card_and_keeps_the_choice(open_page, tiny):

@@ -80,7 +80,7 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
         yield {"error": "visitor: give letters, digits and -"}
         return
     if not live.can_be_live(recipe):
-        yield {"status": "Not live: this method leaves no single model. Launch it.", "end": True}
+        yield {"note": "Not live: this method leaves no single model. Launch it.", "end": True}
         return
     job = live.ask(visitor, family, recipe)
     yield {"job": job.id}

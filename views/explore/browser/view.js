@@ -123,6 +123,7 @@ class View {
     if ("status" in parts) this.status = parts.status;
     if ("share" in parts) this.share = parts.share;
     if ("took" in parts) this.took = parts.took;
+    if ("note" in parts) this.note = parts.note;
     if (parts.error) { this.wrong = parts.error; this.share = 0; }
   }
 
@@ -198,7 +199,7 @@ class View {
   async listenTo(extra) {
     this.stream?.abort();
     const stream = this.stream = new AbortController();
-    this.asked = this.setting; this.wrong = ""; this.took = null; this.status = "asking"; this.share = 0;
+    this.asked = this.setting; this.wrong = this.note = ""; this.took = null; this.status = "asking"; this.share = 0;
     this.show();
     try {
       const answer = await fetch(new URL("live?" + this.query(extra), document.baseURI), { signal: stream.signal });
@@ -278,7 +279,7 @@ class View {
   }
 
   words(now) {
-    if (this.status) return this.status;
+    if (this.status || this.note) return this.status || this.note;
     if (now.kind !== "exact" || !this.merged) return this.data.live ? "" : "Live is off: launch to merge and measure.";
     const { seconds } = this.merged, all = this.took ? ` (${this.took.toFixed(1)} s with all that was measured)` : "";
     const made = seconds ? `merged in ${seconds.toFixed(1)} s${all}` : "a picture that comes with the family";
