@@ -130,7 +130,9 @@ def test_the_frontier_holds_each_choice_once_with_its_interval(family, keep):
 
 def test_distributions_are_the_shares_of_nodes_at_most_x():
     node = np.array([3.0, 1.0, 0.0, 1.0])
-    line, _ = block_figures.distributions({4: node}).data
+    figure = block_figures.distributions({4: node})
+    line, label = figure.data
+    assert label.text == ("<b>4</b>",) and figure.layout.showlegend is False, "no legend of twelve"
     for x, share in zip(line.x, line.y, strict=True):
         assert share <= (node <= x).mean()
     assert line.name == "block 4" and max(line.y) == 1
