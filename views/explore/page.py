@@ -126,7 +126,7 @@ def contents(family: Family) -> dict[str, Any]:
 
 def frame(family: Family, state: Mapping[str, str]) -> dict[str, Any]:
     """The part of it that the family and the choice decide."""
-    own = {name: OF_RECIPE[name].parse(state[RECIPE_LINK[name]]) for name in OWN}
+    own = {name: OF_RECIPE[name].parse(state[OF_RECIPE[name].link]) for name in OWN}
     return {
         "family": family.name,
         "blocks": family.model.blocks,
@@ -144,9 +144,6 @@ def frame(family: Family, state: Mapping[str, str]) -> dict[str, Any]:
         "lecture": state["view"] == "lecture",
         "target": tour_steps.target(state["tour"]),
     }
-
-
-RECIPE_LINK = {name: field.link for name, field in OF_RECIPE.items() if field.link}
 
 
 def is_live(family: Family) -> bool:

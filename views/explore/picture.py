@@ -120,11 +120,11 @@ def references_of(hits: Mapping[tuple[str, str], np.ndarray], tasks: Sequence[st
     return shown
 
 
-def after_of(partial: Sequence[TaskEvaluated], tasks: Sequence[str], blocks: int) -> Picture | None:
+def after_of(events: Iterable[object], tasks: Sequence[str], blocks: int) -> Picture | None:
     """The tasks' mean accuracy after each block; None before the last block is known."""
     rates: dict[int, dict[str, np.ndarray]] = {}
-    for event in partial:
-        if event.block is not None:
+    for event in events:
+        if isinstance(event, TaskEvaluated) and event.block is not None:
             rates.setdefault(event.block, {})[event.task] = event.hits
     if not tasks or any(rates.get(b, {}).keys() != set(tasks) for b in range(blocks)):
         return None

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from mloss_core import BlockMerged, BlockScored, Family, MlossError, TaskEvaluated
+from mloss_core import BlockMerged, BlockScored, Family, MlossError
 from mloss_core.analysis.left import BlockLeft
 from views.explore import picture, shipped
 from views.explore.picture import Hits, Picture
@@ -31,7 +31,7 @@ VISITOR = re.compile(r"[A-Za-z0-9-]{1,64}")
 class _Sent:
     """What one view has of a job."""
 
-    events: int = 0
+    events: int = -1  # how many it has heard of; at first not even that there are none
     parts: set[str] = field(default_factory=set)
     readouts: int = 0
 
@@ -117,7 +117,7 @@ async def _followed(job: Job, family: Family, former: Job | None) -> AsyncIterat
     while active:
         active = job.active
         events = list(job.events)
-        if len(events) != sent.events or not active or sent.new("state"):
+        if len(events) != sent.events or not active:
             sent.events = len(events)
             for parts in await asyncio.to_thread(
                 lambda e=events: list(news(job, e, family, former, sent))
@@ -140,13 +140,13 @@ def news(
     scores = [e.scores for e in events if isinstance(e, BlockScored)]
     if len(scores) == blocks and sent.new("scores"):
         yield {"scores": picture.scores_of(scores, live.map_recipe(job.spec))}
-    merged = picture.merged_of(events, family)
-    if merged and job.kind != "details" and sent.new("merged"):
+    # Looked for at every event until it is there, and packed once.
+    lacks = "merged" not in sent.parts and job.kind != "details"
+    if lacks and (merged := picture.merged_of(events, family)) and sent.new("merged"):
         yield {"merged": merged}
     yield from _readouts(job, events, former, tasks, sent)
-    partial = [e for e in events if isinstance(e, TaskEvaluated) and e.block is not None]
-    after = picture.after_of(partial, tasks, blocks)
-    if after and sent.new("after"):
+    lacks = "after" not in sent.parts
+    if lacks and (after := picture.after_of(events, tasks, blocks)) and sent.new("after"):
         yield {"after": after | {"along": picture.setting_of(job.spec)}}
     left = [e for e in events if isinstance(e, BlockLeft)]
     if len(left) == blocks and sent.new("left"):
@@ -195,12 +195,7 @@ def status(job: Job, events: Sequence[object], blocks: int) -> str:
     merged = sum(isinstance(event, BlockMerged) for event in events)
     if merged < blocks:
         return f"merging block {merged} of {blocks}"
-    counts = {
-        len(e.hits)
-        for e in events
-        if isinstance(e, TaskEvaluated) and e.model == "merged" and e.block is None
-    }
-    if not counts:
+    if not any(picture.stage_hits(events, "merged", ("quick", "full"))):
         return "merged; measuring"
     return "measuring all images" if job.active else ""
 

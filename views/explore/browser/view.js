@@ -12,7 +12,7 @@ class View {
   constructor(root) {
     this.root = root;
     const find = selector => root.querySelector(selector);
-    this.parts = Object.fromEntries(["sentence", "wrong", "along", "finding", "line", "status", "presets", "heard", "undo", "redo", "launch", "compare", "download", "by", "scale", "normalised", "right"].map(name => [name, find("." + name)]));
+    this.parts = Object.fromEntries(["sentence", "wrong", "along", "finding", "line", "status", "presets", "heard", "undo", "redo", "launch", "compare", "download", "by", "scale", "normalised"].map(name => [name, find("." + name)]));
     this.bar = find(".progress");
     this.chart = find("canvas");
     this.method = find(".method select");
@@ -60,7 +60,7 @@ class View {
     if (other) {
       this.setting = data.setting;
       this.look_ = data.look;
-      this.scores = this.left = this.merged = this.after = this.grid = this.readouts = null;
+      this.scores = this.left = this.merged = this.after = this.grid = null;
       this.past = []; this.future = []; this.ghost = this.exact = this.job = null;
       this.closeCard();
     }
@@ -134,7 +134,7 @@ class View {
       this.moving = true;
       this.past.push(this.setting); this.future = [];
       if (this.past.length > 50) this.past.shift();
-      if (this.exact && same(this.exact.of, this.setting)) { this.ghost = this.exact; this.former = this.job; }
+      this.leave();
     }
     const next = { ...this.setting, ...changes };
     if (next.variation > next.keep) next.variation = next.keep;
@@ -144,16 +144,20 @@ class View {
     if (settle) this.settle();
   }
 
+  leave() { // what was measured of this setting is what the next one stands beside
+    if (this.exact && same(this.exact.of, this.setting)) { this.ghost = this.exact; this.former = this.job; }
+  }
+
   settle() { // let go of: one step of undo, and the choice is kept in the link
     this.moving = false;
     clearTimeout(this.settled);
-    this.settled = setTimeout(() => { this.kept = this.setting; this.component.setStateValue("setting", this.setting); }, SETTLED);
+    this.settled = setTimeout(() => this.component.setStateValue("setting", this.setting), SETTLED);
     this.show();
   }
 
   step(from, to) {
     if (!from.length) return;
-    if (this.exact && same(this.exact.of, this.setting)) { this.ghost = this.exact; this.former = this.job; }
+    this.leave();
     to.push(this.setting);
     this.setting = from.pop();
     if (this.data.live) this.ask();
@@ -251,10 +255,11 @@ class View {
     this.readoutsView.show(now, this.references, this.ghost && !same(this.ghost.of, s) ? this.ghost : null);
     for (const part of ["left", "right"]) this.root.querySelector("." + part).toggleAttribute("data-pointed", this.data.target === part);
     this.parts.sentence.innerHTML = this.sentence(now);
-    this.parts.finding.textContent = this.finding();
+    const finding = this.finding();
+    this.parts.finding.textContent = finding;
     const model = this.model();
     this.map.draw(model);
-    this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${this.finding()} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
+    this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${finding} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
     this.parts.along.textContent = this.along();
     this.barOf(now);
   }
