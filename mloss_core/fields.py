@@ -114,7 +114,7 @@ class Number(Field):
         raise BadValue(self.name, value, problem, f"give {self.allowed}")
 
     def summary(self, value: Any) -> str:
-        return f"{self.symbol} = {value:g}" if self.symbol else ""
+        return f"{self.symbol} = {value:g}" if self.symbol and value is not None else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -413,8 +413,180 @@ FIELDS: dict[str, Field] = {
             choices={"tensor": "each tensor", "global": "whole task vector"},
             unusual={"global": "global trim"},
         ),
+        Choice(
+            name="matrices",
+            label="Matrices",
+            help="Which tensors a rule of matrices treats as such: those of its publication, all "
+            "of two dimensions, or the linear layers of the blocks.",
+            default="published",
+            flag="--matrices",
+            link="matrices",
+            choices={
+                "published": "as published",
+                "all": "all of two dimensions",
+                "layers": "linear layers of blocks",
+            },
+            unusual={"all": "all matrices", "layers": "linear layers only"},
+        ),
+        Choice(
+            name="qkv",
+            label="Queries, keys, values",
+            help="One matrix, as stored and as published, or three.",
+            default="stacked",
+            flag="--qkv",
+            link="qkv",
+            choices={"stacked": "one matrix", "split": "three"},
+            unusual={"split": "q, k, v split"},
+        ),
+        Choice(
+            name="rest",
+            label="All other tensors",
+            help="What becomes of tensors that a rule of matrices does not treat.",
+            default="published",
+            flag="--rest",
+            link="rest",
+            choices={
+                "published": "as published",
+                "mean": "mean of the sources",
+                "base": "stay the base's",
+            },
+            unusual={"mean": "rest averaged", "base": "rest from the base"},
+        ),
+        Choice(
+            name="after",
+            label="After the merge",
+            help="SVC scales each singular direction of the merged matrices back to what the "
+            "sources have there, where several count it twice.",
+            default="nothing",
+            flag="--after",
+            link="after",
+            choices={"nothing": "nothing", "svc": "calibrate singular values (SVC)"},
+            unusual={"svc": "then SVC"},
+        ),
+        Choice(
+            name="norms",
+            label="Norms of the task vectors",
+            help="As they are, or all scaled to their mean. Unequal norms let one source drown "
+            "the others, worst in methods of singular values.",
+            default="own",
+            flag="--norms",
+            link="norms",
+            choices={"own": "as they are", "equal": "all at their mean"},
+            unusual={"equal": "norms made equal"},
+        ),
+        Choice(
+            name="start",
+            label="Starts from",
+            help="The merge without images that the fit starts from.",
+            default="iso-c",
+            flag="--start",
+            link="start",
+            choices={
+                "iso-c": "Iso-C",
+                "tsv-m": "TSV-M",
+                "wudi-closed": "WUDI, closed form",
+                "ties": "TIES",
+                "simple-average": "simple average",
+            },
+            unusual={
+                "tsv-m": "from TSV-M",
+                "wudi-closed": "from WUDI",
+                "ties": "from TIES",
+                "simple-average": "from the average",
+            },
+        ),
+        Number(
+            name="ridge",
+            label="Ridge μ",
+            help="How strongly the fit is drawn to what it starts from, relative to the mean of a "
+            "layer's Gram diagonal: more where images are few.",
+            default=10.0,
+            unit="factor",
+            flag="--ridge",
+            link="ridge",
+            symbol="μ",
+            low=0,
+            above=True,
+            allowed="a number above 0, such as 10",
+        ),
+        Number(
+            name="off_diagonal",
+            label="Off-diagonal factor",
+            help="On the off-diagonal entries of RegMean's Gram matrices: 1 is plain regression, 0 "
+            "weighs each input alone.",
+            default=0.95,
+            unit="factor",
+            flag="--off-diagonal",
+            link="offdiagonal",
+            low=0,
+            high=1,
+            allowed="a factor from 0 to 1, such as 0.95",
+        ),
+        Number(
+            name="steps",
+            label="Steps of the optimizer",
+            help="Empty means as published: WUDI 300, AdaMerging 500, SAMerging 1000.",
+            default=None,
+            unit="steps",
+            flag="--steps",
+            link="steps",
+            kind=int,
+            low=1,
+            high=1_000_000,
+            allowed="at least 1 step, or leave it out",
+            optional=True,
+        ),
+        Number(
+            name="rate",
+            label="Learning rate",
+            help="Adam's. Empty means as published: WUDI 0.00001, the others 0.001.",
+            default=None,
+            unit="rate",
+            flag="--rate",
+            link="rate",
+            low=0,
+            above=True,
+            allowed="a rate above 0, such as 0.001",
+            optional=True,
+        ),
+        Number(
+            name="rho",
+            label="Radius ρ of SAM",
+            help="How far the coefficients are perturbed, relative to each; 0 is plain "
+            "distillation, the control.",
+            default=0.07,
+            unit="radius",
+            flag="--rho",
+            link="rho",
+            symbol="ρ",
+            low=0,
+            allowed="a radius from 0, such as 0.07",
+        ),
+        Choice(
+            name="coefficients",
+            label="Coefficients",
+            help="One for each tensor of a source, or one for the whole source.",
+            default="tensor",
+            flag="--coefficients",
+            link="coefficients",
+            choices={"tensor": "one per tensor", "source": "one per source"},
+            unusual={"source": "one coefficient per source"},
+        ),
+        Choice(
+            name="vectors",
+            label="Task vectors",
+            help="Plain ones, or each tensor trimmed to its share k first (AdaMerging++).",
+            default="plain",
+            flag="--vectors",
+            link="vectors",
+            choices={"plain": "plain", "trimmed": "trimmed (++)"},
+            unusual={"trimmed": "trimmed vectors (++)"},
+        ),
     )
 }
 
 # Fields that choose between the paper's own way, which is the default, and others.
-WAYS = ("inputs_from", "scores", "ranks", "scope")
+WAYS = (
+    *("inputs_from", "scores", "ranks", "scope"),
+    *("matrices", "qkv", "rest", "after", "norms", "coefficients", "vectors"),
+)

@@ -12,7 +12,7 @@ from .architecture import ViTConfig
 from .evaluation.evaluator import PIXELS
 from .families.family import Family
 from .methods import METHODS
-from .methods.keep_rates import measured_blocks
+from .methods.keep_rates import draws_images
 from .types import MergeRecipe
 from .vit import ROWS, ROWS_CUDA
 
@@ -35,7 +35,7 @@ def needed(
     model = family.model
     tower = FLOAT * sum(map(math.prod, model.shapes().values()))
     mapped = device.type == "cpu" and set(family.base().dtypes.values()) == {"F32"}
-    samples = recipe.samples if measured_blocks(recipe, model) else 0
+    samples = recipe.samples if draws_images(recipe, model) else 0
     side = 3 * model.image_size**2
     streams = FLOAT * STREAM * model.tokens * model.width
     watched = tasks * images  # after every block
@@ -93,7 +93,7 @@ def _towers(recipe: MergeRecipe, evaluated: bool, mapped: bool) -> int:
     which is rather more than it takes.
     """
     method = METHODS[recipe.method]
-    if method.rule is None and not method.per_task:
+    if not method.one_model and method.several is None:
         return int(evaluated and not mapped)
     compared = (recipe.method != "ties") + (not mapped) + method.per_task
     return 1 + (not mapped) + evaluated * compared

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
+from typing import Any
 
-from .data.calibration import check_size, draw_batch, draw_pictures
-from .errors import BadValue, UnknownName
+import numpy as np
+from jaxtyping import UInt8
+
+from .data.calibration import check_size, draw_batch, draw_pictures, pool_size
+from .errors import BadFile, BadValue, UnknownName
 from .families.family import Family
 from .fields import FIELDS, WAYS
 from .methods import METHODS
-from .methods.keep_rates import UNMEASURED_RANKS, measured_blocks
+from .methods.keep_rates import UNMEASURED_RANKS, draws_images
 from .types import CalibrationBatch, MergeRecipe
 from .version import __version__
 
@@ -25,6 +30,12 @@ def check(recipe: MergeRecipe, family: Family) -> None:
     for name in recipe.sources:
         if name not in family.sources:
             raise UnknownName("sources", name, family.sources)
+    method = METHODS[recipe.method]
+    if len(set(recipe.alpha)) > 1 and "weights" not in method.reads:
+        remedy = "leave the weights out"
+        raise BadValue("weights", "unequal", f"are nothing that {method.title} reads", remedy)
+    if method.own_images:
+        _check_heads(recipe, family)
     beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]
     if beyond:
         remedy = f"{family.name} has blocks 0 to {family.model.blocks - 1}"
@@ -34,17 +45,62 @@ def check(recipe: MergeRecipe, family: Family) -> None:
         raise BadValue("tokens", recipe.tokens, problem, remedy)
 
 
+def published(method: str, family: Family, sources: Sequence[str]) -> dict[str, Any]:
+    """A method's published settings, where they differ from the fields' own; no more images than
+    the family's pool holds for these sources."""
+    settings = dict(METHODS[method].defaults) if method in METHODS else {}
+    if "samples" in settings and family.calibration_pool.exists():
+        held = pool_size(family.calibration_pool, family.pool_tasks(sources))
+        settings["samples"] = max(1, min(settings["samples"], held))
+    return settings
+
+
+def _check_heads(recipe: MergeRecipe, family: Family) -> None:
+    """Raises BadValue unless each source's own task is one of the family's."""
+    for source in recipe.sources:
+        if family.own_task(source) not in family.tasks:
+            problem = f"has no task of its own, whose images {METHODS[recipe.method].title} needs"
+            remedy = "name its task in family.toml (docs/format.md)"
+            raise BadValue("sources", source, problem, remedy)
+
+
 def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | None:
     """The batch drawn as the recipe says; None if its method reads no images."""
-    if not measured_blocks(recipe, family.model):
+    if not draws_images(recipe, family.model):
         return None
     pool = family.calibration_pool
+    if not pool.exists():
+        remedy = f"make it from validation images: mloss pool {family.name}"
+        raise BadFile("calibration pool", pool, "does not exist", remedy)
     if pool.is_dir():
         size, skipped = family.model.image_size, family.about.get("skip", ())
         return draw_pictures(pool, recipe.samples, recipe.seed, size, skipped)
     batch = draw_batch(pool, family.pool_tasks(recipe.sources), recipe.samples, recipe.seed)
     check_size(batch.images, family.model, "calibration pool", pool)
     return batch
+
+
+def images_of(
+    recipe: MergeRecipe, family: Family, batch: CalibrationBatch
+) -> dict[str, UInt8[np.ndarray, "n h w 3"]]:
+    """Each source's share of a calibration batch: the images of its own task.
+
+    Raises:
+        BadValue: nothing tells the images' tasks, or a source's task has none.
+    """
+    remedy = "make the pool anew: mloss pool FAMILY; or give an .npz with images and tasks"
+    if batch.tasks is None:
+        method = METHODS[recipe.method].title
+        problem = f"do not say which task they belong to, as {method} needs it"
+        raise BadValue("calibration images", len(batch.images), problem, remedy)
+    tasks, own = np.array(batch.tasks), {}
+    for source in recipe.sources:
+        chosen = np.flatnonzero(tasks == family.own_task(source))
+        if not len(chosen):
+            problem = f"hold no image of {family.own_task(source)}, the task of source {source}"
+            raise BadValue("calibration images", len(batch.images), problem, remedy)
+        own[source] = batch.images[chosen]
+    return own
 
 
 def recipe_fields(recipe: MergeRecipe) -> dict[str, object]:

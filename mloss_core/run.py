@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .data.calibration import preprocess
@@ -22,10 +23,10 @@ from .families.family import Family
 from .hardware import device as devices
 from .hardware.peak import watched
 from .methods import METHODS
-from .methods.emr import TaskModels
-from .methods.keep_rates import measured_blocks
-from .recipe import calibration_of, check, fingerprint, provenance
-from .sweep import Models, Weights, sweep
+from .methods.keep_rates import draws_images, measured_blocks
+from .methods.method import Models, OwnImages, Weights
+from .recipe import calibration_of, check, fingerprint, images_of, provenance
+from .sweep import sweep
 from .tensor_cache import TensorCache
 from .types import (
     BlockMerged,
@@ -38,6 +39,7 @@ from .types import (
     MergeRecipe,
     Planned,
     TaskEvaluated,
+    Trained,
 )
 from .vit import Tower, chunks
 
@@ -167,7 +169,7 @@ def run(
     check(recipe, family)
     place = evaluator.device if evaluator else devices.choose(device)
     stages = launch() if stages is None else stages
-    drawn = calibration is None or not measured_blocks(recipe, family.model)
+    drawn = calibration is None or not draws_images(recipe, family.model)
     if drawn:
         merges = any(isinstance(stage, Merge) for stage in stages)
         calibration = calibration_of(recipe, family) if merges else None
@@ -213,20 +215,19 @@ def _models(work: _Run) -> Models:
 def _merge(work: _Run, stage: Merge) -> Iterator[Event]:
     """The merge, with the partial model evaluated after each block where the stage says so."""
     method = METHODS[work.recipe.method]
-    if method.rule is None and not method.per_task:
+    if not method.one_model and method.several is None:
         return
     with watched(work.device) as peak:
         models = _models(work)
-        if method.per_task:
-            sources = dict(zip(work.recipe.sources, models.sources, strict=True))
-            work.model = TaskModels(models.config, models.base, sources)
-            events = work.model.unify(work.recipe)
+        if method.several is not None:
+            several = method.several(models, work.recipe)
+            work.model, events = several, several.prepare(work.recipe)
         else:
             work.model = Tower(models.config, work.merged)
             events = _watched_sweep(work, models, stage)
         for event in events:
             yield event
-            if isinstance(event, BlockScored | BlockMerged):
+            if isinstance(event, BlockScored | BlockMerged | Trained):
                 work.seconds += event.seconds
     work.peak = peak[0] if peak else None
 
@@ -236,14 +237,30 @@ def _watched_sweep(work: _Run, models: Models, stage: Merge) -> Iterator[Event]:
     batch, stream = work.calibration, None
     images = preprocess(batch.images, models.config, work.device) if batch else None
     tower = Tower(models.config, ChainMap(work.merged, models.base))
-    for event in sweep(models, work.recipe, images, work.merged, stage.trace):
+    partial = stage.partial if not METHODS[work.recipe.method].whole else 0
+    own = _own_images(work)
+    for event in sweep(models, work.recipe, images, work.merged, stage.trace, own):
         yield event
-        if work.evaluator and work.tasks and stage.partial and isinstance(event, BlockMerged):
+        if work.evaluator and work.tasks and partial and isinstance(event, BlockMerged):
             if stream is None:
                 pixels = [work.evaluator.pixels(task, 0, stage.partial) for task in work.tasks]
                 stream = tower.embed(torch.cat(pixels))
             stream = tower.block(event.block, stream)
             yield from _partial(work.evaluator, tower, stream, event.block, work.tasks, stage)
+
+
+def _own_images(work: _Run) -> list[OwnImages]:
+    """Each source's images and head, where the method looks at them."""
+    if not METHODS[work.recipe.method].own_images:
+        return []
+    assert work.calibration is not None, "drawn or given"
+    family, heads = work.family, work.family.heads(work.device)
+    owned = []
+    for source, images in images_of(work.recipe, family, work.calibration).items():
+        pixels = preprocess(images, family.model, work.device)
+        head = F.normalize(heads[family.own_task(source)], dim=-1) * family.logit_scale
+        owned.append(OwnImages(pixels=pixels, head=head))
+    return owned
 
 
 def _partial(
@@ -344,10 +361,11 @@ def steps(recipe: MergeRecipe, family: Family, stages: Stages, tasks: Sequence[s
             for label in stage.models:
                 of_label = _tasks_of(recipe, family, tasks, label)
                 total += sum(1 + len(_embedders(recipe, family, label, t)) for t in of_label)
-        elif method.rule is not None or method.per_task:
+        elif method.one_model or method.several is not None:
             scored = len(measured_blocks(recipe, config)) * (1 + stage.trace)
-            partial = len(tasks) if stage.partial and method.rule is not None else 0
-            total += scored + config.blocks * (1 + partial)
+            watched = stage.partial and method.one_model and not method.whole
+            partial = len(tasks) if watched else 0
+            total += method.steps(recipe) + scored + config.blocks * (1 + partial)
     return total
 
 

@@ -2,42 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Generator, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .architecture import ViTConfig, c_fc
-from .checkpoints.image_tower import Checkpoint
+from .architecture import c_fc
 from .methods import METHODS
 from .methods.keep_rates import measured_blocks, node_rates, node_wise_blocks
+from .methods.matrices import after_svc
+from .methods.method import Models, OwnImages, Prepared, Weights
+from .methods.whole import norms
 from .mloss import Layer, score_block, some_tokens
-from .tensor_cache import TensorCache
 from .trim import global_threshold
-from .types import PRECISIONS, BlockInputs, BlockMerged, BlockScored, MergeRecipe, NodeScores
+from .types import PRECISIONS, BlockInputs, BlockMerged, BlockScored, Event, MergeRecipe, NodeScores
 from .vit import Tower
-
-Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Models:
-    """The models of a merge: the base's weights on the device, sources read a block at a time.
-
-    Args:
-        cache: what an earlier merge of these sources has left for this one.
-    """
-
-    config: ViTConfig
-    base: Weights
-    sources: Sequence[Checkpoint]
-    device: torch.device
-    cache: TensorCache = field(default_factory=TensorCache)
 
 
 def sweep(
@@ -46,7 +30,8 @@ def sweep(
     images: Float[Tensor, "n 3 h w"] | None,
     merged: Weights,
     trace: bool = False,
-) -> Iterator[BlockInputs | BlockScored | BlockMerged]:
+    own: Sequence[OwnImages] = (),
+) -> Iterator[Event]:
     """Merges block by block, yielding what is done; without node-wise blocks this is plain TIES
     (or whatever the recipe's method is).
 
@@ -54,19 +39,57 @@ def sweep(
         images: preprocessed calibration batch; None where the method needs none.
         merged: filled as the sweep goes; with the base beyond, it is the partial model.
         trace: whether BlockInputs come, too, each before its BlockScored.
+        own: each source's images, where the method looks at them.
     """
-    config, start = models.config, time.perf_counter()
-    trims = "keep" in METHODS[recipe.method].reads
+    layers = METHODS[recipe.method].layers
+    if layers is not None:
+        yield from layers(models, recipe, own, merged)
+        return
+    start = time.perf_counter()
+    prepared = yield from _prepared(models, recipe, own)
+    if METHODS[recipe.method].steps(recipe):  # its events have told their seconds
+        start = time.perf_counter()
+    yield from _by_rule(models, recipe, prepared, images, merged, trace, start)
+    if prepared.finish is not None:
+        prepared.finish(merged)
+
+
+def _prepared(
+    models: Models, recipe: MergeRecipe, own: Sequence[OwnImages]
+) -> Generator[Event, None, Prepared]:
+    """The method's rule, once what it depends on is known."""
+    method = METHODS[recipe.method]
+    if method.prepare is not None:
+        prepared = yield from method.prepare(models, recipe, own)
+    else:
+        assert method.rule is not None, "several models are left, nothing to merge"
+        prepared = Prepared(rule=method.rule)
+    if recipe.after == "svc" and "after" in method.reads:
+        prepared = dataclasses.replace(prepared, rule=after_svc(prepared.rule))
+    return prepared
+
+
+def _by_rule(
+    models: Models,
+    recipe: MergeRecipe,
+    prepared: Prepared,
+    images: Float[Tensor, "n 3 h w"] | None,
+    merged: Weights,
+    trace: bool,
+    start: float,
+) -> Iterator[BlockInputs | BlockScored | BlockMerged]:
+    config = models.config
+    merge = _Merge(models, recipe, prepared)
+    trims = METHODS[recipe.method].trims
     chosen, measured = node_wise_blocks(recipe, config), measured_blocks(recipe, config)
-    thresholds = _global_thresholds(models, recipe)
-    merged |= _merge(models, recipe, _stored(models, config.outer_names()), None, thresholds)
+    merged |= merge(models.stored(config.outer_names()))
     walk = _walk(models, recipe, images, merged) if measured and images is not None else None
     for block in range(config.blocks):
-        stored = _stored(models, config.block_names(block))
+        stored = models.stored(config.block_names(block))
         weight, bias = c_fc(block) + ".weight", c_fc(block) + ".bias"
         layers = list(zip(stored[weight], stored[bias], strict=True))
         rows = stored.pop(weight)  # the block's nodes, of each source
-        merged |= _merge(models, recipe, stored, None, thresholds)
+        merged |= merge(stored)
         rates = scores = None
         if walk is not None and block <= max(measured):
             inputs = next(walk)  # through the blocks merged so far, and this one's attention
@@ -83,7 +106,7 @@ def sweep(
             start = time.perf_counter()
         entries = len(rows) * rows[0].shape[1]
         kept = torch.full((config.nodes,), 0 if trims else entries, device=models.device)
-        merged |= _merge(models, recipe, {weight: rows}, rates, thresholds, kept)
+        merged |= merge({weight: rows}, rates, kept)
         share, by_node = _shares(kept, entries)
         seconds = time.perf_counter() - start
         yield BlockMerged(block=block, kept=share, kept_by_node=by_node, seconds=seconds)
@@ -107,11 +130,6 @@ def _global_thresholds(models: Models, recipe: MergeRecipe) -> list[float] | Non
     return [global_threshold(models.base, source.read, recipe.keep) for source in models.sources]
 
 
-def _stored(models: Models, names: Mapping[str, object]) -> dict[str, list[Tensor]]:
-    """These tensors of every source as they are stored."""
-    return models.cache.read(models.sources, list(names), models.device)
-
-
 def _score(
     block: int, inputs: Tensor, layers: Sequence[Layer], act: str, recipe: MergeRecipe
 ) -> NodeScores:
@@ -126,20 +144,41 @@ def _shares(kept: Int[Tensor, " nodes"], entries: int) -> tuple[float, Float[np.
     return float(counts.sum() / (len(counts) * entries)), counts / entries
 
 
-def _merge(
-    models: Models,
-    recipe: MergeRecipe,
-    stored: Mapping[str, Sequence[Tensor]],
-    rates: Float[np.ndarray, " rows"] | None,
-    thresholds: Sequence[float] | None,
-    kept: Int[Tensor, " rows"] | None = None,
-) -> Weights:
-    """Base plus the method's rule of task vectors, a tensor at a time; see `TaskVectors`."""
-    rule = METHODS[recipe.method].rule
-    assert rule is not None, "several models are left, nothing to merge"
-    alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=models.device)
-    merged = {}
-    for name, tensors in stored.items():
-        vectors = models.cache.vectors(name, models.base[name], tensors, thresholds, kept)
-        merged[name] = rule(vectors, alpha, recipe, name, rates).add_(models.base[name])
-    return merged
+class _Merge:
+    """Base plus the rule of task vectors, a tensor at a time; see `TaskVectors`."""
+
+    def __init__(self, models: Models, recipe: MergeRecipe, prepared: Prepared):
+        self.models, self.recipe, self.rule = models, recipe, prepared.rule
+        self.alpha = torch.tensor(recipe.alpha, dtype=torch.float32, device=models.device)
+        self.thresholds = _global_thresholds(models, recipe)
+        self.factors = _factors(models, recipe)
+
+    def __call__(
+        self,
+        stored: Mapping[str, Sequence[Tensor]],
+        rates: Float[np.ndarray, " rows"] | None = None,
+        kept: Int[Tensor, " rows"] | None = None,
+    ) -> Weights:
+        """These tensors merged.
+
+        Args:
+            rates: keep rates of their rows; None where they have none of their own.
+            kept: to which entries kept are added, by row.
+        """
+        merged, base = {}, self.models.base
+        for name, tensors in stored.items():
+            vectors = self.models.cache.vectors(name, base[name], tensors, self.thresholds, kept)
+            if self.factors is not None:
+                vectors = dataclasses.replace(vectors, factors=self.factors, ordered=None)
+            task_vector = self.rule(vectors, self.alpha, self.recipe, name, rates)
+            merged[name] = task_vector.add_(base[name])
+        return merged
+
+
+def _factors(models: Models, recipe: MergeRecipe) -> list[float] | None:
+    """What brings each task vector to the norm that all have on average; None leaves them."""
+    if recipe.norms != "equal" or "norms" not in METHODS[recipe.method].reads:
+        return None
+    sizes = norms(models)
+    mean = sum(sizes) / len(sizes)
+    return [mean / size if size else 0.0 for size in sizes]

@@ -42,6 +42,7 @@ class TaskVectors:
         ordered: the same vectors, where somebody keeps them.
         kept: to which the number of entries kept of each row, of all sources, is added; None counts
             nothing.
+        factors: on each task vector; None leaves them as they are.
     """
 
     base: Float[Tensor, "*shape"]
@@ -49,6 +50,7 @@ class TaskVectors:
     thresholds: Sequence[float] | None = None
     ordered: SortedMagnitudes | None = None
     kept: Int[Tensor, " rows"] | None = None
+    factors: Sequence[float] | None = None
 
     def part(self, sources: slice, rows: slice) -> Float[Tensor, "sources rows length"]:
         """Task vectors of these sources in these rows."""
@@ -68,6 +70,8 @@ class TaskVectors:
         vectors = base.new_empty(len(tensors), *base.shape)
         for vector, tensor in zip(vectors, tensors, strict=True):
             torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
+        if self.factors is not None:
+            vectors *= vectors.new_tensor(self.factors[sources])[:, None, None]
         return vectors
 
     def pieces(self) -> Iterator[slice]:

@@ -78,6 +78,19 @@ class MergeRecipe:
         ranks: "m-loss", or as controls "random" (drawn from the seed), "reversed", or "equal": all
             rows keep the mean rate, k - e/2.
         scope: of TIES' threshold: each "tensor", or "global", the whole task vector.
+        matrices: what a rule of matrices treats as one: "published", "all" tensors of two
+            dimensions, or "layers", the blocks' linear layers.
+        qkv: whether queries, keys and values are one matrix ("stacked") or three ("split").
+        rest: what becomes of all else: "published", the sources' "mean", or the "base".
+        after: "svc" calibrates the merged matrices' singular values; "nothing" does not.
+        norms: of the task vectors: as they are ("own"), or all at their mean ("equal").
+        start: the merge without images that `fit` starts from.
+        ridge: mu of `fit`, relative to the mean of a layer's Gram diagonal.
+        off_diagonal: RegMean's factor on the Gram matrices' off-diagonal entries.
+        steps, rate: of Adam; None means as published.
+        rho: radius of SAMerging's perturbation; 0 leaves plain distillation.
+        coefficients: trained for each "tensor" of a source, or one for the whole "source".
+        vectors: what they multiply: "plain" task vectors, or "trimmed" ones (AdaMerging++).
     """
 
     family: str
@@ -96,6 +109,19 @@ class MergeRecipe:
     scores: str = FIELDS["scores"].default
     ranks: str = FIELDS["ranks"].default
     scope: str = FIELDS["scope"].default
+    matrices: str = FIELDS["matrices"].default
+    qkv: str = FIELDS["qkv"].default
+    rest: str = FIELDS["rest"].default
+    after: str = FIELDS["after"].default
+    norms: str = FIELDS["norms"].default
+    start: str = FIELDS["start"].default
+    ridge: float = FIELDS["ridge"].default
+    off_diagonal: float = FIELDS["off_diagonal"].default
+    steps: int | None = FIELDS["steps"].default
+    rate: float | None = FIELDS["rate"].default
+    rho: float = FIELDS["rho"].default
+    coefficients: str = FIELDS["coefficients"].default
+    vectors: str = FIELDS["vectors"].default
 
     def __post_init__(self) -> None:
         check_sources(self.sources)
@@ -113,10 +139,15 @@ class MergeRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationBatch:
-    """The unlabeled images that M-Loss is measured on, uint8, N x H x W x 3."""
+    """The unlabeled images that M-Loss is measured on, uint8, N x H x W x 3.
+
+    Args:
+        tasks: the task of each image; None where nothing tells.
+    """
 
     images: UInt8[np.ndarray, "n h w 3"]
     sha256: str
+    tasks: tuple[str, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,6 +262,24 @@ class BlockMerged:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A step of what precedes a merge: of an optimizer, or a source that was looked at.
+
+    Args:
+        loss: summed over the tasks; None where nothing is minimised.
+        note: what ended the training early.
+        coefficients: mean over the tensors of each block, now and then.
+    """
+
+    step: int
+    steps: int
+    loss: float | None
+    seconds: float
+    note: str = ""
+    coefficients: Float[np.ndarray, "sources blocks"] | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TaskEvaluated:
     """A model was evaluated on a task.
 
@@ -290,7 +339,16 @@ class Finished:
     peak: int | None = None
 
 
-Event = Planned | BlockInputs | BlockScored | BlockMerged | TaskEvaluated | Embedded | Finished
+Event = (
+    Planned
+    | BlockInputs
+    | BlockScored
+    | BlockMerged
+    | Trained
+    | TaskEvaluated
+    | Embedded
+    | Finished
+)
 
 
 def progress(events: Iterable[object]) -> float:

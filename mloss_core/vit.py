@@ -8,7 +8,7 @@ without importing open_clip, which takes seconds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -22,14 +22,20 @@ from .architecture import ViTConfig
 # Tokens a forward pass takes at a time: what a core's cache likes, and what keeps a GPU busy.
 ROWS = 1 << 12
 ROWS_CUDA = 1 << 17
+BLOCKS = "visual.transformer.resblocks."
 
 
 @dataclass(frozen=True)
 class Tower:
-    """An image tower: an architecture and its weights by open_clip's names."""
+    """An image tower: an architecture and its weights by open_clip's names.
+
+    Args:
+        added: what a linear layer gets besides, from its weight's name and its input.
+    """
 
     family: ViTConfig
     weights: Mapping[str, Tensor]
+    added: Callable[[str, Tensor], Tensor] | None = None
 
     def embed(self, images: Float[Tensor, "n 3 h w"]) -> Float[Tensor, "n tokens width"]:
         """The embedded tokens, patches and class token with positions, after ln_pre."""
@@ -37,34 +43,51 @@ class Tower:
         x = x.flatten(2).transpose(1, 2)  # n, patches, width
         first = self.weights["visual.class_embedding"].expand(len(x), 1, -1)
         x = torch.cat([first, x], dim=1) + self.weights["visual.positional_embedding"]
-        return self._norm(x, "visual.ln_pre")
+        return self.norm(x, "visual.ln_pre")
 
     def attend(
         self, block: int, x: Float[Tensor, "n tokens width"], class_only: bool = False
     ) -> Float[Tensor, "n queries width"]:
         """The stream after the block's attention; only the class token's if class_only."""
-        prefix = f"visual.transformer.resblocks.{block}."
-        qkv = self._linear(self._norm(x, prefix + "ln_1"), prefix + "attn.in_proj_", "")
+        mixed = self.mixed(self.qkv(block, x), class_only)
+        kept = x[:, :1] if class_only else x
+        return kept + self.linear(mixed, f"{BLOCKS}{block}.attn.out_proj")
+
+    def attention_input(
+        self, block: int, x: Float[Tensor, "n t width"]
+    ) -> Float[Tensor, "n t width"]:
+        """The input of the block's in_proj: ln_1 of the stream."""
+        return self.norm(x, f"{BLOCKS}{block}.ln_1")
+
+    def qkv(self, block: int, x: Float[Tensor, "n t width"]) -> Float[Tensor, "n t three_widths"]:
+        """Queries, keys and values of the stream that enters the block."""
+        return self.linear(self.attention_input(block, x), f"{BLOCKS}{block}.attn.in_proj_", "")
+
+    def mixed(
+        self, qkv: Float[Tensor, "n t three_widths"], class_only: bool = False
+    ) -> Float[Tensor, "n t width"]:
+        """Values mixed by attention: the input of out_proj."""
         # n, tokens, 3 * width -> 3, n, heads, tokens, width / heads
         qkv = qkv.unflatten(2, (3, self.family.heads, -1)).permute(2, 0, 3, 1, 4)
         query = qkv[0, :, :, :1] if class_only else qkv[0]
         mixed = F.scaled_dot_product_attention(query, qkv[1], qkv[2])
-        mixed = mixed.transpose(1, 2).flatten(2)
-        kept = x[:, :1] if class_only else x
-        return kept + self._linear(mixed, prefix + "attn.out_proj")
+        return mixed.transpose(1, 2).flatten(2)
 
     def mlp_input(self, block: int, x: Float[Tensor, "n t width"]) -> Float[Tensor, "n t width"]:
         """The input of the block's c_fc: ln_2 of the stream after attention."""
-        return self._norm(x, f"visual.transformer.resblocks.{block}.ln_2")
+        return self.norm(x, f"{BLOCKS}{block}.ln_2")
 
     def mlp(
         self, block: int, x: Float[Tensor, "n t width"], inputs: Float[Tensor, "n t width"]
     ) -> Float[Tensor, "n t width"]:
         """The stream after the block, from the stream after attention and its mlp_input."""
-        prefix = f"visual.transformer.resblocks.{block}.mlp."
+        hidden = self.hidden(block, inputs)
+        return self.linear(hidden, f"{BLOCKS}{block}.mlp.c_proj").add_(x)
+
+    def hidden(self, block: int, inputs: Float[Tensor, "n t width"]) -> Float[Tensor, "n t nodes"]:
+        """The block's activations from its mlp_input: the input of c_proj."""
         sigma = activation(self.family.activation)
-        hidden = sigma.overwriting(self._linear(inputs, prefix + "c_fc"))
-        return self._linear(hidden, prefix + "c_proj").add_(x)
+        return sigma.overwriting(self.linear(inputs, f"{BLOCKS}{block}.mlp.c_fc"))
 
     def block(
         self, block: int, x: Float[Tensor, "n tokens width"], class_only: bool = False
@@ -83,7 +106,7 @@ class Tower:
         last = self.family.blocks - 1
         for block in range(first_block, last + 1):
             x = self.block(block, x, class_only=block == last)
-        return self._norm(x[:, 0], "visual.ln_post") @ self.weights["visual.proj"]
+        return self.norm(x[:, 0], "visual.ln_post") @ self.weights["visual.proj"]
 
     def block_inputs(
         self, images: Float[Tensor, "n 3 h w"]
@@ -110,12 +133,15 @@ class Tower:
         parts = [self.head(self.embed(chunk)) for chunk in chunks(images, self.family.tokens)]
         return torch.cat(parts)
 
-    def _norm(self, x: Tensor, name: str) -> Tensor:
+    def norm(self, x: Tensor, name: str) -> Tensor:
+        """LayerNorm of that name."""
         weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
         return F.layer_norm(x, weight.shape, weight, bias, eps=1e-5)
 
-    def _linear(self, x: Tensor, name: str, dot: str = ".") -> Tensor:
-        return F.linear(x, self.weights[f"{name}{dot}weight"], self.weights[f"{name}{dot}bias"])
+    def linear(self, x: Tensor, name: str, dot: str = ".") -> Tensor:
+        """The linear layer of that name, with what the model adds to it."""
+        y = F.linear(x, self.weights[f"{name}{dot}weight"], self.weights[f"{name}{dot}bias"])
+        return y if self.added is None else y.add_(self.added(f"{name}{dot}weight", x))
 
 
 def chunks(x: Float[Tensor, "n *rest"], tokens: int) -> Iterator[Float[Tensor, "c *rest"]]:

@@ -188,7 +188,7 @@ def test_a_bad_question_is_answered_in_words_and_begins_nothing(ask, query, said
     assert not [j for j in session.board()._jobs.values() if j.kind == "live"]
 
 
-@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if m.rule is None])
+@pytest.mark.parametrize("method", [name for name, m in METHODS.items() if not m.one_model])
 def test_without_a_single_model_it_says_so(ask, method):
     assert ask(method=method) == [
         {"note": "Not live: this method leaves no single model. Launch it.", "end": True}

@@ -46,7 +46,7 @@ def test_it_counts_the_tensors_that_are_alive_at_once(device, method, recipe, fa
     tower = sum(4 * math.prod(shape) for shape in family.model.shapes().values())
     alone = needed(recipe, family, device)
     watched = needed(recipe, family, device, tasks=3)
-    if METHODS[method].rule is not None:
+    if METHODS[method].one_model:
         assert alone >= 2 * tower, "the merged model, and the base, which is no fp32 on disk"
         twin = tower * (method != "ties")
         assert watched >= alone + twin, "TIES to compare with"

@@ -72,7 +72,7 @@ def merged_digest(name: str) -> str:
     if recipe.method == "emr":  # leaves a model per task: the last one stands for all
         files = {source: family.source(source) for source in recipe.sources}
         models = TaskModels(family.model, family.base().load(torch.device("cpu")), files)
-        list(models.unify(recipe))
+        list(models.prepare(recipe))
         return digest(models.weights(recipe.sources[-1]))
     *_, last = ml.run(recipe, family, device="cpu")
     assert isinstance(last, ml.Finished) and last.weights is not None

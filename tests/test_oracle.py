@@ -220,7 +220,7 @@ def assert_emr_agrees(recipe: MergeRecipe, family: Family):
     reference = oracle.emr(base, list(sources.values()), recipe.weights)
     files = {name: family.source(name) for name in recipe.sources}
     ours = emr.TaskModels(family.model, family.base().load(torch.device("cpu")), files)
-    blocks = [event.block for event in ours.unify(recipe)]
+    blocks = [event.block for event in ours.prepare(recipe)]
     assert blocks == list(range(family.model.blocks))
     for task, expected in zip(recipe.sources, reference, strict=True):
         assert_close(ours.weights(task), expected, family)

@@ -33,7 +33,8 @@ from mloss_core.fields import FIELDS, WAYS
 from mloss_core.methods.emr import TaskModels
 from mloss_core.methods.keep_rates import node_rates
 from mloss_core.recipe import calibration_of
-from mloss_core.sweep import Models, sweep
+from mloss_core.methods.method import Models
+from mloss_core.sweep import sweep
 
 CPU = torch.device("cpu")
 
@@ -296,7 +297,7 @@ def test_emr_judges_only_tasks_whose_source_is_merged(family):
     assert {e.task for e in evaluated(events, model="base")} == set(family.tasks)
     sources = {name: family.source(name) for name in recipe.sources}
     model = TaskModels(family.model, family.base().load(CPU), sources)
-    assert [e.block for e in model.unify(recipe)] == [0, 1, 2]
+    assert [e.block for e in model.prepare(recipe)] == [0, 1, 2]
     for task in recipe.sources:
         features = Tower(family.model, model.weights(task)).features(
             evaluator.pixels(task, 0, None)

@@ -74,7 +74,7 @@ def compatibility(
     models = load(family)
     recipe = _recipe(models, method, settings)
     check(recipe, models)
-    if METHODS[recipe.method].rule is None:
+    if not METHODS[recipe.method].one_model:
         problem, remedy = "leaves several models, nothing to judge", "choose a merging method"
         raise BadValue("method", method, problem, remedy)
     evaluator = Evaluator(models, devices.choose(device))

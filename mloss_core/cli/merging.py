@@ -19,7 +19,7 @@ from ..atomic_files import check_output
 from ..checkpoints import image_tower
 from ..checkpoints.image_tower import Checkpoint, save
 from ..data.calibration import load_batch
-from ..errors import BadValue
+from ..errors import BadValue, UnknownName
 from ..evaluation.evaluator import Evaluator, mean_accuracy
 from ..families.family import Family, load
 from ..families.sanity import doubts
@@ -29,10 +29,10 @@ from ..memory_estimate import too_much
 from ..methods import METHODS
 from ..methods.keep_rates import UNMEASURED_RANKS
 from ..recipe import check
-from ..run import Merge, run
+from ..run import FULL, Merge, evaluable_tasks, run
 from ..runs import store
 from ..text import plain_table, three_digits_alike
-from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores
+from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEvaluated
 from ..vit import Tower
 from . import runs as papers
 from .options import (
@@ -42,12 +42,16 @@ from .options import (
     family_option,
     out_option,
     parse_dtype,
+    parse_sources,
     parse_tasks,
     recipe_of,
     recipe_options,
     setting,
+    sources_option,
     step_bar,
 )
+
+SEVERAL = tuple(name for name, method in METHODS.items() if not method.one_model)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,11 +163,12 @@ def merge(
     **settings: Any,
 ) -> None:
     """Merges sources into one image tower."""
-    if method in METHODS and METHODS[method].rule is None:
+    if method in METHODS and not METHODS[method].one_model:
         problem = "leaves several models, nothing to write"
         if METHODS[method].per_task:
-            problem = "leaves a model per task, no single one to write; the app shows its accuracy"
-        raise BadValue("method", method, problem, "choose a merging method")
+            problem = "leaves a model per task, no single one to write"
+        remedy = f"choose a merging method, or measure it: mloss evaluate --method {method}"
+        raise BadValue("method", method, problem, remedy)
     if card:
         check_output(out.with_suffix(".md"), "card")
     call = Call(
@@ -181,41 +186,82 @@ def merge(
 
 @command()
 @family_option
+@click.option("--model", metavar="FILE", help="An image tower of any dialect, or base.")
 @click.option(
-    "--model", required=True, metavar="FILE", help="An image tower of any dialect, or base."
+    "--method",
+    metavar="NAME",
+    help=f"Instead of a model, what leaves several: {', '.join(SEVERAL)}.",
 )
+@sources_option
 @click.option(
     "--tasks", default="all", metavar="NAMES", help="all, or names with commas.  [default: all]"
 )
 @device_option
-def evaluate(family: str, model: str, tasks: str, device: str, as_json: bool) -> None:
-    """Prints the accuracy of an image tower on each task, with count and 95 % interval."""
+def evaluate(
+    family: str, model: str | None, method: str | None, sources: str, tasks: str, device: str,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Prints the accuracy of an image tower, or of several models, on each task, with count and
+    95 % interval."""
     models = load(family)
-    names = parse_tasks(tasks, models)
-    place = devices.choose(device)
-    checkpoint = models.base()
-    if model != "base":
-        checkpoint = Checkpoint.open(Path(model), "model").completed(checkpoint)
-        checkpoint.audit(models.model.shapes())
-        checkpoint.check_finite()
-    evaluator = Evaluator(models, place)
-    tower = Tower(models.model, checkpoint.load(place))
+    names, place = parse_tasks(tasks, models), devices.choose(device)
+    if (model is None) == (method is None):
+        shown = f"{model} and {method}" if model else "neither"
+        raise BadValue("model", shown, "is not one of --model and --method", "give one of them")
+    if method is not None:
+        if method not in SEVERAL:
+            raise UnknownName("method", method, SEVERAL)
+        recipe = MergeRecipe(family=family, method=method, sources=parse_sources(sources, models))
+        events, skipped = _of_several(recipe, models, names, device)
+    else:
+        assert model is not None, "checked above"
+        events, skipped = _of_file(model, models, names, place), ()
     hits, rows = {}, []
-    for task in tqdm(names, disable=as_json or None, leave=False):
-        start = time.perf_counter()
-        event = evaluator.judged("model", task, evaluator.features("", lambda: tower, task), start)
-        hits[task] = event.hits
+    for event in tqdm(events, total=len(names), disable=as_json or None, leave=False):
+        hits[event.task] = event.hits
         low, high = event.accuracy.interval()
         count = f"{event.accuracy.correct}/{event.accuracy.total}"
-        rows.append((task, f"{event.accuracy.rate:.1%}", f"{low:.1%} - {high:.1%}", count))
+        rows.append((event.task, f"{event.accuracy.rate:.1%}", f"{low:.1%} - {high:.1%}", count))
         if as_json:
             print(json.dumps(store.event_json(event)), flush=True)
     mean, low, high = mean_accuracy(hits)
     if as_json:
         print(json.dumps({"event": "Average", "mean": mean, "low": low, "high": high}))
     else:
-        rows.append(("average", f"{mean:.1%}", f"{low:.1%} - {high:.1%}", f"{len(names)} tasks"))
+        rows.append(("average", f"{mean:.1%}", f"{low:.1%} - {high:.1%}", f"{len(hits)} tasks"))
         print(plain_table(("task", "accuracy", "95 % interval", "correct"), rows))
+    if skipped:
+        print(f"warning: no model for {', '.join(skipped)}: no source of theirs", file=sys.stderr)
+
+
+def _of_file(
+    model: str, family: Family, tasks: Sequence[str], device: torch.device
+) -> Iterator[TaskEvaluated]:
+    """The accuracies of one image tower."""
+    checkpoint = family.base()
+    if model != "base":
+        checkpoint = Checkpoint.open(Path(model), "model").completed(checkpoint)
+        checkpoint.audit(family.model.shapes())
+        checkpoint.check_finite()
+    evaluator = Evaluator(family, device)
+    tower = Tower(family.model, checkpoint.load(device))
+    for task in tasks:
+        start = time.perf_counter()
+        yield evaluator.judged("model", task, evaluator.features("", lambda: tower, task), start)
+
+
+def _of_several(
+    recipe: MergeRecipe, family: Family, tasks: Sequence[str], device: str
+) -> tuple[Iterator[TaskEvaluated], tuple[str, ...]]:
+    """The accuracies of a merge that leaves several models, and the tasks that have none."""
+    check(recipe, family)
+    possible = evaluable_tasks(recipe, tasks)
+    if not possible:
+        problem = f"have no model: {METHODS[recipe.method].title} has one for each source's task"
+        raise BadValue("tasks", ",".join(tasks), problem, "name tasks of the sources")
+    events = run(recipe, family, stages=(Merge(), FULL), device=device, tasks=possible)
+    evaluated = (event for event in events if isinstance(event, TaskEvaluated))
+    return evaluated, tuple(task for task in tasks if task not in possible)
 
 
 def _events(call: Call) -> Iterator[Event]:

@@ -16,6 +16,7 @@ from ..families.family import Family
 from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
 from ..hardware.device import reported_memory
 from ..methods import METHODS
+from ..recipe import published
 from ..types import Event, MergeRecipe, Planned
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -24,7 +25,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SETTINGS = (
     *("sources", "weights", "keep", "variation", "scaling", "blocks", "samples", "seed"),
     *("tokens", "precision", "inputs_from", "scores", "ranks", "scope"),
+    *("matrices", "qkv", "rest", "after", "norms", "start", "ridge", "off_diagonal"),
+    *("steps", "rate", "rho", "coefficients", "vectors"),
 )
+# Of these a method may have published settings of its own.
+PUBLISHED = ("keep", "variation", "scaling", "samples")
 
 
 class Refused(click.ClickException):
@@ -106,8 +111,12 @@ def setting(name: str, default: Any = ..., shown: str = "") -> Callable[[Functio
 def recipe_options(function: Function) -> Function:
     """The options of every field of a recipe but family and method."""
     words = {"sources": "all", "blocks": "all", "weights": "1/q each", "tokens": "all"}
+    words |= {"steps": "as published", "rate": "as published"}
     for name in reversed(SETTINGS):
         default = "all" if name in ("sources", "blocks") else ...
+        if name in PUBLISHED:
+            words[name] = f"{FIELDS[name].format(FIELDS[name].default)} unless published otherwise"
+            default = None
         function = setting(name, default, words.get(name, ""))(function)
     return function
 
@@ -150,13 +159,17 @@ def out_option(help: str, required: bool = False) -> Callable[[Function], Functi
 def recipe_of(family: Family, method: str, settings: Mapping[str, Any]) -> MergeRecipe:
     """The recipe that the options ask for; raises InputError."""
     values = dict(settings)
+    values["sources"] = parse_sources(values["sources"], family)
+    usual = published(method, family, values["sources"])
+    for name in PUBLISHED:
+        if values[name] is None:
+            values[name] = usual.get(name, FIELDS[name].default)
     # A default that the method never reads must not be refused.
     if method in METHODS and "variation" not in METHODS[method].reads:
         values["variation"] = 0.0
     if values["weights"] is not None:
         values["weights"] = parse_weights(values["weights"])
     values["blocks"] = parse_blocks(values["blocks"], family.model.blocks)
-    values["sources"] = parse_sources(values["sources"], family)
     return MergeRecipe(family=family.name, method=method, **values)
 
 

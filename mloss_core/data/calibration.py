@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,24 +19,38 @@ from .images import decoded, picture_files
 from .tasks import check_images, read_npz
 
 
-def batch_of(images: UInt8[np.ndarray, "n h w 3"]) -> CalibrationBatch:
-    """A batch of exactly these images, in their order."""
+def batch_of(
+    images: UInt8[np.ndarray, "n h w 3"], tasks: np.ndarray | None = None
+) -> CalibrationBatch:
+    """A batch of exactly these images, in their order, and of these tasks if that is known."""
     images = np.ascontiguousarray(images)
     header = repr(images.shape).encode()
     return CalibrationBatch(
-        images=images, sha256=hashlib.sha256(header + images.tobytes()).hexdigest()
+        images=images,
+        sha256=hashlib.sha256(header + images.tobytes()).hexdigest(),
+        tasks=None if tasks is None else tuple(map(str, tasks)),
     )
 
 
 def load_batch(path: Path, family: ViTConfig) -> CalibrationBatch:
-    """A batch of all images of an .npz (array `images`) or folder, in order; raises BadFile."""
+    """A batch of all images of an .npz (array `images`, and `tasks` if it has that too) or of a
+    folder, in order; raises BadFile."""
     if path.is_dir():
         paths = picture_files(path, argument="calibration")
         return batch_of(decoded(paths, family.image_size))
-    images = read_npz(path, "calibration", ("images",))["images"]
-    check_images(images, "calibration", path)
-    check_size(images, family, "calibration", path)
-    return batch_of(images)
+    arrays = read_npz(path, "calibration", ("images",), optional=("tasks",))
+    check_images(arrays["images"], "calibration", path)
+    check_size(arrays["images"], family, "calibration", path)
+    if "tasks" in arrays:
+        check_owners(arrays, "calibration", path)
+    return batch_of(arrays["images"], arrays.get("tasks"))
+
+
+def check_owners(arrays: Mapping[str, np.ndarray], argument: str, path: Path) -> None:
+    """Raises BadFile unless there is a task's name for each image."""
+    if arrays["tasks"].shape != (len(arrays["images"]),):
+        problem = f"has tasks of shape {arrays['tasks'].shape}"
+        raise BadFile(argument, path, problem, "give one task name an image")
 
 
 def check_size(images: np.ndarray, family: ViTConfig, argument: str, path: Path) -> None:
@@ -58,20 +72,23 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
     """
     arrays = read_npz(pool, "calibration pool", ("images", "tasks"))
     check_images(arrays["images"], "calibration pool", pool)
-    if arrays["tasks"].shape != (len(arrays["images"]),):
-        problem = f"has tasks of shape {arrays['tasks'].shape}"
-        raise BadFile("calibration pool", pool, problem, "give one task name an image")
+    check_owners(arrays, "calibration pool", pool)
     FIELDS["samples"].check(samples)
     turns = []
     for name in sorted(tasks):
         own = np.flatnonzero(arrays["tasks"] == name)
+        if not len(own):
+            held = ", ".join(sorted(set(map(str, arrays["tasks"])))) or "none"
+            problem = f"is stale: it holds no image of {name}, only of {held}"
+            remedy = "move it away and make it anew: mloss pool FAMILY"
+            raise BadFile("calibration pool", pool, problem, remedy)
         order = np.random.default_rng([seed, *name.encode()]).permutation(own)
         turns += [(turn, name, index) for turn, index in enumerate(order)]
     if samples > len(turns):
         problem = f"is more than the {len(turns)} images of the calibration pool for these sources"
         raise BadValue("samples", samples, problem, "lower it, or give images of your own")
     chosen = [index for _, _, index in sorted(turns)[:samples]]
-    return batch_of(arrays["images"][chosen])
+    return batch_of(arrays["images"][chosen], arrays["tasks"][chosen])
 
 
 def pool_size(pool: Path, tasks: Sequence[str]) -> int:

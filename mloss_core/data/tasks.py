@@ -93,8 +93,11 @@ def class_folders(place: Path, argument: str) -> list[str]:
     return names
 
 
-def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, np.ndarray]:
-    """The arrays of those keys; raises BadFile when missing, pickled, truncated or no .npz."""
+def read_npz(
+    path: Path, argument: str, keys: tuple[str, ...], optional: tuple[str, ...] = ()
+) -> Mapping[str, np.ndarray]:
+    """The arrays of those keys, and the optional ones that are there; raises BadFile when missing,
+    pickled, truncated or no .npz."""
     try:
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file.files]
@@ -105,7 +108,8 @@ def read_npz(path: Path, argument: str, keys: tuple[str, ...]) -> Mapping[str, n
             if unpacked > max(BOMB * packed, LARGE):
                 problem = f"unpacks to {unpacked} bytes, {unpacked // packed} times its size"
                 raise BadFile(argument, path, problem, "write it with numpy.savez")
-            return {key: file[key] for key in keys}
+            there = [key for key in optional if key in file.files]
+            return {key: file[key] for key in (*keys, *there)}
     except FileNotFoundError as error:
         raise BadFile(argument, path, "does not exist", "check the path") from error
     except MlossError:

@@ -65,4 +65,4 @@ def towers(recipe: MergeRecipe) -> int:
     EMR-Merging runs the one of the image's task.
     """
     method = METHODS[recipe.method]
-    return len(recipe.sources) if method.rule is None and not method.per_task else 1
+    return 1 if method.one_model or method.several is not None else len(recipe.sources)

@@ -33,6 +33,7 @@ ZOO = assets() / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
 MEAN = (0.48145466, 0.4578275, 0.40821073)
 STD = (0.26862954, 0.26130258, 0.27577711)
+LOGIT_SCALE = 100.0  # of all CLIPs that OpenAI trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +154,11 @@ class Family:
                 remedy = f"give classes x {self.model.embed_dim}"
                 raise BadTensor(f"heads of {self.name}", task, problem, remedy)
         return {task: matrices[task].to(device, torch.float32) for task in self.tasks}
+
+    @property
+    def logit_scale(self) -> float:
+        """What cosine similarities are multiplied by where probabilities are wanted."""
+        return float(self.about.get("logit_scale", LOGIT_SCALE))
 
     @property
     def text_file(self) -> Path | None:

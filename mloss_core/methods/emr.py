@@ -39,7 +39,7 @@ class TaskModels:
         self._built: tuple[str, Tower] | None = None
         self._lock = threading.Lock()
 
-    def unify(self, recipe: MergeRecipe) -> Iterator[BlockMerged]:
+    def prepare(self, recipe: MergeRecipe) -> Iterator[BlockMerged]:
         """Computes the unified task vector, one event per block; required before `features`."""
         alpha = torch.tensor(recipe.alpha, device=self._device)
         start = time.perf_counter()

@@ -27,6 +27,11 @@ def measured_blocks(recipe: MergeRecipe, family: ViTConfig) -> tuple[int, ...]:
     return () if recipe.ranks in UNMEASURED_RANKS else node_wise_blocks(recipe, family)
 
 
+def draws_images(recipe: MergeRecipe, family: ViTConfig) -> bool:
+    """Whether the recipe looks at calibration images."""
+    return METHODS[recipe.method].own_images or bool(measured_blocks(recipe, family))
+
+
 def node_rates(
     recipe: MergeRecipe, block: int, nodes: int, scores: NodeScores | None = None
 ) -> Float[np.ndarray, " nodes"]:

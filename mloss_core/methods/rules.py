@@ -10,6 +10,8 @@ from .. import trim
 from ..trim import TaskVectors
 from ..types import MergeRecipe
 
+TALL, AGREE = 0.4, 2  # Consensus: lambda of the masks, and how many of them must agree
+
 Alpha = Float[Tensor, " sources"]
 Merged = Float[Tensor, "*shape"]
 
@@ -84,3 +86,19 @@ def dare(
     return recipe.scaling * vectors.merged(
         lambda t, rows: trim.elect_and_merge_(dropped(t, rows), alpha)
     )
+
+
+def consensus(
+    vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
+) -> Merged:
+    """lambda T where at least two masks abs(t_i) > 0.4 abs(T - t_i) agree, T = sum q alpha_i t_i
+    (Wang et al. 2024, Consensus task arithmetic by TALL masks)."""
+    times = len(alpha) * alpha
+
+    def step(t: Tensor, rows: slice) -> Tensor:
+        t.mul_(times[:, None, None])
+        total = t.sum(0)
+        agreeing = (t.abs() > TALL * (total - t).abs()).sum(0)
+        return total.mul_(agreeing >= AGREE)
+
+    return recipe.scaling * vectors.merged(step)

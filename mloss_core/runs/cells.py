@@ -19,7 +19,7 @@ from ..data.tasks import Task
 from ..errors import BadFile
 from ..evaluation.evaluator import Evaluator
 from ..families.family import Family
-from ..methods.keep_rates import measured_blocks
+from ..methods.keep_rates import draws_images
 from ..recipe import calibration_of, recipe_fields
 from ..run import cell as cell_stages
 from ..run import run
@@ -71,7 +71,7 @@ class Lab:
         That is recipe, models, calibration and images, heads and version; not its label.
         """
         recipe, drawn = cell.recipe, None
-        if measured_blocks(recipe, self.family.model):
+        if draws_images(recipe, self.family.model):
             drawn = self._calibration(recipe.sources, recipe.samples, recipe.seed)
         models = [self._model(name) for name in (None, *recipe.sources)]
         images = [self._images(task, cell.split) for task in cell.tasks]

@@ -20,6 +20,7 @@ from ..types import (
     NodeScores,
     Planned,
     TaskEvaluated,
+    Trained,
 )
 
 Hits = dict[str, dict[str, Bool[np.ndarray, " n"]]]  # model -> task -> image
@@ -39,6 +40,11 @@ def event_json(event: Event) -> dict[str, Any]:
             fields |= {"keep_low": float(event.rates.min()), "keep_high": float(event.rates.max())}
         case BlockMerged():
             fields = {"block": event.block, "kept": event.kept}
+        case Trained():
+            fields = {"step": event.step, "steps": event.steps, "loss": event.loss}
+            fields |= {"note": event.note} if event.note else {}
+            if event.coefficients is not None:
+                fields["coefficients"] = np.round(event.coefficients, 4).tolist()
         case TaskEvaluated():
             low, high = event.accuracy.interval()
             fields = {"stage": event.stage, "model": event.model}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from safetensors.torch import load_file, save_file
 
-from .model import EMBED_DIM, MEAN, STD, VISION
+from .model import EMBED_DIM, LOGIT_SCALE, MEAN, STD, VISION
 from .tunings import Tuning
 
 SEED = 13
@@ -17,6 +17,7 @@ ARCHITECTURE = {
     "embed_dim": EMBED_DIM,
     "vision_cfg": VISION,
     "quick_gelu": True,
+    "logit_scale": LOGIT_SCALE,
     "mean": MEAN,
     "std": STD,
 }

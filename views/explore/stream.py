@@ -79,8 +79,8 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
     if not VISITOR.fullmatch(visitor):
         yield {"error": "visitor: give letters, digits and -"}
         return
-    if not live.can_be_live(recipe):
-        yield {"note": "Not live: this method leaves no single model. Launch it.", "end": True}
+    if why_not := live.why_not(recipe):
+        yield {"note": f"Not live: {why_not}. Launch it.", "end": True}
         return
     job = live.ask(visitor, family, recipe)
     yield {"job": job.id}

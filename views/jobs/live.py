@@ -30,9 +30,14 @@ KEEPS = tuple(round(0.1 * step, 1) for step in range(1, 11))  # of the coarse gr
 SHARES = (0.0, 0.5, 1.0)  # of k that is e there
 
 
-def can_be_live(recipe: MergeRecipe) -> bool:
-    """Whether one model comes out, which can be judged on every task."""
-    return METHODS[recipe.method].rule is not None
+def why_not(recipe: MergeRecipe) -> str:
+    """Why a merge cannot be live; empty where it can."""
+    method = METHODS[recipe.method]
+    if not method.one_model:
+        return "this method leaves no single model"
+    if method.trains:
+        return "this method trains for minutes"
+    return "this method takes a gradient of every image" if method.steps(recipe) else ""
 
 
 def map_recipe(recipe: MergeRecipe) -> MergeRecipe:

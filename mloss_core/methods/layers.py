@@ -1,0 +1,288 @@
+"""Merges that see what enters each linear layer: RegMean, RegMean++ and ESM.
+
+All three read an uncentred Gram matrix, the mean of x x^T over the tokens x of a source's own
+images, one layer and one source at a time: no more activations than a chunk's are ever held.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..mloss import wide
+from ..types import BlockMerged, MergeRecipe
+from ..vit import BLOCKS, Tower, chunks
+from . import matrices
+from .matrices import LAYERS, polar, pseudo_inverse, svd
+from .method import Models, OwnImages, Weights
+from .rules import simple_average
+
+Gram = Float[Tensor, "in in"]
+Matrix = Float[Tensor, "out in"]
+PROJECTION = "visual.proj"
+POWER = 0.15  # ESM: of the eigenvalues that scale its directions
+
+
+@runtime_checkable
+class Gathered(Protocol):
+    """What becomes of one layer, source by source."""
+
+    def add(self, times: float, weight: Matrix, gram: Gram, tokens: int) -> None:
+        """A source's weight, as often as it counts, and the Gram matrix of its layer's inputs."""
+        ...
+
+    def merged(self) -> Matrix:
+        """The layer's merged weight."""
+        ...
+
+
+class Regression:
+    """W = (sum_i W_i G_i) (sum_i G_i)^-1 (Jin et al. 2023, RegMean).
+
+    Written on differences from the base, which is the same where the sum can be inverted; where it
+    cannot, the directions that no image has take the mean of the sources.
+    """
+
+    def __init__(self, base: Matrix, off_diagonal: float):
+        self.base, self.off_diagonal = base.to(wide(base)), off_diagonal
+        size = base.shape[1]
+        self.gram = self.base.new_zeros(size, size)
+        self.cross, self.mean = torch.zeros_like(self.base), torch.zeros_like(self.base)
+        self.times = 0.0
+
+    def add(self, times: float, weight: Matrix, gram: Gram, tokens: int) -> None:
+        """See `Gathered`."""
+        own = gram.to(self.gram.dtype) / tokens
+        scaled = own * self.off_diagonal
+        scaled.diagonal().copy_(own.diagonal())
+        delta = weight.to(self.gram.dtype) - self.base
+        self.gram.add_(scaled, alpha=times)
+        self.cross.add_(delta @ scaled, alpha=times)
+        self.mean.add_(delta, alpha=times)
+        self.times += times
+
+    def merged(self) -> Matrix:
+        """See `Gathered`."""
+        mean = self.mean / self.times
+        return self.base + mean + (self.cross - mean @ self.gram) @ pseudo_inverse(self.gram)
+
+
+class Essential:
+    """Essential subspaces: TSV-M's construction on the directions in which a source's own inputs
+    move its outputs (ESM; its released code, see docs/methods.md)."""
+
+    def __init__(self, base: Matrix, sources: int):
+        self.base, self.rank = base, max(1, len(base) // sources)
+        self.directions: list[Tensor] = []
+        self.coordinates: list[Tensor] = []
+        self.sizes: list[Tensor] = []
+
+    def add(self, times: float, weight: Matrix, gram: Gram, tokens: int) -> None:
+        """See `Gathered`."""
+        delta = (weight - self.base).to(wide(weight)) * times
+        moved = delta @ gram.to(delta.dtype) @ delta.T
+        values, vectors = torch.linalg.eigh(moved)
+        keep = min(self.rank, int((values > 0).sum()))
+        if not keep:
+            return
+        values, vectors = values.flip(0)[:keep], vectors.flip(1)[:, :keep]
+        size = delta.norm()
+        values = values / max(1, tokens - 1)
+        scale = (values / values.mean()) ** POWER
+        scale = scale / scale.mean()
+        self.directions.append(vectors * scale)
+        self.coordinates.append((vectors.T @ delta) * size**2 * scale[:, None])
+        self.sizes.append(size)
+
+    def merged(self) -> Matrix:
+        """See `Gathered`."""
+        if not self.directions:
+            return self.base
+        directions = torch.cat(self.directions, 1)
+        coordinates = torch.cat(self.coordinates) / torch.stack(self.sizes).mean() ** 2
+        columns = coordinates.norm(dim=0)
+        coordinates = coordinates * (columns / columns.mean()) ** 2
+        scale = 2 * svd(directions)[1].mean() * svd(coordinates)[1].mean()
+        merged = scale * (polar(directions) @ polar(coordinates))
+        return self.base + merged.to(self.base.dtype)
+
+
+def regmean(
+    models: Models, recipe: MergeRecipe, own: Sequence[OwnImages], merged: Weights
+) -> Iterator[BlockMerged]:
+    """RegMean: each layer's inputs are those in the source itself (Jin et al. 2023)."""
+
+    def layer(name: str, base: Matrix) -> Gathered:
+        return Regression(base, recipe.off_diagonal)
+
+    yield from _merge(models, recipe, own, merged, layer, through_merged=False)
+
+
+def regmean_plus_plus(
+    models: Models, recipe: MergeRecipe, own: Sequence[OwnImages], merged: Weights
+) -> Iterator[BlockMerged]:
+    """RegMean++: a block's inputs come through the blocks merged so far; within the block they are
+    the source's own (Nguyen et al. 2025). ln_post stays the base's."""
+
+    def layer(name: str, base: Matrix) -> Gathered:
+        return Regression(base, recipe.off_diagonal)
+
+    yield from _merge(models, recipe, own, merged, layer, through_merged=True)
+
+
+def esm(
+    models: Models, recipe: MergeRecipe, own: Sequence[OwnImages], merged: Weights
+) -> Iterator[BlockMerged]:
+    """Essential subspaces where a layer's outputs are looked at, TSV-M in all other matrices; then
+    each kind of layer is scaled by its norm, squared, over the blocks (ESM's released code)."""
+    q = sum(a > 0 for a in recipe.alpha)
+
+    def layer(name: str, base: Matrix) -> Gathered | None:
+        looked = name.endswith(("attn.in_proj_weight", "mlp.c_fc.weight", "mlp.c_proj.weight"))
+        return Essential(base, q) if looked else None
+
+    rest = matrices.of_matrices(matrices.tsv_m)
+    yield from _merge(models, recipe, own, merged, layer, through_merged=False, rest=rest)
+    _scale_by_norm(models, merged)
+    for name, base in models.base.items():
+        merged[name] = base + recipe.scaling * (merged[name] - base)
+
+
+def _scale_by_norm(models: Models, merged: Weights) -> None:
+    for kind in LAYERS:
+        names = [f"{BLOCKS}{block}.{kind}" for block in range(models.config.blocks)]
+        sizes = {name: float((merged[name] - models.base[name]).norm()) for name in names}
+        mean = float(np.mean(list(sizes.values()))) or 1.0
+        for name, size in sizes.items():
+            base = models.base[name]
+            merged[name] = base + (size / mean) ** 2 * (merged[name] - base)
+
+
+def _merge(
+    models: Models,
+    recipe: MergeRecipe,
+    own: Sequence[OwnImages],
+    merged: Weights,
+    layer: Callable[[str, Matrix], Gathered | None],
+    *,
+    through_merged: bool,
+    rest: matrices.Rule = simple_average,
+) -> Iterator[BlockMerged]:
+    """Block by block; what `layer` gives nothing for is merged by the rule `rest`.
+
+    Args:
+        through_merged: whether a block's inputs come through the blocks merged so far; else each
+            source's images run through the source alone.
+    """
+    config, alpha = models.config, torch.tensor(recipe.alpha, device=models.device)
+    plain = dataclasses.replace(recipe, scaling=1.0)  # where there is a lambda, it comes last
+    times = [len(alpha) * a for a in recipe.alpha]
+
+    def by_rule(stored: Mapping[str, Sequence[Tensor]]) -> Weights:
+        of = {n: models.cache.vectors(n, models.base[n], s, None, None) for n, s in stored.items()}
+        return {n: rest(v, alpha, plain, n, None) + models.base[n] for n, v in of.items()}
+
+    outer = models.stored(config.outer_names())
+    merged |= by_rule(outer)
+    if through_merged:
+        for part in ("weight", "bias"):
+            merged[f"visual.ln_post.{part}"] = models.base[f"visual.ln_post.{part}"]
+    streams = []
+    for i, images in enumerate(own):
+        tower = Tower(config, merged if through_merged else source_weights(outer, i, models))
+        streams.append(torch.cat([tower.embed(c) for c in chunks(images.pixels, config.tokens)]))
+    for block in range(config.blocks):
+        start = time.perf_counter()
+        stored = models.stored(config.block_names(block))
+        layers = {n: layer(n, models.base[n]) for n in stored if n.endswith(LAYERS)}
+        gathered = {n: g for n, g in layers.items() if g is not None}
+        for i, stream in enumerate(streams):
+            weights = source_weights(stored, i, models)
+            grams, moved, tokens = _grams(Tower(config, weights), block, stream)
+            if not through_merged:
+                streams[i] = moved
+            for name, into in gathered.items():
+                if times[i] > 0:
+                    into.add(times[i], weights[name], grams[name], tokens)
+        merged |= by_rule({n: t for n, t in stored.items() if n not in gathered})
+        merged |= {n: g.merged().to(models.base[n]) for n, g in gathered.items()}
+        if through_merged:
+            tower = Tower(config, merged)
+            streams = [
+                torch.cat([tower.block(block, x) for x in chunks(s, config.tokens)])
+                for s in streams
+            ]
+        last = block == config.blocks - 1
+        if last and (projection := layer(PROJECTION, models.base[PROJECTION].T)) is not None:
+            _project(models, outer, merged, projection, streams, times, through_merged)
+        yield merged_block(models, block, start)
+
+
+def _project(
+    models: Models,
+    outer: Mapping[str, Sequence[Tensor]],
+    merged: Weights,
+    projection: Gathered,
+    streams: Sequence[Tensor],
+    times: Sequence[float],
+    through_merged: bool,
+) -> None:
+    """The projection as one more layer, whose inputs are ln_post of the class tokens."""
+    for i, stream in enumerate(streams):
+        own = source_weights(outer, i, models)
+        tower = Tower(models.config, merged if through_merged else own)
+        x = tower.norm(stream[:, 0], "visual.ln_post")
+        if times[i] > 0:
+            projection.add(times[i], own[PROJECTION].T, x.T @ x, len(x))
+    merged[PROJECTION] = projection.merged().T.to(models.base[PROJECTION]).contiguous()
+
+
+def source_weights(stored: Mapping[str, Sequence[Tensor]], source: int, models: Models) -> Weights:
+    """A source's tensors in fp32 on the device."""
+    return {n: tensors[source].to(models.device, torch.float32) for n, tensors in stored.items()}
+
+
+def merged_block(models: Models, block: int, start: float) -> BlockMerged:
+    """The event of a merged block whose entries all count."""
+    by_node, seconds = np.ones(models.config.nodes), time.perf_counter() - start
+    return BlockMerged(block=block, kept=1.0, kept_by_node=by_node, seconds=seconds)
+
+
+def layer_inputs(
+    tower: Tower, block: int, x: Float[Tensor, "n t width"]
+) -> Generator[tuple[str, Tensor], None, Tensor]:
+    """What enters each linear layer of a block, by its weight's name; returns the stream after."""
+    prefix = f"{BLOCKS}{block}."
+    u = tower.attention_input(block, x)
+    yield prefix + "attn.in_proj_weight", u
+    mixed = tower.mixed(tower.linear(u, prefix + "attn.in_proj_", ""))
+    yield prefix + "attn.out_proj.weight", mixed
+    x = x + tower.linear(mixed, prefix + "attn.out_proj")
+    u = tower.mlp_input(block, x)
+    yield prefix + "mlp.c_fc.weight", u
+    hidden = tower.hidden(block, u)
+    yield prefix + "mlp.c_proj.weight", hidden
+    return x + tower.linear(hidden, prefix + "mlp.c_proj")
+
+
+def _grams(tower: Tower, block: int, stream: Tensor) -> tuple[dict[str, Gram], Tensor, int]:
+    """Sums of x x^T of a block's layers, the stream after the block, and the number of tokens."""
+    grams: dict[str, Gram] = {}
+    moved = []
+
+    def through(chunk: Tensor) -> Generator[tuple[str, Tensor], None, None]:
+        moved.append((yield from layer_inputs(tower, block, chunk)))
+
+    for chunk in chunks(stream, tower.family.tokens):
+        for name, x in through(chunk):
+            x = x.flatten(0, 1)
+            gram = x.T @ x
+            grams[name] = grams[name].add_(gram) if name in grams else gram.to(wide(gram))
+    return grams, torch.cat(moved), stream.shape[0] * stream.shape[1]
