@@ -65,7 +65,7 @@ class Tower:
 
     def mixed(
         self, qkv: Float[Tensor, "n t three_widths"], class_only: bool = False
-    ) -> Float[Tensor, "n t width"]:
+    ) -> Float[Tensor, "n queries width"]:
         """Values mixed by attention: the input of out_proj."""
         # n, tokens, 3 * width -> 3, n, heads, tokens, width / heads
         qkv = qkv.unflatten(2, (3, self.family.heads, -1)).permute(2, 0, 3, 1, 4)
