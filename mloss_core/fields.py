@@ -475,6 +475,21 @@ FIELDS: dict[str, Field] = {
             unusual={"equal": "norms made equal"},
         ),
         Choice(
+            name="images",
+            label="Images of a source",
+            help="Which images a method takes for those of a source's task: its own, or as "
+            "controls those of the next source's task, or noise.",
+            default="own",
+            flag="--images",
+            link="images",
+            choices={
+                "own": "of its own task",
+                "others": "control: of the next source's task",
+                "noise": "control: random pixels",
+            },
+            unusual={"others": "images of other tasks", "noise": "images of noise"},
+        ),
+        Choice(
             name="start",
             label="Starts from",
             help="The merge without images that the fit starts from.",
@@ -588,5 +603,5 @@ FIELDS: dict[str, Field] = {
 # Fields that choose between the paper's own way, which is the default, and others.
 WAYS = (
     *("inputs_from", "scores", "ranks", "scope"),
-    *("matrices", "qkv", "rest", "after", "norms", "coefficients", "vectors"),
+    *("matrices", "qkv", "rest", "after", "norms", "images", "coefficients", "vectors"),
 )

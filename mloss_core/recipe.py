@@ -34,7 +34,7 @@ def check(recipe: MergeRecipe, family: Family) -> None:
     if len(set(recipe.alpha)) > 1 and "weights" not in method.reads:
         remedy = "leave the weights out"
         raise BadValue("weights", "unequal", f"are nothing that {method.title} reads", remedy)
-    if method.own_images:
+    if method.heads:
         _check_heads(recipe, family)
     beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]
     if beyond:
@@ -59,7 +59,7 @@ def _check_heads(recipe: MergeRecipe, family: Family) -> None:
     """Raises BadValue unless each source's own task is one of the family's."""
     for source in recipe.sources:
         if family.own_task(source) not in family.tasks:
-            problem = f"has no task of its own, whose images {METHODS[recipe.method].title} needs"
+            problem = f"has no task of its own, whose head {METHODS[recipe.method].title} needs"
             remedy = "name its task in family.toml (docs/format.md)"
             raise BadValue("sources", source, problem, remedy)
 
@@ -93,13 +93,18 @@ def images_of(
         method = METHODS[recipe.method].title
         problem = f"do not say which task they belong to, as {method} needs it"
         raise BadValue("calibration images", len(batch.images), problem, remedy)
-    tasks, own = np.array(batch.tasks), {}
+    tasks, own, others = np.array(batch.tasks), {}, recipe.sources[1:] + recipe.sources[:1]
     for source in recipe.sources:
         chosen = np.flatnonzero(tasks == family.own_task(source))
         if not len(chosen):
             problem = f"hold no image of {family.own_task(source)}, the task of source {source}"
             raise BadValue("calibration images", len(batch.images), problem, remedy)
         own[source] = batch.images[chosen]
+    if recipe.images == "others":
+        return {source: own[other] for source, other in zip(recipe.sources, others, strict=True)}
+    if recipe.images == "noise":
+        drawn = np.random.default_rng(recipe.seed)
+        return {s: drawn.integers(0, 256, i.shape, dtype=np.uint8) for s, i in own.items()}
     return own
 
 

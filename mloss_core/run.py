@@ -251,14 +251,17 @@ def _watched_sweep(work: _Run, models: Models, stage: Merge) -> Iterator[Event]:
 
 def _own_images(work: _Run) -> list[OwnImages]:
     """Each source's images and head, where the method looks at them."""
-    if not METHODS[work.recipe.method].own_images:
+    method = METHODS[work.recipe.method]
+    if not method.own_images:
         return []
     assert work.calibration is not None, "drawn or given"
-    family, heads = work.family, work.family.heads(work.device)
-    owned = []
+    family, owned = work.family, []
+    heads = family.heads(work.device) if method.heads else {}
     for source, images in images_of(work.recipe, family, work.calibration).items():
         pixels = preprocess(images, family.model, work.device)
-        head = F.normalize(heads[family.own_task(source)], dim=-1) * family.logit_scale
+        head = heads.get(family.own_task(source))
+        if head is not None:
+            head = F.normalize(head, dim=-1) * family.logit_scale
         owned.append(OwnImages(pixels=pixels, head=head))
     return owned
 

@@ -84,6 +84,8 @@ class MergeRecipe:
         rest: what becomes of all else: "published", the sources' "mean", or the "base".
         after: "svc" calibrates the merged matrices' singular values; "nothing" does not.
         norms: of the task vectors: as they are ("own"), or all at their mean ("equal").
+        images: taken for a source's own: of its "own" task, or as controls those of the next source
+            ("others"), or "noise".
         start: the merge without images that `fit` starts from.
         ridge: mu of `fit`, relative to the mean of a layer's Gram diagonal.
         off_diagonal: RegMean's factor on the Gram matrices' off-diagonal entries.
@@ -114,6 +116,7 @@ class MergeRecipe:
     rest: str = FIELDS["rest"].default
     after: str = FIELDS["after"].default
     norms: str = FIELDS["norms"].default
+    images: str = FIELDS["images"].default
     start: str = FIELDS["start"].default
     ridge: float = FIELDS["ridge"].default
     off_diagonal: float = FIELDS["off_diagonal"].default

@@ -1,6 +1,6 @@
 """Writes a family of full-size CLIP image towers with made-up weights, to time and weigh the work.
 
-    python scripts/synthetic.py b32|b16|l14 FOLDER [--sources 8] [--dtype float32|float16]
+    python scripts/synthetic.py b32|b16|l14 FOLDER [--sources 8] [--dtype float32|float16] [--tasks]
 
 Base: normal weights of a trained tower's size. Task vectors: of low rank, with rows of different
 strength, so that nodes differ. Pictures: coloured noise. Nothing here can be merged for accuracy.
@@ -29,6 +29,7 @@ TOWERS = {
     "b16": {"embed_dim": 512, "layers": 12, "width": 768, "patch_size": 16},
     "l14": {"embed_dim": 768, "layers": 24, "width": 1024, "patch_size": 14},
 }
+CLASSES = 10
 RANK, STRENGTH = 4, 0.03  # of a task vector, the latter relative to the base
 
 
@@ -41,8 +42,11 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the family's folder, its name is the family's")
     parser.add_argument("--sources", type=int, default=8)
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
+    parser.add_argument("--tasks", action="store_true", help="with a made-up task of each source")
     args = parser.parse_args()
     write(args.tower, args.folder, args.sources, getattr(torch, args.dtype))
+    if args.tasks:
+        give_tasks(args.folder, args.sources)
 
 
 def write(tower: str, folder: Path, sources: int, dtype: torch.dtype) -> None:
@@ -73,6 +77,24 @@ def description(tower: str) -> dict:
         "std": STD,
         "tasks": [],
     }
+
+
+def give_tasks(folder: Path, sources: int) -> None:
+    """A task of CLASSES classes for each source, with a random head and a few pictures."""
+    about = json.loads((folder / "family.json").read_text())
+    about["tasks"] = [{"name": name} for name in names(sources, sources).tolist()]
+    heads = {}
+    (folder / "tasks").mkdir()
+    for task in about["tasks"]:
+        name = task["name"]
+        heads[name] = torch.randn(CLASSES, about["embed_dim"], generator=generator("head", name))
+        labels = np.arange(CLASSES)
+        classes = np.array([f"class {label}" for label in labels])
+        images = noise(CLASSES, about["vision_cfg"]["image_size"])
+        pictures = {"images": images, "labels": labels, "val_images": images, "val_labels": labels}
+        np.savez(folder / "tasks" / f"{name}.npz", classes=classes, **pictures)
+    save_file(heads, folder / "heads.safetensors")
+    (folder / "family.json").write_text(json.dumps(about, indent=1) + "\n")
 
 
 def generator(*key: object) -> torch.Generator:

@@ -32,8 +32,8 @@ from mloss_core.evaluation.evaluator import hits
 from mloss_core.fields import FIELDS, WAYS
 from mloss_core.methods.emr import TaskModels
 from mloss_core.methods.keep_rates import node_rates
-from mloss_core.recipe import calibration_of
 from mloss_core.methods.method import Models
+from mloss_core.recipe import calibration_of
 from mloss_core.sweep import sweep
 
 CPU = torch.device("cpu")

@@ -25,7 +25,7 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 SETTINGS = (
     *("sources", "weights", "keep", "variation", "scaling", "blocks", "samples", "seed"),
     *("tokens", "precision", "inputs_from", "scores", "ranks", "scope"),
-    *("matrices", "qkv", "rest", "after", "norms", "start", "ridge", "off_diagonal"),
+    *("matrices", "qkv", "rest", "after", "norms", "images", "start", "ridge", "off_diagonal"),
     *("steps", "rate", "rho", "coefficients", "vectors"),
 )
 # Of these a method may have published settings of its own.

@@ -38,8 +38,9 @@ def _methods(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     if {"M-TIES", "TIES"} <= by_label.keys():
         yield from _ahead_of_ties("M-TIES is ahead of TIES", by_label)
         yield from on_validation(cells, rows)
-    best = max((r for r in rows if r.recipe and r.towers == 1), key=lambda row: row.mean[0])
+    best = max((r for r in rows if r.one_model), key=lambda row: row.mean[0])
     yield f"The highest mean of a merged model is that of {best.label}: {100 * best.mean[0]:.2f} %."
+    yield from _ours(rows)
     others = [n for n in by_label if n not in ("Base", "Own sources") and ", place " not in n]
     yield from _against("M-TIES", by_label, others)
     if "M-TIES, as released" in by_label:
@@ -72,6 +73,39 @@ def _ahead_of_ties(claim: str, by_label: Mapping[str, Row]) -> Iterator[str]:
         f"With rows trimmed alike, at the same settings but without M-Loss, the difference to "
         f"TIES is {rows:+.2f} points{share}."
     )
+
+
+def _ours(rows: Sequence[Row]) -> Iterator[str]:
+    """Our fit against the best other method that leaves one model, and against the ensemble."""
+    by_label = {row.label: row for row in rows}
+    if "Fit" not in by_label:
+        return
+    ours, others = by_label["Fit"], [r for r in rows if r.one_model and r.label != "Fit"]
+    if others:
+        best = max(others, key=lambda row: row.mean[0])
+        yield (
+            f"**Our fit against the best other method that leaves one model, {best.label}**: "
+            f"{verdict('Fit', best.label, ours.answers, best.answers)} The best is chosen on these "
+            "very images, which speaks for it."
+        )
+    if "Ensembling" in by_label:
+        yield verdict("Fit", "Ensembling", ours.answers, by_label["Ensembling"].answers)
+
+
+def _fit(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    by_label = {row.label: row for row in rows}
+    if "Fit" not in by_label:
+        return
+    ours = by_label["Fit"]
+    for label, row in by_label.items():
+        if label.startswith(("start alone", "control", "Ensembling")):
+            yield verdict("Fit", label, ours.answers, row.answers)
+    starts = [row for label, row in by_label.items() if label.startswith("start alone")]
+    few = [row for label, row in by_label.items() if "images per task" in label]
+    alone = next((r for r in starts if r.recipe and ours.recipe and r.recipe.method
+                  == ours.recipe.start), None)  # fmt: skip
+    for row in few if alone else ():
+        yield verdict(row.label, alone.label, row.answers, alone.answers)
 
 
 def _against(name: str, by_label: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:
@@ -215,6 +249,7 @@ CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] 
     "out-of-domain": _out_of_domain,
     "few-blocks": _few_blocks,
     "controls": _controls,
+    "fit": _fit,
 }
 
 

@@ -1,4 +1,4 @@
-"""Plans of the six experiments: steps of cells, as data."""
+"""Plans of the seven experiments: steps of cells, as data."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ from dataclasses import dataclass
 
 from ..data.calibration import pool_size
 from ..families.family import Family
+from ..fields import FIELDS
 from ..methods import METHODS
+from ..recipe import published
 from ..runs.cells import Cell
 from ..runs.store import RunRecord
 from ..types import MergeRecipe
-from .search import candidates, of_paper, searched
+from .search import candidates, of_paper, replaced, searched
 from .steps import Plan, Step, cell_of
 
 RANDOM_DRAWS = 20  # at the recipe's own k
@@ -72,14 +74,15 @@ def methods(family: Family, start: MergeRecipe) -> Plan:
     for method in METHODS:
         if method == "ensembling":
             continue
-        several = min(RUNNERS_UP, len(list(candidates(method, start))) - 1)
+        usual = published(method, family, start.sources)
+        several = min(RUNNERS_UP, len(list(candidates(method, start, usual))) - 1)
         others = several if method == "m-ties" else 0
 
         def test(best: Sequence[MergeRecipe], method=method, others=others) -> list[Cell]:
             return _tested(best[0], tasks) + _runners_up(best, tasks, others)
 
         following = 1 + len(VARIANTS.get(method, {})) + others
-        steps.append(searched(method, start, tasks, test, following))
+        steps.append(searched(method, start, tasks, test, following, usual))
     return tuple(steps)
 
 
@@ -207,6 +210,31 @@ def _controls_at(keep: float, start: MergeRecipe, tasks: tuple[str, ...], draws:
     ]
 
 
+PER_TASK = (4, 8, 16, 32, 64)  # images of each source's task that a fit sees
+RIDGES = (1.0, 3.0, 30.0, 100.0)
+
+
+def fit(family: Family, start: MergeRecipe) -> Plan:
+    """Plan of our fit: its starts, ridges, numbers of images, and controls that see others."""
+    tasks, usual = own_tasks(family, start), published("fit", family, start.sources)
+    ours = replaced(start, "fit", usual)
+    starts = FIELDS["start"].choices
+    cells = [_references(start, tasks), cell_of(ours, tasks, "Fit")]
+    for name, title in starts.items():
+        alone = replaced(start, name, published(name, family, start.sources))
+        cells.append(cell_of(alone, tasks, f"start alone: {title}"))
+        if name != ours.start:
+            cells.append(cell_of(ours, tasks, f"Fit from {title}", start=name))
+    for ridge in RIDGES:
+        cells.append(cell_of(ours, tasks, f"Fit, μ = {ridge:g}", ridge=ridge))
+    for images in (n for n in PER_TASK if n * len(start.sources) < ours.samples):
+        samples = images * len(start.sources)
+        cells.append(cell_of(ours, tasks, f"Fit, {images} images per task", samples=samples))
+    cells.append(cell_of(ours, tasks, "control: images of the next source's task", images="others"))
+    cells.append(cell_of(ours, tasks, "control: noise for images", images="noise"))
+    return (Step(cells=tuple(cells)),)
+
+
 EXPERIMENTS: dict[str, Experiment] = {
     "methods": Experiment(
         title="Methods",
@@ -249,5 +277,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         paper="of M-Loss",
         published=("released_logs_six_task_controls_vitb32.csv",),
         plan=controls,
+    ),
+    "fit": Experiment(
+        title="Fit",
+        question="What does merging by fitting activations need: which start, ridge and images?",
+        paper="of our own method",
+        published=(),
+        plan=fit,
     ),
 }

@@ -27,6 +27,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
     ("Table 3", "seed of the draw", "samples", lambda recipe: recipe.samples == 128),
     ("Table 4", "out of domain", "out-of-domain", lambda recipe: True),
     ("Table 5", "few blocks", "few-blocks", lambda recipe: True),
+    ("Beside Table 1", "our fit of activations", "fit", lambda recipe: True),
     ("Controls", "rows trimmed alike, random and reversed ranks", "controls", lambda recipe: True),
 )
 
@@ -92,8 +93,8 @@ def table(family: Family, shown: Sequence[Row]) -> str:
     tasks = list(shown[0].answers)
     images = {task: len(hits) for task, hits in shown[0].answers.items()}
     heads = ["model", "settings", *(f"{family.title(t)} (n = {images[t]})" for t in tasks), "mean"]
-    heads += ["merging, s", "memory, MB", "blocks passed", "towers run"]
-    best = max((r.mean[0] for r in shown if r.recipe and r.towers == 1), default=0.0)
+    heads += ["needs", "tried", "merging, s", "memory, MB", "blocks passed", "towers run"]
+    best = max((r.mean[0] for r in shown if r.one_model), default=0.0)
     lines = []
     for row in shown:
         mean = percent(*row.mean)
@@ -101,7 +102,8 @@ def table(family: Family, shown: Sequence[Row]) -> str:
         line = [row.label, settings(row.recipe, reads)]
         accuracies = [row.accuracy(task) for task in tasks]
         line += [percent(a.rate, *a.interval()) for a in accuracies]
-        line += [f"**{mean}**" if row.recipe and row.mean[0] == best else mean]
+        line += [f"**{mean}**" if row.one_model and row.mean[0] == best else mean]
+        line += [row.needs, str(row.tried or "")]
         line += ["" if row.seconds is None else f"{row.seconds:.2f}", memory(row)]
         line += [passed(row), str(row.towers)]
         lines.append(line)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..architecture import ViTConfig
 from ..evaluation.evaluator import mean_accuracy
 from ..evaluation.paired_test import Answers
+from ..fields import FIELDS
+from ..methods import METHODS
 from ..places import assets
 from ..runs.store import RunRecord
 from ..types import Accuracy, MergeRecipe
@@ -27,6 +31,7 @@ class Row:
         recipe: None for base and own sources, which nothing merged.
         answers: task -> whether each test image's answer was correct.
         seconds, peak: of merging, measured; peak in bytes, None where unknown.
+        tried: settings that were tried on validation images before this one.
     """
 
     label: str
@@ -36,6 +41,17 @@ class Row:
     towers: int
     seconds: float | None
     peak: int | None
+    tried: int = 0
+
+    @property
+    def one_model(self) -> bool:
+        """Whether it is a merge that left one model."""
+        return self.recipe is not None and METHODS[self.recipe.method].one_model
+
+    @property
+    def needs(self) -> str:
+        """What the method was allowed to see besides the models; empty where nothing merges."""
+        return METHODS[self.recipe.method].needs if self.recipe else ""
 
     def accuracy(self, task: str) -> Accuracy:
         """The accuracy on a task: correct and total."""
@@ -50,6 +66,7 @@ class Row:
 def rows(cells: Sequence[CellDone], model: ViTConfig) -> list[Row]:
     """Rows of the models measured on test images, in the order of the plan, without searches."""
     table = []
+    tried = Counter(done.cell.recipe.method for done in cells if done.cell.split == "val")
     for done in cells:
         cell, record = done.cell, done.record
         if cell.split != "test":
@@ -58,7 +75,8 @@ def rows(cells: Sequence[CellDone], model: ViTConfig) -> list[Row]:
             if name in record.hits:
                 table.append(_row(NAMES[name], None, record.hits[name], None, None, None))
         if "merged" in record.hits:
-            table.append(row_of(cell.label, cell.recipe, record, model))
+            row = row_of(cell.label, cell.recipe, record, model)
+            table.append(dataclasses.replace(row, tried=tried[cell.recipe.method]))
     return table
 
 
@@ -84,10 +102,22 @@ def _row(
 
 
 def settings(recipe: MergeRecipe | None, reads: Sequence[str]) -> str:
-    """Text of k, e and lambda, as far as the method reads them."""
-    names = {"keep": "k", "variation": "e", "scaling": "λ"}
-    values = {n: getattr(recipe, f) for f, n in names.items() if recipe and f in reads}
-    return ", ".join(f"{name} = {value:g}" for name, value in values.items())
+    """Text of k, e and lambda, as far as the method reads them, and of what else is unusual."""
+    if recipe is None:
+        return ""
+    words = [
+        f"{FIELDS[name].symbol} = {getattr(recipe, name):g}"
+        for name in ("keep", "variation", "scaling", "ridge", "rho")
+        if name in reads
+    ]
+    words += [
+        f"{name.replace('_', '-')} {getattr(recipe, name):g}"
+        for name in ("off_diagonal", "steps", "rate")
+        if name in reads and getattr(recipe, name) is not None
+    ]
+    choices = ("start", "matrices", "qkv", "rest", "after", "norms", "coefficients", "vectors")
+    words += [FIELDS[name].words(getattr(recipe, name)) for name in choices if name in reads]
+    return ", ".join(filter(None, words))
 
 
 def percent(rate: float, low: float, high: float) -> str:

@@ -15,7 +15,7 @@ from .method import Method, Models
 __all__ = ["METHODS", "Method", "Models"]
 
 OF_MATRICES = ("weights", "scaling", "matrices", "qkv", "rest", "after", "norms")
-DRAWN = ("samples", "seed")
+DRAWN = ("samples", "seed", "images")
 TRAINED = ("weights", "steps", "rate", "coefficients", "vectors", "keep", *DRAWN)
 NODE_WISE = (
     *("weights", "keep", "variation", "scaling", "blocks", "samples", "seed", "tokens"),
@@ -241,6 +241,7 @@ METHODS: dict[str, Method] = {
         formula=r"\frac{\sum_i w_i F_i \odot \theta_i}{\sum_i w_i F_i},"
         r"\quad F_i = \overline{(\partial \log p_y / \partial \theta_i)^2}",
         prepare=trained.fisher,
+        heads=True,
         own_images=True,
         steps=lambda recipe: len(recipe.sources),
         defaults={"samples": 512},
@@ -279,6 +280,7 @@ METHODS: dict[str, Method] = {
         formula=r"\theta_p + \sum_i \Lambda_{ip} t_{ip}, \quad"
         r"\Lambda = \arg\min \sum_i \overline{H(p(x_i))}",
         prepare=trained.adamerging,
+        heads=True,
         trims=True,
         own_images=True,
         trains=True,
@@ -294,6 +296,7 @@ METHODS: dict[str, Method] = {
         formula=r"\theta_p + \sum_i \Lambda_{ip} t_{ip}, \quad"
         r"\Lambda = \arg\min \sum_i \max_{\|\epsilon\| \le \rho} \mathrm{KL}(p_i \| p)",
         prepare=trained.samerging,
+        heads=True,
         trims=True,
         own_images=True,
         trains=True,

@@ -20,7 +20,7 @@ from ..mloss import wide
 from ..types import BlockMerged, MergeRecipe
 from ..vit import BLOCKS, Tower, chunks
 from . import matrices
-from .matrices import LAYERS, polar, pseudo_inverse, svd
+from .matrices import LAYERS, polars, pseudo_inverse, svd
 from .method import Models, OwnImages, Weights
 from .rules import simple_average
 
@@ -110,7 +110,8 @@ class Essential:
         columns = coordinates.norm(dim=0)
         coordinates = coordinates * (columns / columns.mean()) ** 2
         scale = 2 * svd(directions)[1].mean() * svd(coordinates)[1].mean()
-        merged = scale * (polar(directions) @ polar(coordinates))
+        left, right = polars(directions, coordinates)
+        merged = scale * (left @ right)
         return self.base + merged.to(self.base.dtype)
 
 

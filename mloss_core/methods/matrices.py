@@ -123,6 +123,12 @@ def polar(matrix: Matrix) -> Matrix:
     return u @ v
 
 
+def polars(left: Float[Tensor, "out r"], right: Float[Tensor, "s in"]) -> tuple[Tensor, Tensor]:
+    """Both polar factors, a thread each on a CPU: LAPACK hardly gains from several."""
+    first, second = thread_map(polar, (left, right), left.device)
+    return first, second
+
+
 def tsv_m(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
     """polar([U_1 ...]) diag(S_1, ...) polar([V_1; ...]) of each source's min(out, in) / q largest
     singular triples (Gargiulo et al. 2025)."""
@@ -135,7 +141,8 @@ def tsv_m(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
     triples = deltas.each(largest)
     u, s, v = (torch.cat(parts, dim) for parts, dim in zip(zip(*triples, strict=True), (1, 0, 0),
                                                             strict=True))  # fmt: skip
-    return (polar(u) * s) @ polar(v)
+    left, right = polars(u, v)
+    return (left * s) @ right
 
 
 def iso_c(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
@@ -160,7 +167,8 @@ def iso_cts(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
     triples = [*deltas.each(residual), (u, s, v)] if own else [(u, s, v)]
     left = torch.cat([t[0] for t in triples], 1)
     values, right = (torch.cat([t[k] for t in triples]) for k in (1, 2))
-    return values.mean() * (polar(left) @ polar(right))
+    left, right = polars(left, right)
+    return values.mean() * (left @ right)
 
 
 def wudi(deltas: Deltas, recipe: MergeRecipe) -> Matrix:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -49,11 +50,16 @@ class OwnImages:
 
     Args:
         pixels: preprocessed calibration images of the task.
-        head: its zero-shot head, times the family's logit scale.
+        head: its zero-shot head, times the family's logit scale; None for methods that read none.
     """
 
     pixels: Float[Tensor, "n 3 h w"]
-    head: Float[Tensor, "classes embed"]
+    head: Float[Tensor, "classes embed"] | None = None
+
+    def logits(self, features: Float[Tensor, "n embed"]) -> Float[Tensor, "n classes"]:
+        """Cosine similarities to the classes times the logit scale."""
+        assert self.head is not None, "methods that need it say so"
+        return F.normalize(features, dim=-1) @ self.head.T
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +107,7 @@ class Method:
         drops: whether entries are dropped at random, by the seed.
         per_task: whether each task has a model of its own, and only where its source is merged.
         own_images: whether it looks at unlabeled images of each source's own task.
+        heads: whether it reads their zero-shot heads, too.
         trains: whether it takes steps of an optimizer.
         whole: whether nothing is final before the last tensor is merged.
         defaults: published settings, where they differ from the fields' own.
@@ -121,6 +128,7 @@ class Method:
     drops: bool = False
     per_task: bool = False
     own_images: bool = False
+    heads: bool = False
     trains: bool = False
     whole: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)

@@ -77,7 +77,7 @@ def _information(
     total = {name: torch.zeros_like(tensor) for name, tensor in weights.items()}
     with torch.enable_grad():
         for image in images.pixels:
-            logits = _logits(Tower(models.config, leaves), image[None], images.head)
+            logits = images.logits(Tower(models.config, leaves).features(image[None]))
             log_p = logits.log_softmax(1)[0]
             p = log_p.detach().exp().double().cpu().numpy()
             answer = int(generator.choice(len(p), p=p / p.sum()))
@@ -87,11 +87,6 @@ def _information(
     for tensor in leaves.values():
         tensor.requires_grad_(False)
     return total
-
-
-def _logits(tower: Tower, pixels: Tensor, head: Tensor) -> Tensor:
-    """Cosine similarities times the logit scale, which the head holds."""
-    return F.normalize(tower.features(pixels), dim=-1) @ head.T
 
 
 def adamerging(
@@ -121,7 +116,8 @@ def samerging(
     targets = []
     for source, images in zip(models.sources, own, strict=True):
         tower = Tower(models.config, source.load(models.device))
-        targets.append((_logits(tower, images.pixels, images.head) / TEMPERATURE).log_softmax(1))
+        logits = images.logits(tower.features(images.pixels))
+        targets.append((logits / TEMPERATURE).log_softmax(1))
 
     def divergence(logits: Tensor, task: int, batch: np.ndarray) -> Tensor:
         ours = (logits / TEMPERATURE).log_softmax(1)
@@ -254,7 +250,7 @@ class _Trainer:
                 parts = tower.features(pixels).split([len(batches[t]) for t in some])
                 losses = []
                 for task, features in zip(some, parts, strict=True):
-                    logits = F.normalize(features, dim=-1) @ self.own[task].head.T
+                    logits = self.own[task].logits(features)
                     losses.append(self.objective(logits, task, batches[task]))
                 loss = torch.stack(losses).sum()
                 gradients = torch.autograd.grad(loss, list(leaves.values()))

@@ -168,5 +168,6 @@ FIGURES: dict[str, tuple[Callable[[Sequence[Row]], go.Figure], str]] = {
     "samples": (samples, "Mean accuracy over the number of calibration images, by seed"),
     "out-of-domain": (means, "Mean accuracy out of domain with its 95 % interval"),
     "few-blocks": (frontier, "Mean accuracy over the cost of each choice of blocks"),
+    "fit": (means, "Mean accuracy of our fit, its starts and its controls"),
     "controls": (controls, "Mean accuracies at each k of M-TIES and of its controls"),
 }

@@ -66,6 +66,7 @@ def table(family: Family, table_rows: Sequence[Row]) -> pd.DataFrame:
         for task in row.answers:
             accuracy = row.accuracy(task)
             line[family.title(task)] = percent(accuracy.rate, *accuracy.interval())
+        line |= {"needs": row.needs, "tried": str(row.tried or "")}
         line["merging, s"] = "" if row.seconds is None else f"{row.seconds:.2f}"
         line |= {"memory, MB": memory(row), "blocks passed": passed(row)}
         line["towers run"] = str(row.towers)
