@@ -72,7 +72,7 @@ class Number(Field):
         low, high: the least and the highest value.
         above: whether the value must be above `low`.
         allowed: what may be given, in words.
-        optional: whether None is a value, too.
+        optional: whether None, an empty text, is a value, too.
     """
 
     kind: type = float
@@ -83,6 +83,8 @@ class Number(Field):
     optional: bool = False
 
     def parse(self, text: str) -> Any:
+        if self.optional and not text:
+            return None
         try:
             value = self.kind(text)
         except ValueError as error:
@@ -92,6 +94,8 @@ class Number(Field):
         return value
 
     def format(self, value: Any) -> str:
+        if value is None:
+            return ""
         # As short as it can be without changing the number.
         if self.kind is float and float(short := f"{value:g}") == value:
             return short

@@ -13,6 +13,8 @@ from .evaluation.evaluator import PIXELS
 from .families.family import Family
 from .methods import METHODS
 from .methods.keep_rates import draws_images
+from .methods.trained import GRAPH
+from .tensor_cache import COPIES, room
 from .types import MergeRecipe
 from .vit import ROWS, ROWS_CUDA
 
@@ -43,7 +45,12 @@ def needed(
     work = _trimming(model, len(recipe.sources), device)
     if samples or tasks:
         work = max(work, _forward(model, device, max(samples, images)))
-    held = FLOAT * side * samples + streams * (samples + watched)
+    method = METHODS[recipe.method]
+    if method.layers is not None:
+        work = max(work, _equations(model))
+    if method.trains:
+        work += FLOAT * GRAPH + 2 * tower + room(model.shapes(), len(recipe.sources)) // COPIES
+    held = FLOAT * side * samples + streams * ((1 + method.own_images) * samples + watched)
     whole = _towers(recipe, tasks > 0, mapped) * tower
     return STARTED + max(preparing + tower * (not mapped), whole + held + work)
 
@@ -105,6 +112,11 @@ def _trimming(model: ViTConfig, sources: int, device: torch.device) -> int:
     if device.type == "cpu":
         sources = min(sources, torch.get_num_threads())
     return FLOAT * TRIMMING * sources * largest
+
+
+def _equations(model: ViTConfig) -> int:
+    """Bytes of the normal equations of a block's largest layer, in doubles, and of its factor."""
+    return 2 * FLOAT * 3 * (model.nodes + 1) ** 2
 
 
 def _forward(model: ViTConfig, device: torch.device, images: int) -> int:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import time
 from collections import ChainMap
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -124,6 +126,7 @@ class _Run:
     evaluator: Evaluator | None
     tasks: Sequence[str]
     cache: TensorCache | None
+    keep: Path | None = None
     model: MergedModel | None = None
     merged: Weights = field(default_factory=dict)
     seconds: float = 0.0
@@ -148,6 +151,7 @@ def run(
     evaluator: Evaluator | None = None,
     tasks: Sequence[str] = (),
     cache: TensorCache | None = None,
+    keep: Path | None = None,
 ) -> Generator[Event, None, None]:
     """Merges as the recipe says and evaluates along the way, stage by stage.
 
@@ -160,6 +164,8 @@ def run(
         evaluator: of the same family, for what it remembers; None starts afresh.
         tasks: evaluated on; stages that evaluate are skipped where there are none.
         cache: where sources that are merged again and again lie ready; None starts afresh.
+        keep: folder where training keeps its state until it is done, so that the same run begun
+            again goes on; None keeps none.
 
     Raises:
         InputError: before any work, where the recipe or the files are wrong.
@@ -179,7 +185,7 @@ def run(
         work = _Run(
             recipe=recipe, family=family, device=place, calibration=calibration,
             metadata=provenance(recipe, family, calibration, drawn),
-            evaluator=evaluator, tasks=tasks, cache=cache,
+            evaluator=evaluator, tasks=tasks, cache=cache, keep=keep,
         )  # fmt: skip
         yield from _run(work, stages)
 
@@ -193,6 +199,8 @@ def _run(work: _Run, stages: Stages) -> Iterator[Event]:
         if work.evaluator:
             work.evaluator.forget(fingerprint(work.metadata))
         raise
+    if (state := _state(work)) is not None:
+        state.unlink(missing_ok=True)  # all of it is in the weights now
     yield Finished(
         weights={name: tensor.cpu() for name, tensor in work.merged.items()} or None,
         metadata=work.metadata,
@@ -209,7 +217,18 @@ def _models(work: _Run) -> Models:
     cache = (work.cache or TensorCache()).of(base, sources, work.device)
     weights = base.load(work.device)
     config = work.family.model
-    return Models(config=config, base=weights, sources=sources, device=work.device, cache=cache)
+    return Models(
+        config=config, base=weights, sources=sources, device=work.device, cache=cache,
+        state=_state(work),
+    )  # fmt: skip
+
+
+def _state(work: _Run) -> Path | None:
+    """The file where this very training keeps its state."""
+    if work.keep is None or not METHODS[work.recipe.method].trains:
+        return None
+    name = hashlib.sha256(fingerprint(work.metadata).encode()).hexdigest()[:24]
+    return work.keep / f".training-{name}.npz"
 
 
 def _merge(work: _Run, stage: Merge) -> Iterator[Event]:

@@ -31,6 +31,7 @@ from ..methods.keep_rates import UNMEASURED_RANKS
 from ..recipe import check
 from ..run import FULL, Merge, evaluable_tasks, run
 from ..runs import store
+from ..runs.layout import root
 from ..text import plain_table, three_digits_alike
 from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEvaluated
 from ..vit import Tower
@@ -272,7 +273,8 @@ def _events(call: Call) -> Iterator[Event]:
     recipe = recipe_of(family, call.method, call.settings)
     batch = load_batch(call.calibration, family.model) if call.calibration else None
     _warn(recipe, family, call.device)
-    events = run(recipe, family, stages=(Merge(),), device=call.device, calibration=batch)
+    options = {"device": call.device, "calibration": batch, "keep": root()}
+    events = run(recipe, family, stages=(Merge(),), **options)
     for event in step_bar(events, hidden=call.as_json):
         if call.as_json:
             print(json.dumps(store.event_json(event)), flush=True)

@@ -102,10 +102,10 @@ def _fit(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
             yield verdict("Fit", label, ours.answers, row.answers)
     starts = [row for label, row in by_label.items() if label.startswith("start alone")]
     few = [row for label, row in by_label.items() if "images per task" in label]
-    alone = next((r for r in starts if r.recipe and ours.recipe and r.recipe.method
-                  == ours.recipe.start), None)  # fmt: skip
-    for row in few if alone else ():
-        yield verdict(row.label, alone.label, row.answers, alone.answers)
+    start = ours.recipe.start if ours.recipe else ""
+    for alone in (row for row in starts if row.recipe and row.recipe.method == start):
+        for row in few:
+            yield verdict(row.label, alone.label, row.answers, alone.answers)
 
 
 def _against(name: str, by_label: Mapping[str, Row], rivals: Sequence[str]) -> Iterator[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -31,6 +32,7 @@ class Models:
 
     Args:
         cache: what an earlier merge of these sources has left for this one.
+        state: the file where training keeps how far it is; None where nothing is to be resumed.
     """
 
     config: ViTConfig
@@ -38,6 +40,7 @@ class Models:
     sources: Sequence[Checkpoint]
     device: torch.device
     cache: TensorCache = field(default_factory=TensorCache)
+    state: Path | None = None
 
     def stored(self, names: Mapping[str, object]) -> dict[str, list[Tensor]]:
         """These tensors of every source as they are stored."""

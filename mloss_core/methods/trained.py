@@ -5,10 +5,13 @@ Nothing here asks for a gradient beyond one step: no event is yielded inside.
 
 from __future__ import annotations
 
+import contextlib
 import math
 import re
 import time
-from collections.abc import Callable, Generator, Sequence
+import zipfile
+from collections.abc import Callable, Generator, Iterator, Sequence
+from uuid import uuid4
 
 import numpy as np
 import torch
@@ -26,6 +29,7 @@ from .method import Models, OwnImages, Prepared, Weights
 from .rules import Alpha, Merged
 
 FISHER_FLOOR = 1e-6  # of every entry, as in its published merging code
+SAVED = 20  # steps between two states on disk: what a kill loses at the most
 BATCH = 16  # images of each task in a step
 ADA_STEPS, ADA_RATE, ADA_START = 500, 1e-3, 0.3
 SAM_STEPS, SAM_RATE, SAM_DECAY, SAM_RHO = 1000, 1e-3, 5e-4, 0.07
@@ -162,6 +166,7 @@ class _Trainer:
         self.room = room(models.config.shapes(), len(models.sources)) > 0
         self.kept: dict[str, Tensor] = {}
         self.order = np.random.default_rng(recipe.seed)
+        self.curve: list[tuple[float, float]] = []  # loss and seconds of each step
 
     def train(self, steps: int) -> Generator[Trained, None, None]:
         """Takes so many steps; a loss that is no number ends it, with what was best before.
@@ -169,8 +174,10 @@ class _Trainer:
         Raises:
             BadValue: the first loss is no number.
         """
-        for step in range(1, steps + 1):
+        yield from self._resumed(steps)
+        for step in range(len(self.curve) + 1, steps + 1):
             start, last = time.perf_counter(), self.coefficients.clone()
+            self.order = np.random.default_rng([self.recipe.seed, step])
             batches = [self._batch(images) for images in self.own]
             loss, gradient = self._gradient(self.coefficients, batches)
             if self.rho and math.isfinite(loss):
@@ -185,7 +192,42 @@ class _Trainer:
                 return
             self.good = last
             self._step(gradient + self.decay * self.coefficients, step)
+            self.curve.append((loss, time.perf_counter() - start))
+            if step % SAVED == 0 or step == steps:
+                self._save()
             yield self._trained(step, steps, loss, start)
+
+    def _resumed(self, steps: int) -> Iterator[Trained]:
+        """What an earlier, interrupted training of the same recipe has done: its steps again as
+        events, and its coefficients. A file that cannot be read counts as none."""
+        path = self.models.state
+        if path is None or not path.is_file():
+            return
+        with contextlib.suppress(OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            with path.open("rb") as raw, np.load(raw, allow_pickle=False) as state:
+                arrays = {name: state[name] for name in ("coefficients", "first", "second")}
+                curve = [(float(loss), float(seconds)) for loss, seconds in state["curve"]]
+            if any(a.shape != self.coefficients.shape for a in arrays.values()):
+                return
+            for name, array in arrays.items():
+                setattr(self, name, torch.from_numpy(array).to(self.models.device))
+            self.good, self.curve = self.coefficients, curve
+        for step, (loss, seconds) in enumerate(self.curve, 1):
+            yield Trained(step=step, steps=steps, loss=loss, seconds=seconds)
+
+    def _save(self) -> None:
+        """Writes the state aside, then renames it; a full disk only loses the resumption."""
+        path = self.models.state
+        if path is None:
+            return
+        aside = path.with_name(f"{path.name}.{uuid4().hex[:8]}.npz")
+        arrays = {n: getattr(self, n).cpu().numpy() for n in ("coefficients", "first", "second")}
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            np.savez(aside, allow_pickle=False, curve=np.array(self.curve), **arrays)
+            aside.replace(path)
+        except OSError:
+            aside.unlink(missing_ok=True)
 
     def rule(
         self, v: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None

@@ -94,6 +94,7 @@ class Lab:
             stages=cell_stages(cell.beside),
             evaluator=self.evaluators[cell.split],
             tasks=cell.tasks,
+            keep=root(),
         )
         facts = {"split": cell.split, "tasks": list(cell.tasks)}
         name = self.id(cell)

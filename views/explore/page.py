@@ -12,6 +12,7 @@ import streamlit as st
 from mloss_core import METHODS, Family, InputError, MergeRecipe, MlossError, RunRecord, load_run
 from mloss_core.experiments.plans import papers_blocks
 from mloss_core.fields import FIELDS as OF_RECIPE
+from mloss_core.recipe import published
 from mloss_core.runs.store import final_hits
 from views.explore import component, picture, shipped, stream
 from views.jobs import kinds, live
@@ -63,8 +64,24 @@ def _setting(family: Family, sent: dict[str, Any]) -> None:
     }
     if values["method"] != session.chosen("method"):
         st.session_state["explore-next"] = "app"  # the gear shows what this method reads
+        values |= published_settings(family, values["method"])
     for key, value in values.items():
         session.choose_value(key, value)
+
+
+def published_settings(family: Family, method: str) -> dict[str, str]:
+    """Settings that a newly chosen method is published with; what the former one was published
+    with goes back to the family's own."""
+    sources = session.chosen_sources()
+    former = published(session.chosen("method"), family, sources)
+    settings = published(method, family, sources)
+    usual, fields = session.usual(family), {f.name: f for f in RECIPE.values()}
+    back = {
+        fields[name].link: usual[fields[name].link]
+        for name, value in former.items()
+        if session.chosen(fields[name].link) == fields[name].format(value)
+    }
+    return back | {fields[n].link: fields[n].format(value) for n, value in settings.items()}
 
 
 def _look(family: Family, sent: dict[str, str]) -> None:

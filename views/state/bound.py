@@ -39,6 +39,8 @@ def bound(
             options["index"] = list(names).index(value)
         else:
             options |= {"default": value, "required": True}
+    elif value is None:  # an empty box: as published
+        options["value"] = None
     else:  # a limit may have moved past what was chosen
         options["value"] = min(max(value, options["min_value"]), options["max_value"])
     value = widget(label or field.label, key=session.widget(f"w-{key}"), **options)
