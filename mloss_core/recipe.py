@@ -34,6 +34,10 @@ def check(recipe: MergeRecipe, family: Family) -> None:
     if len(set(recipe.alpha)) > 1 and "weights" not in method.reads:
         remedy = "leave the weights out"
         raise BadValue("weights", "unequal", f"are nothing that {method.title} reads", remedy)
+    for name in ("after", "norms"):
+        if getattr(recipe, name) != FIELDS[name].default and name not in method.reads:
+            problem = f"is nothing that {method.title} reads"
+            raise BadValue(name, getattr(recipe, name), problem, "leave it as it is")
     if method.heads:
         _check_heads(recipe, family)
     beyond = [b for b in recipe.blocks or () if not 0 <= b < family.model.blocks]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the oracle's: they spin against each other
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")  # as mloss_core does, before torch comes in
 
 import pytest

@@ -44,6 +44,11 @@ def shorten(monkeypatch):
     monkeypatch.setattr(search, "SCALING_TRIMMED", (0.5, 1.0))
     monkeypatch.setattr(search, "SCALING", (1.0, 2.0))
     monkeypatch.setattr(search, "VARIATION", ())
+    # Of each method the first settings, of matrices two; training takes two steps.
+    first = {m: {f: values[:1] for f, values in of.items()} for m, of in search.TRIED.items()}
+    first |= {"tsv-m": {"scaling": (0.5, 1.0)}, "wudi": {"steps": (2,), "rate": (1e-3,)}}
+    first |= {name: {"steps": (2,)} for name in ("adamerging", "samerging")}
+    monkeypatch.setattr(search, "TRIED", first)
     monkeypatch.setattr(plans, "GRID_KEEP", (0.1, 0.5))
     monkeypatch.setattr(plans, "GRID_VARIATION", (0.0, 0.1, 0.2))
     monkeypatch.setattr(plans, "SIZES", (6, 24, 512))

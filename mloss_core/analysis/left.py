@@ -51,6 +51,7 @@ def left_after(
     weights: Mapping[str, Tensor],
     *,
     device: str = "auto",
+    own: bool = True,
 ) -> Iterator[BlockLeft]:
     """What a merge leaves of both gaps, block by block. `node` of a plain average is the paper's
     M-Loss (Eq. 4) along that merge.
@@ -62,6 +63,7 @@ def left_after(
         recipe: whose sources, merging weights and calibration images count, whatever its method.
         weights: of the merged tower.
         device: "auto", "cpu", "cuda" or "mps".
+        own: whether the gap to each source is measured, too, which takes as long again.
 
     Raises:
         InputError: before any work, where the recipe or the files are wrong.
@@ -71,7 +73,7 @@ def left_after(
     place, model = devices.choose(device), family.model
     batch = calibration_for(recipe, family)
     sources = [family.source(name) for name in recipe.sources]
-    rows = _own_rows(recipe, family, batch)
+    rows = _own_rows(recipe, family, batch) if own else None
     with devices.reported_memory(place.type):
         merged = {name: tensor.to(place) for name, tensor in weights.items()}
         images = preprocess(batch.images, model, place)
@@ -86,13 +88,13 @@ def left_after(
             layers = [(tensors[names[0]], tensors[names[1]]) for tensors in stored]
             of_merge = merged[names[0]], merged[names[1]]
             node = node_left(inputs, layers, of_merge, model.activation, recipe.alpha)
-            own = [
+            gaps = [
                 np.full(len(node), np.nan)
                 if u is None
                 else own_left(inputs[chosen], u, of_merge, layer, model.activation)
                 for u, chosen, layer in zip(own_inputs, rows or (), layers, strict=False)
             ]
-            yield BlockLeft(block=block, node=node, own=np.stack(own) if own else None)
+            yield BlockLeft(block=block, node=node, own=np.stack(gaps) if gaps else None)
 
 
 def calibration_for(recipe: MergeRecipe, family: Family) -> CalibrationBatch:

@@ -14,7 +14,9 @@ from .method import Method, Models
 
 __all__ = ["METHODS", "Method", "Models"]
 
-OF_MATRICES = ("weights", "scaling", "matrices", "qkv", "rest", "after", "norms")
+OF_MATRICES = ("weights", "scaling", "matrices", "qkv", "rest", "norms", "after")
+# All singular values of these are equal: none to calibrate.
+ISOTROPIC = OF_MATRICES[:-1]
 DRAWN = ("samples", "seed", "images")
 TRAINED = ("weights", "steps", "rate", "coefficients", "vectors", "keep", *DRAWN)
 NODE_WISE = (
@@ -108,7 +110,7 @@ METHODS: dict[str, Method] = {
     "iso-c": Method(
         title="Iso-C",
         paper="Marczak et al., No task left behind, ICML 2025",
-        reads=OF_MATRICES,
+        reads=ISOTROPIC,
         explanation="Adds the task vectors up, and sets all singular values of each matrix to "
         "their mean: no direction outweighs another.",
         formula=r"\theta + \lambda \, \bar\sigma \, U V^T, \quad \sum_i t_i = U S V^T",
@@ -117,7 +119,7 @@ METHODS: dict[str, Method] = {
     "iso-cts": Method(
         title="Iso-CTS",
         paper="Marczak et al., No task left behind, ICML 2025",
-        reads=OF_MATRICES,
+        reads=ISOTROPIC,
         explanation="Iso-C on four fifths of the directions; the others are each source's own, "
         "across the common ones.",
         formula=r"\theta + \lambda \, \bar\sigma \, \mathrm{polar}([U_1 \dots U_q, U_c]) \,"

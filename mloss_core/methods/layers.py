@@ -22,11 +22,12 @@ from ..vit import BLOCKS, Tower, chunks
 from . import matrices
 from .matrices import LAYERS, polars, pseudo_inverse, svd
 from .method import Models, OwnImages, Weights
-from .rules import simple_average
+from .rules import counts, simple_average
 
 Gram = Float[Tensor, "in in"]
 Matrix = Float[Tensor, "out in"]
 PROJECTION = "visual.proj"
+RTOL = 1e-12  # RegMean: below it a Gram matrix in doubles has no direction
 POWER = 0.15  # ESM: of the eigenvalues that scale its directions
 
 
@@ -71,7 +72,7 @@ class Regression:
     def merged(self) -> Matrix:
         """See `Gathered`."""
         mean = self.mean / self.times
-        return self.base + mean + (self.cross - mean @ self.gram) @ pseudo_inverse(self.gram)
+        return self.base + mean + (self.cross - mean @ self.gram) @ pseudo_inverse(self.gram, RTOL)
 
 
 class Essential:
@@ -89,7 +90,8 @@ class Essential:
         delta = (weight - self.base).to(wide(weight)) * times
         moved = delta @ gram.to(delta.dtype) @ delta.T
         values, vectors = torch.linalg.eigh(moved)
-        keep = min(self.rank, int((values > 0).sum()))
+        noise = len(values) * torch.finfo(torch.float32).eps * values[-1]
+        keep = min(self.rank, int((values > noise.clamp(min=0)).sum()))
         if not keep:
             return
         values, vectors = values.flip(0)[:keep], vectors.flip(1)[:, :keep]
@@ -184,7 +186,7 @@ def _merge(
     """
     config, alpha = models.config, torch.tensor(recipe.alpha, device=models.device)
     plain = dataclasses.replace(recipe, scaling=1.0)  # where there is a lambda, it comes last
-    times = [len(alpha) * a for a in recipe.alpha]
+    times = counts(alpha)
 
     def by_rule(stored: Mapping[str, Sequence[Tensor]]) -> Weights:
         of = {n: models.cache.vectors(n, models.base[n], s, None, None) for n, s in stored.items()}

@@ -23,7 +23,7 @@ from ..parallel import thread_map
 from ..trim import TaskVectors
 from ..types import MergeRecipe
 from .method import Rule
-from .rules import Alpha, Merged, simple_average
+from .rules import Alpha, Merged, counts, simple_average
 
 Matrix = Float[Tensor, "out in"]
 Square = Float[Tensor, "in in"]
@@ -91,7 +91,7 @@ def of_matrices(step: Step, matrices: str = "all", rest: str = "mean") -> Rule:
             if left == "base":
                 return torch.zeros_like(vectors.base)
             return recipe.scaling * simple_average(vectors, alpha, recipe, name)
-        times = [len(alpha) * float(a) for a in alpha]
+        times = counts(alpha)
         parts = parts_of(vectors.base, name, recipe.qkv)
         merged = [step(Deltas(vectors, times, rows), recipe) for rows in parts]
         return recipe.scaling * torch.cat(merged)
@@ -216,9 +216,10 @@ def _interference(deltas: Deltas) -> tuple[Square, Matrix]:
     return gram, cross
 
 
-def pseudo_inverse(gram: Square) -> Square:
-    """The inverse of a symmetric matrix on the directions that its own rounding leaves."""
-    tolerance = len(gram) * torch.finfo(torch.float32).eps
+def pseudo_inverse(gram: Square, rtol: float | None = None) -> Square:
+    """The inverse of a symmetric matrix on its directions above a share of the largest eigenvalue,
+    which is what fp32's rounding leaves unless given."""
+    tolerance = len(gram) * torch.finfo(torch.float32).eps if rtol is None else rtol
     return torch.linalg.pinv(gram, hermitian=True, rtol=tolerance)
 
 
@@ -229,8 +230,12 @@ def ace(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
     S_i = C_i^T C_i + eps I and c the column means of sum C_i^T C_i.
     """
     first = deltas.plain(0)
-    double, members = wide(first), deltas.members
-    traces = torch.tensor([float(deltas.plain(i).square().sum()) for i in members])
+    double = wide(first)
+    sizes = {i: float(deltas.plain(i).square().sum()) for i in deltas.members}
+    members = [i for i, size in sizes.items() if size > 0]  # nothing is asked by what is zero
+    if not members:
+        return torch.zeros_like(first)
+    traces = torch.tensor([sizes[i] for i in members])
     logs = traces.clamp(min=torch.finfo(torch.float32).tiny).log()
     spread = len(members) > 1 and float(logs.var() / logs.mean() ** 2) > ACE_SPREAD
     size = first.shape[1]
@@ -292,7 +297,7 @@ def knots(deltas: Deltas, recipe: MergeRecipe) -> Matrix:
     coordinates = [((u.T @ deltas.plain(i).to(gram.dtype)) / s[:, None]).to(first.dtype)
                    for i in deltas.members]  # fmt: skip
     common = TaskVectors(torch.zeros_like(coordinates[0]), coordinates)
-    alpha = first.new_tensor([deltas.times[i] for i in deltas.members]) / len(deltas.times)
+    alpha = first.new_tensor([deltas.times[i] for i in deltas.members]) / len(deltas.members)
     limits = common.limits(recipe.keep)
 
     def step(t: Tensor, rows: slice) -> Tensor:
@@ -335,7 +340,7 @@ def after_svc(rule: Rule) -> Rule:
         chosen = "all" if recipe.matrices == "published" else recipe.matrices
         if not treated(name, vectors.base, chosen) or not merged.count_nonzero():
             return merged
-        times = [len(alpha) * float(a) for a in alpha]
+        times = counts(alpha)
         parts = parts_of(vectors.base, name, recipe.qkv)
         return torch.cat([calibrated(merged[r], Deltas(untouched, times, r)) for r in parts])
 

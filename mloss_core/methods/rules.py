@@ -16,6 +16,13 @@ Alpha = Float[Tensor, " sources"]
 Merged = Float[Tensor, "*shape"]
 
 
+def counts(alpha: Alpha) -> list[float]:
+    """How often each source counts where the published rule adds them up: once with equal weights,
+    not at all without weight."""
+    members = int(alpha.gt(0).sum())
+    return [members * float(a) for a in alpha]
+
+
 def simple_average(
     vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None
 ) -> Merged:
@@ -93,7 +100,7 @@ def consensus(
 ) -> Merged:
     """lambda T where at least two masks abs(t_i) > 0.4 abs(T - t_i) agree, T = sum q alpha_i t_i
     (Wang et al. 2024, Consensus task arithmetic by TALL masks)."""
-    times = len(alpha) * alpha
+    times = alpha.new_tensor(counts(alpha))
 
     def step(t: Tensor, rows: slice) -> Tensor:
         t.mul_(times[:, None, None])

@@ -26,7 +26,7 @@ from ..trim import TaskVectors
 from ..types import Event, MergeRecipe, Trained
 from ..vit import Tower
 from .method import Models, OwnImages, Prepared, Weights
-from .rules import Alpha, Merged
+from .rules import Alpha, Merged, counts
 
 FISHER_FLOOR = 1e-6  # of every entry, as in its published merging code
 SAVED = 20  # steps between two states on disk: what a kill loses at the most
@@ -159,7 +159,7 @@ class _Trainer:
         self.rate, self.decay, self.rho = rate, decay, rho
         self.names = list(models.base)
         shape = (len(models.sources), len(self.names))
-        times = len(own) * torch.tensor(recipe.alpha)
+        times = torch.tensor(counts(torch.tensor(recipe.alpha)))
         self.coefficients = (start * times[:, None]).expand(shape).clone().to(models.device)
         self.first, self.second = (torch.zeros_like(self.coefficients) for _ in range(2))
         self.good = self.coefficients
@@ -311,8 +311,9 @@ class _Trainer:
 
     def _perturbed(self, gradient: Coefficients) -> Coefficients:
         """SAM's adaptive point: c + rho c^2 g / ||c g||."""
-        scaled = self.coefficients.abs() * gradient
-        size = scaled.norm()
+        size = (self.coefficients.abs() * gradient).norm()
+        if self.recipe.coefficients == "source":  # one number, repeated for every tensor
+            size = size / math.sqrt(len(self.names))
         if not size > 0:
             return self.coefficients
         return self.coefficients + self.rho * self.coefficients.square() * gradient / size

@@ -17,7 +17,7 @@ from ..trim import TaskVectors, kept_counts, thresholds_
 from ..types import Event, MergeRecipe
 from .matrices import Deltas, parts_of, treated
 from .method import Models, OwnImages, Prepared, Weights
-from .rules import Alpha, Merged, simple_average
+from .rules import Alpha, Merged, counts, simple_average
 
 CLIPPED = 0.01  # PCB: share of magnitudes clipped at each end (its script for ViTs)
 SPECTRUM = 0.5  # OPCM: share of the singular values' sum that is protected
@@ -64,15 +64,16 @@ def pcb(
     and 1.
     """
     yield from ()
-    q = len(models.sources)
+    members = [i for i, weight in enumerate(recipe.alpha) if weight > 0]
+    q, times = len(members), counts(torch.tensor(recipe.alpha))
     total = sum(tensor.numel() for tensor in models.base.values())
-    limits = [_clip_limits(_flat(models, i).abs_()) for i in range(q)]
+    limits = [_clip_limits(_flat(models, i).abs_()) for i in members]
     together = torch.zeros(total, device=models.device)
-    for i, (low, high) in enumerate(limits):
+    for i, (low, high) in zip(members, limits, strict=True):
         vector = _flat(models, i)
         together += vector.sign() * _normal(vector, low, high)
     spans = []
-    for i, (low, high) in enumerate(limits):
+    for i, (low, high) in zip(members, limits, strict=True):
         shares = _competition(_flat(models, i), together, low, high, q)
         (count,) = kept_counts(np.array([recipe.keep]), total)
         top = float(shares.max())
@@ -83,13 +84,13 @@ def pcb(
         first = starts[name]
         cross = together[first : first + v.base.numel()]
         above, below = torch.zeros_like(cross), torch.zeros_like(cross)
-        for i, ((low, high), (least, most)) in enumerate(zip(limits, spans, strict=True)):
+        for i, (low, high), (least, most) in zip(members, limits, spans, strict=True):
             vector = v.part(slice(i, i + 1), slice(None))[0].flatten()
             shares = _competition(vector, cross, low, high, q).sub_(least)
             shares = shares.clamp_(min=0).div_(max(most - least, torch.finfo(shares.dtype).tiny))
             if v.kept is not None:
                 v.kept.add_(shares.view(len(v.kept), -1).count_nonzero(1))
-            shares *= q * alpha[i]
+            shares *= times[i]
             above += vector.sign() * vector.abs().clamp(low, high) * shares
             below += shares
         merged = above / below.clamp_(min=1e-12)
@@ -138,14 +139,15 @@ def opcm(
     In the order of the sources; the published order is drawn at random.
     """
     yield from ()
-    mean = float(np.mean(norms(models)))
+    members = [i for i, weight in enumerate(recipe.alpha) if weight > 0]
+    mean = float(np.mean([norms(models)[i] for i in members]))
 
     def rule(v: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
-        times = [len(alpha) * float(a) for a in alpha]
+        times = counts(alpha)
         if not treated(
             name, v.base, "layers" if recipe.matrices == "published" else recipe.matrices
         ):
-            return len(alpha) * simple_average(v, alpha, recipe, name)
+            return len(members) * simple_average(v, alpha, recipe, name)
         parts = parts_of(v.base, name, recipe.qkv)
         return torch.cat([_one_by_one(Deltas(v, times, rows)) for rows in parts])
 

@@ -82,7 +82,7 @@ def details(visitor: str, family: Family, recipe: MergeRecipe) -> Job:
             yield event if isinstance(event, TaskEvaluated | BlockMerged) else None
             finished = event if isinstance(event, Finished) else None
         assert finished is not None and finished.weights is not None
-        yield from left_after(recipe, family, finished.weights)
+        yield from left_after(recipe, family, finished.weights, own=False)
 
     board = session.board()
     options = {"spec": recipe, "shown": False, "idle": True}
