@@ -83,10 +83,8 @@ def left_after(
         ]
         along = zip(Tower(model, merged).block_inputs(images), *streams, strict=False)
         for block, (inputs, *own_inputs) in enumerate(along):
-            names = (c_fc(block) + ".weight", c_fc(block) + ".bias")
-            stored = [source.read(names) for source in sources]
-            layers = [(tensors[names[0]], tensors[names[1]]) for tensors in stored]
-            of_merge = merged[names[0]], merged[names[1]]
+            layers = [_layer(source.read(_names(block)), block) for source in sources]
+            of_merge = _layer(merged, block)
             node = node_left(inputs, layers, of_merge, model.activation, recipe.alpha)
             gaps = [
                 np.full(len(node), np.nan)
@@ -95,6 +93,16 @@ def left_after(
                 for u, chosen, layer in zip(own_inputs, rows or (), layers, strict=False)
             ]
             yield BlockLeft(block=block, node=node, own=np.stack(gaps) if gaps else None)
+
+
+def _names(block: int) -> tuple[str, str]:
+    return c_fc(block) + ".weight", c_fc(block) + ".bias"
+
+
+def _layer(weights: Mapping[str, Tensor], block: int) -> Layer:
+    """A block's c_fc."""
+    weight, bias = _names(block)
+    return weights[weight], weights[bias]
 
 
 def calibration_for(recipe: MergeRecipe, family: Family) -> CalibrationBatch:

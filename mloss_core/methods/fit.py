@@ -17,7 +17,7 @@ from ..mloss import wide
 from ..types import BlockMerged, MergeRecipe
 from ..vit import BLOCKS, Tower, chunks
 from . import matrices, rules
-from .layers import merged_block, source_weights
+from .layers import merged_block, source_weights, start_of
 from .matrices import of_matrices
 from .method import Models, OwnImages, Rule, Weights
 
@@ -71,7 +71,7 @@ def fit(
     config, alpha = models.config, torch.tensor(recipe.alpha, device=models.device)
     rule = STARTS[recipe.start]
     outer = models.stored(config.outer_names())
-    merged |= _start(models, outer, rule, alpha, recipe)
+    merged |= start_of(models, outer, rule, alpha, recipe)
     members = [i for i, weight in enumerate(recipe.alpha) if weight > 0]
     ours, at_source = {}, {}
     for i in members:
@@ -83,22 +83,10 @@ def fit(
     for block in range(config.blocks):
         begun = time.perf_counter()
         stored = models.stored(config.block_names(block))
-        merged |= _start(models, stored, rule, alpha, recipe)
+        merged |= start_of(models, stored, rule, alpha, recipe)
         step = _Block(models, recipe, block, stored, merged)
         step.run(ours, at_source)
         yield merged_block(models, block, begun)
-
-
-def _start(
-    models: Models,
-    stored: Mapping[str, Sequence[Tensor]],
-    rule: Rule,
-    alpha: Tensor,
-    recipe: MergeRecipe,
-) -> Weights:
-    """What the fit starts from: a merge that needs no images."""
-    of = {n: models.cache.vectors(n, models.base[n], s, None, None) for n, s in stored.items()}
-    return {n: rule(v, alpha, recipe, n, None) + models.base[n] for n, v in of.items()}
 
 
 class _Block:

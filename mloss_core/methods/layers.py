@@ -44,6 +44,10 @@ class Gathered(Protocol):
         ...
 
 
+# What becomes of a layer, from its weight's name and the base's; None leaves it to a rule.
+Layer = Callable[[str, Matrix], Gathered | None]
+
+
 class Regression:
     """W = (sum_i W_i G_i) (sum_i G_i)^-1 (Jin et al. 2023, RegMean).
 
@@ -173,7 +177,7 @@ def _merge(
     recipe: MergeRecipe,
     own: Sequence[OwnImages],
     merged: Weights,
-    layer: Callable[[str, Matrix], Gathered | None],
+    layer: Layer,
     *,
     through_merged: bool,
     rest: matrices.Rule = simple_average,
@@ -184,67 +188,103 @@ def _merge(
         through_merged: whether a block's inputs come through the blocks merged so far; else each
             source's images run through the source alone.
     """
-    config, alpha = models.config, torch.tensor(recipe.alpha, device=models.device)
-    plain = dataclasses.replace(recipe, scaling=1.0)  # where there is a lambda, it comes last
-    times = counts(alpha)
-
-    def by_rule(stored: Mapping[str, Sequence[Tensor]]) -> Weights:
-        of = {n: models.cache.vectors(n, models.base[n], s, None, None) for n, s in stored.items()}
-        return {n: rest(v, alpha, plain, n, None) + models.base[n] for n, v in of.items()}
-
-    outer = models.stored(config.outer_names())
-    merged |= by_rule(outer)
-    if through_merged:
-        for part in ("weight", "bias"):
-            merged[f"visual.ln_post.{part}"] = models.base[f"visual.ln_post.{part}"]
-    streams = []
-    for i, images in enumerate(own):
-        tower = Tower(config, merged if through_merged else source_weights(outer, i, models))
-        streams.append(torch.cat([tower.embed(c) for c in chunks(images.pixels, config.tokens)]))
-    for block in range(config.blocks):
+    walk = _Walk(models, recipe, merged, layer, through_merged, rest)
+    walk.embed(own)
+    for block in range(models.config.blocks):
         start = time.perf_counter()
-        stored = models.stored(config.block_names(block))
-        layers = {n: layer(n, models.base[n]) for n in stored if n.endswith(LAYERS)}
-        gathered = {n: g for n, g in layers.items() if g is not None}
-        for i, stream in enumerate(streams):
-            weights = source_weights(stored, i, models)
-            grams, moved, tokens = _grams(Tower(config, weights), block, stream)
-            if not through_merged:
-                streams[i] = moved
-            for name, into in gathered.items():
-                if times[i] > 0:
-                    into.add(times[i], weights[name], grams[name], tokens)
-        merged |= by_rule({n: t for n, t in stored.items() if n not in gathered})
-        merged |= {n: g.merged().to(models.base[n]) for n, g in gathered.items()}
-        if through_merged:
-            tower = Tower(config, merged)
-            streams = [
-                torch.cat([tower.block(block, x) for x in chunks(s, config.tokens)])
-                for s in streams
-            ]
-        last = block == config.blocks - 1
-        if last and (projection := layer(PROJECTION, models.base[PROJECTION].T)) is not None:
-            _project(models, outer, merged, projection, streams, times, through_merged)
+        walk.merge(block)
+        if block == models.config.blocks - 1:
+            walk.project()
         yield merged_block(models, block, start)
 
 
-def _project(
+class _Walk:
+    """The sources' images on their way through the blocks, and what the blocks become."""
+
+    def __init__(
+        self,
+        models: Models,
+        recipe: MergeRecipe,
+        merged: Weights,
+        layer: Layer,
+        through_merged: bool,
+        rest: matrices.Rule,
+    ):
+        self.models, self.config, self.merged, self.layer = models, models.config, merged, layer
+        self.through_merged, self.rest = through_merged, rest
+        self.recipe = dataclasses.replace(recipe, scaling=1.0)  # lambda comes last, if at all
+        self.alpha = torch.tensor(recipe.alpha, device=models.device)
+        self.times = counts(self.alpha)
+        self.outer = models.stored(models.config.outer_names())
+        self.streams: list[Tensor] = []
+
+    def embed(self, own: Sequence[OwnImages]) -> None:
+        """Merges what is outside the blocks, and embeds the images."""
+        self.merged |= self._by_rule(self.outer)
+        if self.through_merged:
+            for part in ("weight", "bias"):
+                name = f"visual.ln_post.{part}"
+                self.merged[name] = self.models.base[name]
+        for i, images in enumerate(own):
+            tower = Tower(self.config, self._through(self.outer, i))
+            parts = [tower.embed(c) for c in chunks(images.pixels, self.config.tokens)]
+            self.streams.append(torch.cat(parts))
+
+    def merge(self, block: int) -> None:
+        """Merges a block and moves the streams through it."""
+        stored = self.models.stored(self.config.block_names(block))
+        layers = {n: self.layer(n, self.models.base[n]) for n in stored if n.endswith(LAYERS)}
+        gathered = {n: g for n, g in layers.items() if g is not None}
+        for i, stream in enumerate(self.streams):
+            weights = source_weights(stored, i, self.models)
+            grams, moved, tokens = _grams(Tower(self.config, weights), block, stream)
+            if not self.through_merged:
+                self.streams[i] = moved
+            for name, into in gathered.items():
+                if self.times[i] > 0:
+                    into.add(self.times[i], weights[name], grams[name], tokens)
+        self.merged |= self._by_rule({n: t for n, t in stored.items() if n not in gathered})
+        self.merged |= {n: g.merged().to(self.models.base[n]) for n, g in gathered.items()}
+        if self.through_merged:
+            tower = Tower(self.config, self.merged)
+            for i, stream in enumerate(self.streams):
+                parts = [tower.block(block, x) for x in chunks(stream, self.config.tokens)]
+                self.streams[i] = torch.cat(parts)
+
+    def project(self) -> None:
+        """The projection as one more layer, whose inputs are ln_post of the class tokens."""
+        base = self.models.base[PROJECTION]
+        projection = self.layer(PROJECTION, base.T)
+        if projection is None:
+            return
+        for i, stream in enumerate(self.streams):
+            tower = Tower(self.config, self._through(self.outer, i))
+            x = tower.norm(stream[:, 0], "visual.ln_post")
+            weight = self.outer[PROJECTION][i].to(base)
+            if self.times[i] > 0:
+                projection.add(self.times[i], weight.T, x.T @ x, len(x))
+        self.merged[PROJECTION] = projection.merged().T.to(base).contiguous()
+
+    def _through(self, stored: Mapping[str, Sequence[Tensor]], source: int) -> Weights:
+        """The weights that a source's images run through."""
+        if self.through_merged:
+            return self.merged
+        return source_weights(stored, source, self.models)
+
+    def _by_rule(self, stored: Mapping[str, Sequence[Tensor]]) -> Weights:
+        return start_of(self.models, stored, self.rest, self.alpha, self.recipe)
+
+
+def start_of(
     models: Models,
-    outer: Mapping[str, Sequence[Tensor]],
-    merged: Weights,
-    projection: Gathered,
-    streams: Sequence[Tensor],
-    times: Sequence[float],
-    through_merged: bool,
-) -> None:
-    """The projection as one more layer, whose inputs are ln_post of the class tokens."""
-    for i, stream in enumerate(streams):
-        own = source_weights(outer, i, models)
-        tower = Tower(models.config, merged if through_merged else own)
-        x = tower.norm(stream[:, 0], "visual.ln_post")
-        if times[i] > 0:
-            projection.add(times[i], own[PROJECTION].T, x.T @ x, len(x))
-    merged[PROJECTION] = projection.merged().T.to(models.base[PROJECTION]).contiguous()
+    stored: Mapping[str, Sequence[Tensor]],
+    rule: matrices.Rule,
+    alpha: Tensor,
+    recipe: MergeRecipe,
+) -> Weights:
+    """Tensors merged by a rule that needs no images."""
+    of = {n: models.cache.vectors(n, models.base[n], s, None, None) for n, s in stored.items()}
+    return {n: rule(v, alpha, recipe, n, None) + models.base[n] for n, v in of.items()}
 
 
 def source_weights(stored: Mapping[str, Sequence[Tensor]], source: int, models: Models) -> Weights:
