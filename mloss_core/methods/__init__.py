@@ -292,7 +292,7 @@ METHODS: dict[str, Method] = {
     "samerging": Method(
         title="SAMerging",
         paper="after SAMerging, 2026; its SAM step is repaired, the released one does nothing",
-        reads=(*TRAINED, "rho"),
+        reads=(*TRAINED[1:], "rho"),
         explanation="Trains the same coefficients to give each source's own predictions on its "
         "task's unlabeled images, at the worst point nearby.",
         formula=r"\theta_p + \sum_i \Lambda_{ip} t_{ip}, \quad"
