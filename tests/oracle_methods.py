@@ -609,6 +609,7 @@ def fitted(
     outputs: Sequence[Array],
     shares: Sequence[float],
     ridge: float,
+    strength: float,
 ) -> Array:
     """One layer, [weight | bias]: row by row the best steps along the sources' own task vectors,
     then ridge regression from there.
@@ -617,6 +618,7 @@ def fitted(
         start: [W | b] of the merge that the fit starts from.
         vectors: the members' task vectors of [weight | bias].
         inputs, outputs: of each member, what enters the layer and what should leave it.
+        strength: of both penalties: 64 over the images of a task.
     """
     size = start.shape[1]
     g, c = np.zeros((size, size)), np.zeros(start.shape)
@@ -631,10 +633,11 @@ def fitted(
     target = start.copy()
     for j, (d, hessian) in enumerate(zip(along, hessians, strict=True)):
         slope = d @ (c[j] - start[j] @ g)
-        steps = np.linalg.solve(hessian + 0.1 * mean * np.eye(len(d)), slope)
+        steps = np.linalg.solve(hessian + strength * 0.1 * mean * np.eye(len(d)), slope)
         target[j] = start[j] + steps @ d
     diagonal = np.diag(g)[:-1].mean()
-    return target + (c - target @ g) @ np.linalg.inv(g + ridge * diagonal * np.eye(size))
+    penalty = strength * ridge * diagonal * np.eye(size)
+    return target + (c - target @ g) @ np.linalg.inv(g + penalty)
 
 
 def fit(
@@ -655,6 +658,7 @@ def fit(
     own = {i: embed(sources[i], pixels[i]) for i in members}
     ours = {i: embed(merged, pixels[i]) for i in members}
     blocks = depth(base)
+    strength = 64 / sum(shares[i] * len(pixels[i]) for i in members)
 
     def solve(weight: str, bias: str, inputs: dict[int, Array], outputs: dict[int, Array]) -> None:
         def augmented(state: State) -> Array:
@@ -669,7 +673,7 @@ def fit(
         ]  # fmt: skip
         solution = fitted(
             augmented(merged), vectors, [inputs[i] for i in members], [outputs[i] for i in members],
-            [shares[i] for i in members], ridge,
+            [shares[i] for i in members], ridge, strength,
         )  # fmt: skip
         merged[weight], merged[bias] = solution[:, :-1], solution[:, -1]
 

@@ -32,6 +32,7 @@ STARTS: dict[str, Rule] = {
 # Of the weights of task vectors at a node, relative to the mean of their own Gram's diagonal;
 # chosen on validation images of the demo family among 0.01, 0.03, 0.1, 0.3 and 1.
 NODE_RIDGE = 0.1
+IMAGES = 64  # of a task at which penalties count as they are; with fewer they count for more
 ROWS = 256  # nodes whose task vectors are held at once
 
 # Of a source, on a chunk of its images: inputs and targets of a layer.
@@ -80,11 +81,13 @@ def fit(
             torch.cat([Tower(config, w).embed(c) for c in chunks(pixels, config.tokens)])
             for w in towers
         )
+    # A penalty is worth a number of images: it counts for the more, the fewer there are.
+    strength = IMAGES / sum(recipe.alpha[i] * len(own[i].pixels) for i in members)
     for block in range(config.blocks):
         begun = time.perf_counter()
         stored = models.stored(config.block_names(block))
         merged |= start_of(models, stored, rule, alpha, recipe)
-        step = _Block(models, recipe, block, stored, merged)
+        step = _Block(models, recipe, block, stored, merged, strength)
         step.run(ours, at_source)
         yield merged_block(models, block, begun)
 
@@ -102,12 +105,14 @@ class _Block:
         block: int,
         stored: Mapping[str, Sequence[Tensor]],
         merged: Weights,
+        strength: float,
     ):
         self.models, self.recipe, self.block, self.stored = models, recipe, block, stored
         self.merged, self.config = merged, models.config
         self.tower = Tower(self.config, merged)
         # Of the last block's stream only the class token goes on.
         self.last = block == self.config.blocks - 1
+        self.strength = strength
 
     def run(self, ours: dict[int, Tensor], at_source: dict[int, Tensor]) -> None:
         """Fits the block and moves both streams through it."""
@@ -180,7 +185,9 @@ class _Block:
         names = tuple(f"{BLOCKS}{self.block}.{part}" for part in (weight, bias))
         start = _joined(*(self.merged[n] for n in names))
         deltas = [self._delta(names, i) for i in ours]
-        fitted = solve(equations.gram, equations.cross, start, deltas, self.recipe.ridge)
+        fitted = solve(
+            equations.gram, equations.cross, start, deltas, self.recipe.ridge, self.strength
+        )
         self.merged[names[0]] = fitted[:, :-1].to(start.dtype).contiguous()
         self.merged[names[1]] = fitted[:, -1].to(start.dtype).contiguous()
 
@@ -205,6 +212,7 @@ def solve(
     start: Matrix,
     deltas: Sequence[Callable[[slice], Matrix]],
     ridge: float,
+    strength: float = 1.0,
 ) -> Matrix:
     """The layer of least squares with both penalties, in doubles.
 
@@ -215,16 +223,19 @@ def solve(
     Args:
         gram, cross: means of x x^T and y x^T over tokens.
         deltas: each source's task vector, by rows.
+        strength: of both penalties.
     """
     start = start.to(gram.dtype)
-    towards = start + _combined(gram, cross - start @ gram, deltas)
-    penalty = ridge * gram.diagonal()[:-1].mean()
+    towards = start + _combined(gram, cross - start @ gram, deltas, strength)
+    penalty = strength * ridge * gram.diagonal()[:-1].mean()
     ridged = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     left = cross - towards @ gram
     return towards + torch.cholesky_solve(left.T, torch.linalg.cholesky(ridged)).T
 
 
-def _combined(gram: Tensor, left: Matrix, deltas: Sequence[Callable[[slice], Matrix]]) -> Matrix:
+def _combined(
+    gram: Tensor, left: Matrix, deltas: Sequence[Callable[[slice], Matrix]], strength: float
+) -> Matrix:
     """sum_i c_ji D_ij of every node j, fitted to what the start leaves."""
     single, pieces = (
         gram.float(),
@@ -243,7 +254,9 @@ def _combined(gram: Tensor, left: Matrix, deltas: Sequence[Callable[[slice], Mat
     mean = own.diagonal(dim1=1, dim2=2).mean()
     if not mean > 0:  # sources are the base here
         return torch.zeros_like(left)
-    ridge = NODE_RIDGE * mean * torch.eye(len(deltas), dtype=own.dtype, device=own.device)
+    ridge = (
+        strength * NODE_RIDGE * mean * torch.eye(len(deltas), dtype=own.dtype, device=own.device)
+    )
     c = torch.linalg.solve(own + ridge, cross)
     parts = [(stacked(rows).mT.to(gram.dtype) @ c[rows])[:, :, 0] for rows in pieces]
     return torch.cat(parts)
