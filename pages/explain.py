@@ -1,4 +1,4 @@
-"""Explain: why a node's M-Loss is high, which source causes it, two maps, and few blocks."""
+"""Explain: why a node's M-Loss is high, two maps, few blocks, and what a merge leaves."""
 
 from __future__ import annotations
 
@@ -54,4 +54,4 @@ st.caption(
 nav.next_step("explore", "Back to the map")
 if (job := map_job(family)) is not None:
     session.while_active(job)(partial(progress, family, job))()
-    tabs.show(family, job)
+tabs.show(family, job)

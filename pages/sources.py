@@ -6,8 +6,10 @@ import pandas as pd
 import streamlit as st
 
 from mloss_core import Accuracy, Family
-from views.jobs import kinds
+from mloss_core.analysis.task_vectors import Geometry
+from views.jobs import analyses, kinds
 from views.shared import figures, nav, sources
+from views.sources import before
 from views.state import session
 from views.state.job_board import Job
 
@@ -39,7 +41,7 @@ def card(family: Family) -> None:
         return
     with st.expander("Model and data card: what it is made of, by whom, under which licences"):
         if sheet.is_file():
-            st.image(str(sheet), caption="Pictures of every task")
+            st.image(str(sheet), caption="Pictures of every task", alt="Pictures of every task")
         lines = text.read_text(encoding="utf-8").splitlines()
         # The sheet stands above: a browser could not find it by its path in the folder.
         st.markdown("\n".join(line for line in lines if not line.startswith("![")))
@@ -61,8 +63,9 @@ def own_event(family: Family, source: str) -> tuple[str, str]:
     return ("own" if source == task else source), task
 
 
-def measured(family: Family, job: Job) -> None:
-    """Own-task and base accuracy of every source, as far as the background has come."""
+def measured(family: Family, job: Job, sure: Job) -> None:
+    """Own-task and base accuracy of every source and what tells before a merge whether they are of
+    a kind, as far as the background has come."""
     accuracies = {
         of: Accuracy(correct=int(hits.sum()), total=len(hits))
         for of, hits in kinds.known_references(family).items()
@@ -75,6 +78,7 @@ def measured(family: Family, job: Job) -> None:
         if st.button("Measure again", help="When what it says has been mended."):
             kinds.references(family, again=True)
             st.rerun()
+    standing = before.standing(family, geometry, sure)
     rows = [
         {
             "source": family.title(name),
@@ -85,14 +89,25 @@ def measured(family: Family, job: Job) -> None:
                 family, name, accuracies.get(("base", family.own_task(name)))
             ),
             "task vector": f"{100 * norm:.3g} % of the base's norm",
+            **before.row(standing, place),
         }
-        for name, norm in zip(family.sources, geometry.relative_norms, strict=True)
+        for place, (name, norm) in enumerate(
+            zip(family.sources, geometry.relative_norms, strict=True)
+        )
     ]
-    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch")
+    config = before.columns(standing)
+    st.dataframe(pd.DataFrame(rows), hide_index=True, width="stretch", column_config=config)
     st.caption(
-        "Measured here, on the family's test images, with Wilson's 95 % interval. The norm of a "
-        "task vector says how far fine-tuning moved the weights."
+        "Accuracies are measured here, on the family's test images, with Wilson's 95 % interval. "
+        "The norm of a task vector says how far fine-tuning moved the weights. Confidence is the "
+        "mean of the largest probability, on calibration images of the source's own task."
     )
+    before.section(family, standing, sure)
+    directions(family, geometry)
+
+
+def directions(family: Family, geometry: Geometry) -> None:
+    """Whether the sources move the same way."""
     if len(family.sources) > 1:
         st.subheader("Do they move in the same direction?")
         names = [family.title(name) for name in family.sources]
@@ -106,7 +121,7 @@ def measured(family: Family, job: Job) -> None:
 st.title("Sources")
 family = sources.choose_family()
 st.subheader("What each source is worth")
-job = kinds.references(family)
-session.while_active(job)(lambda: measured(family, job))()
+job, sure = kinds.references(family), analyses.confidences_job(family)
+session.while_active(sure if sure.active else job)(lambda: measured(family, job, sure))()
 about(family)
 nav.next_step("explore", "Choose among them, see where they disagree, and merge them")

@@ -66,6 +66,7 @@ FOR_DEVELOPERS = ("--", "could not convert", "invalid literal")
 OF_PAGES = {
     "compatibility": ["measure=neon", "pair_block=99", "rule=magic", "predictor=luck"],
     "explain": ["explain=neon", "gap_at=moon", "against=../x", "node=9:9"],
+    "methods": ["methods=ties,magic", "methods=ensembling", "budget=0", "budget=soon"],
 }
 # Fit for the library or another family, but past what the pages' own widgets allow.
 FAR_LINKS = (

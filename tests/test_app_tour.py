@@ -156,6 +156,7 @@ LECTURE = {
     "theory": ({"Where the numbers come from"}, {"Measure this family"}),
     "experiments": ({"Published numbers (not measured here)"}, {"Measure, or go on"}),
     "compatibility": ({"Measure the ensemble gap"}, set()),
+    "methods": ({"Settings of this method"}, {"Compare", "Launch and keep"}),
     "runs": (set(), set()),
 }
 

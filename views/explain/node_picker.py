@@ -51,6 +51,16 @@ def choose(family: Family, nodes: Nodes) -> tuple[int, int]:
     return block, node
 
 
+def block_alone(family: Family) -> int:
+    """The block alone, where no map says which nodes there are to choose from."""
+    chosen, most = session.chosen("node"), family.model.blocks - 1
+    block, _, node = chosen.partition(":")
+    value = int(st.number_input("Block", 0, most, int(block or 0), key=session.widget("w-block")))
+    if value != int(block or 0):
+        session.choose_value("node", f"{value}:{node or 0}")
+    return value
+
+
 def _highest(place: DeltaGenerator, label: str, block: int, nodes: Nodes) -> None:
     target = f"{block}:{int(nodes[block].argmax())}"
     place.button(

@@ -1,13 +1,23 @@
-"""Tabs of the Explain page: a node explained, leave-one-out by source, two maps, few blocks."""
+"""Tabs of the Explain page: what explains the map, and what the chosen recipe's merge leaves."""
 
 from __future__ import annotations
 
 import streamlit as st
 
-from mloss_core import BlockScored, Family, MergeRecipe
+from mloss_core import BlockScored, Family, InputError, MergeRecipe
 from mloss_core.analysis.curvature import SMOOTH
 from mloss_core.analysis.node import Node, node_of
-from views.explain import chosen, few_blocks, leave_one_out, node_picker, two_maps, why
+from views.explain import (
+    alignment,
+    chosen,
+    few_blocks,
+    leave_one_out,
+    left,
+    node_picker,
+    routing,
+    two_maps,
+    why,
+)
 from views.jobs import kinds, strip
 from views.state import session
 from views.state.explain_fields import TABS
@@ -16,30 +26,58 @@ from views.state.job_board import Job
 MEASURED = {"merged": "along the merge", "pretrained": "before the merge"}
 
 
-def show(family: Family, job: Job) -> None:
-    """Explains the map of a finished score job; shows nothing where there is no map."""
-    losses = {e.scores.block: e.scores.node for e in list(job.events) if isinstance(e, BlockScored)}
-    if not losses or job.state != "finished":
+def show(family: Family, job: Job | None) -> None:
+    """Explains the map of a score job and the merge of the chosen recipe; nothing while the map is
+    measured. Without a map, what needs none is shown all the same."""
+    if job is not None and job.active:
         return
-    recipe: MergeRecipe = job.spec
-    block, number = node_picker.choose(family, losses)
+    try:
+        recipe = session.current_recipe()
+    except InputError:
+        return  # the page says what is wrong
+    losses = _losses(job)
+    place = node_picker.choose(family, losses) if losses else (node_picker.block_alone(family), 0)
     opened = _tabs()
-    with opened["why"] as tab:
-        if tab.open:
-            _why(family, recipe, (block, number))
-    with opened["source"] as tab:
-        if tab.open:
-            _source(family, recipe, (block, number))
-    with opened["runs"] as tab:
-        if tab.open:
-            two_maps.show(family, recipe)
-    with opened["blocks"] as tab:
-        if tab.open:
-            _blocks(family, job)
+    for name, tab in opened.items():
+        with tab:
+            if tab.open and name in OF_MERGE:
+                OF_MERGE[name](family, recipe, place[0])
+            elif tab.open and job is not None and losses:
+                _of_map(name, family, job, place)
+            elif tab.open:
+                st.info("This explains the map, which is not measured: see above.")
+
+
+def _losses(job: Job | None) -> dict:
+    """The nodes' M-Loss of each block of a finished map."""
+    if job is None or job.state != "finished":
+        return {}
+    return {e.scores.block: e.scores.node for e in list(job.events) if isinstance(e, BlockScored)}
+
+
+def _of_map(name: str, family: Family, job: Job, place: tuple[int, int]) -> None:
+    """A tab that explains the map."""
+    recipe: MergeRecipe = job.spec
+    if name == "why":
+        _why(family, recipe, place)
+    elif name == "source":
+        _source(family, recipe, place)
+    elif name == "runs":
+        two_maps.show(family, recipe)
+    else:
+        _blocks(family, job)
+
+
+# What looks at the merge of the chosen recipe, whatever its method.
+OF_MERGE = {
+    "left": lambda family, recipe, block: left.show(family, recipe),
+    "alignment": alignment.show,
+    "routing": routing.show,
+}
 
 
 def _tabs() -> dict:
-    """The three tabs; the open one is in the link."""
+    """The tabs; the open one is in the link."""
     titles, key = list(TABS.values()), session.widget("w-explain")
 
     def tab_changed() -> None:

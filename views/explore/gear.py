@@ -5,8 +5,8 @@ from __future__ import annotations
 import streamlit as st
 
 from mloss_core import METHODS, Family, InputError
-from mloss_core.fields import FIELDS
 from views.explore.page import is_live
+from views.methods import settings
 from views.shared import block_picker, sources, widgets
 from views.state import session
 from views.state.bound import bound
@@ -22,18 +22,11 @@ WHAT = (
 )
 
 
-# Fields that few methods read, and how their widgets are bounded.
-CHOICES = (
-    *("scope", "start", "norms", "after", "matrices", "qkv", "rest", "coefficients", "vectors"),
-    "images",
+# Fields that few methods read, besides those that have a place of their own.
+SELDOM = (
+    *("start", "ridge", "off_diagonal", "steps", "rate", "rho", "coefficients", "vectors"),
+    *("norms", "after", "matrices", "qkv", "rest", "images"),
 )
-NUMBERS = {
-    "ridge": (0.01, 1e6, 1.0),
-    "off_diagonal": (0.0, 1.0, 0.05),
-    "steps": (1, 100_000, 50),
-    "rate": (1e-7, 1.0, 1e-4),
-    "rho": (0.0, 1.0, 0.01),
-}
 
 
 def top() -> Family:
@@ -63,14 +56,11 @@ def _settings(family: Family) -> None:
         if not session.lecture():
             bound("precision", st.segmented_control)
     row = METHODS[session.chosen("method")]
-    for name in CHOICES:
-        if name in row.reads and not session.lecture():
-            bound(FIELDS[name].link, st.selectbox if name == "start" else st.segmented_control)
-    for name, (low, high, step) in NUMBERS.items():
-        if name in row.reads and not session.lecture():
-            shape = "%g" if isinstance(step, float) else None
-            limits = {"min_value": low, "max_value": high, "step": step, "format": shape}
-            bound(FIELDS[name].link, st.number_input, **limits)
+    if "scope" in row.reads:
+        bound("scope", st.segmented_control)
+    for name in SELDOM if not session.lecture() else ():
+        if name in row.reads:
+            settings.widget(family, name)
     if session.chosen("method") == "task-arithmetic":
         widgets.both_lambdas()
     weighted = not session.lecture() or session.chosen("weights")

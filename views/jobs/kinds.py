@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Generator, Iterable, Sequence
+import math
+import time
+import traceback
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +19,8 @@ from mloss_core import (
     Finished,
     InputError,
     MergeRecipe,
+    MlossError,
+    RunRecord,
     TaskEvaluated,
     recorded,
     run,
@@ -27,14 +32,19 @@ from mloss_core.analysis.compatibility.sign_conflict import SignsCounted, count_
 from mloss_core.analysis.leave_one_out import losses_along
 from mloss_core.analysis.theory import theory as measure_theory
 from mloss_core.analysis.trace import TracedBlock, trace_blocks
-from mloss_core.experiments import EXPERIMENTS, CellDone, Lab, count, perform
+from mloss_core.experiments import EXPERIMENTS, Cell, CellDone, Lab, count, perform
+from mloss_core.experiments.plans import REFERENCES
+from mloss_core.experiments.steps import cell_of
 from mloss_core.mloss import SetLosses
 from mloss_core.run import Merge, launch
 from mloss_core.run import references as references_stages
+from mloss_core.runs.layout import root
 from mloss_core.runs.store import new_id
-from mloss_core.types import Planned
+from mloss_core.types import Embedded, Planned
+from mloss_core.types import progress as share_of
 from views.state import session
-from views.state.job_board import Job
+from views.state.error_text import error_text
+from views.state.job_board import Job, elapsed
 
 Events = Generator[Any, None, None]
 NARROW = 256  # widest model that is measured without being asked
@@ -147,7 +157,8 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
 
     def events() -> Events:
         evaluator = session.evaluator(family.name)
-        work = run(recipe, family, stages=launch(), evaluator=evaluator, tasks=tasks)
+        options = {"evaluator": evaluator, "tasks": tasks, "keep": root()}
+        work = run(recipe, family, stages=launch(), **options)
         with contextlib.closing(recorded(work, recipe, kind="merge", id=name)) as log:
             yield from map(without_weights, log)
 
@@ -169,6 +180,113 @@ def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
     return board.find("experiment", (name, recipe)) or board.submit(
         "experiment", EXPERIMENTS[name].title, events, spec=(name, recipe)
     )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A method that a comparison has no accuracy of, and why."""
+
+    method: str
+    why: str
+
+
+def compare(
+    family: Family,
+    recipes: Sequence[MergeRecipe],
+    budget: float | None = None,
+    expected: Mapping[str, float] | None = None,
+) -> Job:
+    """Each recipe on the test images of its sources' own tasks, beside base, own sources and
+    ensemble. What is on disk is not measured again.
+
+    Args:
+        budget: seconds for all of them; None for no limit.
+        expected: seconds that a method took before.
+    """
+    spec = (tuple(recipes), budget)
+
+    def events() -> Events:
+        evaluator = session.evaluator(family.name)
+        lab = Lab(family, evaluator.device, evaluator)
+        yield Planned(steps=len(recipes) + 1)
+        yield from _compared(lab, recipes, budget or math.inf, expected or {})
+
+    board = session.board()
+    job = board.find("compare", spec)
+    if job is not None and job.active:
+        return job
+    return board.submit("compare", f"Comparing {len(recipes)} methods", events, spec=spec)
+
+
+def _compared(
+    lab: Lab, recipes: Sequence[MergeRecipe], left: float, expected: Mapping[str, float]
+) -> Events:
+    """The references, then one method after the other; what fails is named and passed over.
+
+    Args:
+        left: seconds that there are for the methods.
+    """
+    tasks = lab.family.own_tasks(recipes[0].sources)
+    beside = dataclasses.replace(cell_of(recipes[0], tasks, method="ensembling"), beside=REFERENCES)
+    cells = (beside, *(cell_of(recipe, tasks) for recipe in recipes))
+    for done, cell in enumerate(cells, 1):
+        begun, method = time.perf_counter(), cell.recipe.method
+        seconds = math.inf if cell is beside else left
+        result, cached = yield from _attempted(lab, cell, seconds, expected.get(method, 0.0))
+        took = time.perf_counter() - begun
+        if cell is not beside and not cached:
+            left -= took
+        if isinstance(result, str):
+            yield LeftOut(method=method, why=result)
+        else:
+            yield CellDone(
+                cell=cell, record=result, cached=cached, done=done, total=len(cells), left=None,
+                seconds=took,
+            )  # fmt: skip
+
+
+def _attempted(
+    lab: Lab, cell: Cell, seconds: float, expected: float
+) -> Generator[Any, None, tuple[RunRecord | str, bool]]:
+    """A cell's record, or why there is none; and whether it was on disk.
+
+    Args:
+        seconds: that it may take.
+        expected: that it took before; 0 where nothing tells.
+    """
+    try:
+        record = lab.cached_run(cell)
+        if record is not None:
+            return record, True
+        if seconds <= 0:
+            return "Skipped: nothing is left of the budget.", False
+        if expected > seconds:
+            return f"Skipped: took {elapsed(expected)} before, {elapsed(seconds)} are left.", False
+        record = yield from _on_its_way(lab.compute(cell), cell.label, seconds)
+    except MlossError as error:
+        return error_text(error), False
+    except Exception as error:  # a bug of ours must not take the other methods with it
+        traceback.print_exc()
+        return f"unexpected {type(error).__name__}: {error}", False
+    return record or f"Stopped: took longer than the {elapsed(seconds)} that were left.", False
+
+
+def _on_its_way(
+    work: Generator[Any, None, RunRecord], title: str, seconds: float
+) -> Generator[Any, None, RunRecord | None]:
+    """A cell's events as hundredths of its way; its record, or None where the time was over."""
+    begun, so_far, last = time.perf_counter(), [], 0
+    with contextlib.closing(work):
+        while time.perf_counter() - begun < seconds:
+            try:
+                so_far.append(without_weights(next(work)))
+            except StopIteration as end:
+                return end.value
+            share, former = int(100 * share_of(so_far)), last
+            last = max(share, former)
+            way = Embedded(source=title, task="", seconds=0.0, done=last, total=101)
+            yield way if last > former else None
+    return None
 
 
 def without_weights(event: Any) -> Any:
@@ -249,7 +367,7 @@ KEPT = 2  # blocks that stay looked into: each holds its inputs of all images
 def factors_job(family: Family, recipe: MergeRecipe) -> Job | None:
     """Both factors of every node, the Theory page's own job."""
     ask = "Measure curvature and variance"
-    return _job_or_button(family, "theory", recipe, ask, lambda: theory(family, recipe))
+    return job_or_button(family, "theory", recipe, ask, lambda: theory(family, recipe))
 
 
 def look(family: Family, recipe: MergeRecipe, block: int) -> Job:
@@ -276,7 +394,7 @@ def look(family: Family, recipe: MergeRecipe, block: int) -> Job:
 
 def block_job(family: Family, recipe: MergeRecipe, block: int) -> Job | None:
     """The same once somebody asks for it, or by itself in small families."""
-    return _job_or_button(
+    return job_or_button(
         family, "look", (recipe, block), f"Look into block {block}",
         lambda: look(family, recipe, block),
     )  # fmt: skip
@@ -294,7 +412,7 @@ def culprits_job(family: Family, recipe: MergeRecipe) -> Job | None:
             spec=recipe,
         )  # fmt: skip
 
-    return _job_or_button(family, "culprits", recipe, "Measure M-Loss without each source", begin)
+    return job_or_button(family, "culprits", recipe, "Measure M-Loss without each source", begin)
 
 
 def map_job(family: Family, recipe: MergeRecipe, what: str) -> Job | None:
@@ -304,19 +422,28 @@ def map_job(family: Family, recipe: MergeRecipe, what: str) -> Job | None:
         what: the map in words, for the button.
     """
     ask = f"Measure M-Loss {what}"
-    return _job_or_button(family, "score", recipe, ask, lambda: score(family, recipe))
+    return job_or_button(family, "score", recipe, ask, lambda: score(family, recipe))
 
 
-def _job_or_button(
-    family: Family, kind: str, spec: Any, label: str, begin: Callable[[], Job]
+def job_or_button(
+    family: Family,
+    kind: str,
+    spec: Any,
+    label: str,
+    begin: Callable[[], Job],
+    quick: bool = True,
 ) -> Job | None:
     """The job of that kind and spec. Small families begin it by themselves; else, and after it
-    failed or was cancelled, a button does."""
+    failed or was cancelled, a button does.
+
+    Args:
+        quick: whether it may begin by itself at all.
+    """
     job = session.board().last(kind, spec)
     if job is not None and job.state in ("queued", "running", "finished"):
         session.looked_at(job)
         return job
-    alone = job is None and family.model.width <= NARROW
+    alone = quick and job is None and family.model.width <= NARROW
     if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
         job = session.begun(begin()) if alone else begin()
         session.head_start(job)

@@ -19,6 +19,7 @@ from mloss_core import (
 )
 from mloss_core import live as live_stages
 from mloss_core.analysis.left import left_after
+from mloss_core.fields import FIELDS
 from mloss_core.run import Evaluate
 from mloss_core.types import Planned
 from views.jobs.kinds import Events, own_tasks, without_weights
@@ -43,6 +44,7 @@ def why_not(recipe: MergeRecipe) -> str:
 def map_recipe(recipe: MergeRecipe) -> MergeRecipe:
     """The merge along which the map of all blocks is measured: M-TIES at the same setting."""
     plain = {"scores": "absolute", "ranks": "m-loss", "scope": "tensor"}
+    plain |= {name: FIELDS[name].default for name in session.WAITING}  # M-TIES refuses them
     return dataclasses.replace(recipe, method="m-ties", blocks=None, **plain)
 
 

@@ -31,6 +31,7 @@ def heatmap(
     size: int,
     colours: str = "log",
     what: str = "M-Loss",
+    beside: Mapping[int, Float[np.ndarray, " nodes"]] | None = None,
 ) -> go.Figure:
     """The paper's Figure 3: blocks by node groups; blocks without scores yet stay empty.
 
@@ -39,14 +40,14 @@ def heatmap(
         blocks: how many there will be.
         size: nodes a group.
         colours: "log", "linear" or "rank".
+        beside: another map that stands beside it: equal colours are equal values in both.
     """
     nodes = len(next(iter(scores.values())))
-    table = np.full((blocks, nodes), np.nan)
-    for block, values in scores.items():
-        table[block] = values
-    groups = node_groups(table, size)
-    z, ticks, labels = _scaled(groups, colours)
-    nodes_text = spans(z.shape, size, nodes)
+    groups = node_groups(_table(scores, blocks), size)
+    other = groups[:0] if beside is None else node_groups(_table(beside, blocks), size)
+    z, ticks, labels = _scaled(np.concatenate([groups, other]), colours)
+    ends = {} if beside is None else {"zmin": ticks[0], "zmax": ticks[-1]}
+    z, nodes_text = z[:blocks], spans(groups.shape, size, nodes)
     figure = go.Figure(
         go.Heatmap(
             z=z,
@@ -59,9 +60,20 @@ def heatmap(
             hoverongaps=False,
             xgap=1,
             ygap=1,
+            **ends,
         )
     )
     return framed_map(figure, size, blocks)
+
+
+def _table(
+    scores: Mapping[int, Float[np.ndarray, " nodes"]], blocks: int
+) -> Float[np.ndarray, "b nodes"]:
+    """A row per block; NaN where there are no scores."""
+    table = np.full((blocks, len(next(iter(scores.values())))), np.nan)
+    for block, values in scores.items():
+        table[block] = values
+    return table
 
 
 def framed_map(figure: go.Figure, size: int, blocks: int) -> go.Figure:

@@ -12,6 +12,7 @@ TITLES = {
     "explore": "Explore",
     "sources": "Sources",
     "explain": "Explain",
+    "methods": "Methods",
     "compatibility": "Compatibility",
     "experiments": "Experiments",
     "runs": "Runs",

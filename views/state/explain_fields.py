@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mloss_core.fields import Choice
+from mloss_core.fields import Choice, Field, Number
 from mloss_core.runs.layout import PLAIN
 from views.state.checked import Checked
 
@@ -11,10 +11,16 @@ TABS = {
     "source": "Which source causes it?",
     "runs": "Before, along, or another run",
     "blocks": "Which blocks?",
+    "left": "What is left",
+    "alignment": "Alignment",
+    "routing": "Routing",
 }
 PLACES = {"token": "a typical token", "mean": "the mean pre-activations"}
 # Maps to compare, besides the runs that are kept.
 WHEN = {"along": "along the merge (Algorithm 1)", "before": "before the merge (the base's inputs)"}
+# Leading directions of a matrix, on either side of it.
+SIDES = {"left": "what it writes (left)", "right": "what it reads (right)"}
+PARTS = ("in_proj", "out_proj", "c_fc", "c_proj")  # a block's matrices
 
 
 def _check_map(value: str) -> None:
@@ -35,4 +41,39 @@ FIELDS = (
     ),
     Checked(name="compared", label="First map", default="along", rule=_check_map),
     Checked(name="against", label="Second map", default="before", rule=_check_map),
+    Field(
+        name="left_of",
+        label="Each on its own task",
+        help="The gap between the merged model and a source on the images of the source's own "
+        "task, each on its own inputs.",
+    ),
+    Choice(
+        name="side",
+        label="Directions",
+        help="Left singular vectors span what a matrix writes; right ones, what it reads.",
+        default="left",
+        choices=SIDES,
+    ),
+    Choice(
+        name="matrix",
+        label="Matrix",
+        default="c_fc",
+        choices={part: part for part in PARTS},
+    ),
+    Choice(
+        name="layer",
+        label="Linear layer",
+        help="Each linear layer of a block routes anew.",
+        default="all",
+        choices={"all": "all four", **{part: part for part in PARTS}},
+    ),
+    Number(
+        name="picture",
+        label="Picture",
+        help="Of the calibration images, task by task.",
+        default=0,
+        kind=int,
+        low=0,
+        allowed="a whole number from 0",
+    ),
 )

@@ -10,7 +10,14 @@ from mloss_core.experiments import EXPERIMENTS
 from mloss_core.fields import FIELDS as OF_RECIPE
 from mloss_core.fields import Choice, Field, Number, parse_blocks
 from mloss_core.runs.layout import PLAIN
-from views.state import compatibility_fields, explain_fields, selection, theory_fields, tour_steps
+from views.state import (
+    compatibility_fields,
+    explain_fields,
+    methods_fields,
+    selection,
+    theory_fields,
+    tour_steps,
+)
 from views.state.checked import Checked
 
 NARROW = 1500  # nodes of a block: a model with fewer is drawn in finer groups
@@ -89,6 +96,7 @@ OF_APP = (
     *theory_fields.FIELDS,
     *compatibility_fields.FIELDS,
     *explain_fields.FIELDS,
+    *methods_fields.FIELDS,
 )
 # Everything that makes up a link, in this order.
 FIRST = (

@@ -15,7 +15,16 @@ from typing import Any
 import streamlit as st
 import torch
 
-from mloss_core import Evaluator, Family, InputError, MergeRecipe, families, geometry, load
+from mloss_core import (
+    METHODS,
+    Evaluator,
+    Family,
+    InputError,
+    MergeRecipe,
+    families,
+    geometry,
+    load,
+)
 from mloss_core.analysis.task_vectors import Geometry
 from mloss_core.data import calibration
 from mloss_core.fields import FIELDS as OF_RECIPE
@@ -26,6 +35,9 @@ from views.state import tour_steps
 from views.state.error_text import error_text
 from views.state.job_board import GAVE_WAY, IDLE, Job, JobBoard
 from views.state.link import FIELDS, defaults, fields
+
+# Settings that few methods read, and the others refuse: chosen, they wait for one that does.
+WAITING = ("after", "norms")
 
 
 @st.cache_resource(show_spinner=False)
@@ -199,6 +211,8 @@ def recipe_of(state: Mapping[str, str], family: Family, **changes: Any) -> Merge
     if values["tokens"] == family.model.tokens:
         values["tokens"] = None
     values |= {"family": family.name, **changes}
+    reads = METHODS[values["method"]].reads if values["method"] in METHODS else WAITING
+    values |= {name: OF_RECIPE[name].default for name in WAITING if name not in reads}
     return MergeRecipe(**values)
 
 

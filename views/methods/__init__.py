@@ -1,0 +1,1 @@
+"""Parts and figures of the Methods page."""
