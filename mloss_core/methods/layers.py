@@ -76,7 +76,14 @@ class Regression:
     def merged(self) -> Matrix:
         """See `Gathered`."""
         mean = self.mean / self.times
-        return self.base + mean + (self.cross - mean @ self.gram) @ pseudo_inverse(self.gram, RTOL)
+        left = self.cross - mean @ self.gram
+        diagonal = self.gram.diagonal()
+        # A diagonal that is raised leaves no direction without images.
+        if self.off_diagonal < 1 and diagonal.min() > RTOL * diagonal.max():
+            solved = torch.cholesky_solve(left.T, torch.linalg.cholesky(self.gram)).T
+        else:
+            solved = left @ pseudo_inverse(self.gram, RTOL)
+        return self.base + mean + solved
 
 
 class Essential:
