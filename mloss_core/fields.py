@@ -7,6 +7,7 @@ summaries are loops over this table.
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -151,7 +152,8 @@ class Names(Field):
     """Several names, with commas between them."""
 
     def parse(self, text: str) -> tuple[str, ...]:
-        return tuple(name for name in text.split(",") if name)
+        # One form of Unicode, as names in folders are read.
+        return tuple(name for name in unicodedata.normalize("NFC", text).split(",") if name)
 
     def format(self, value: Any) -> str:
         return ",".join(value)

@@ -149,12 +149,17 @@ def test_half_an_attention_is_missing_by_our_name(model, tmp_path):
         Checkpoint.open(tmp_path / "m", "--model").audit(FAMILY.shapes())
 
 
-def test_lora_adapters_are_refused(tmp_path):
-    save_file({"base_model.model.q.lora_A.weight": torch.ones(2)}, tmp_path / "m.safetensors")
+def test_lora_adapters_are_no_models_of_their_own(tmp_path):
+    tensors = {"base_model.model.q.lora_A.weight": torch.ones(2)}
+    save_file(tensors, tmp_path / "m.safetensors")
     (tmp_path / "folder").mkdir()
-    (tmp_path / "folder" / "adapter_config.json").write_text("{}")
-    for name in ("m.safetensors", "folder"):
-        with pytest.raises(MlossError, match="is a LoRA adapter; merge it into its base first"):
+    save_file(tensors, tmp_path / "folder" / "adapter_model.safetensors")
+    (tmp_path / "folder" / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+    for name, said in (
+        ("m.safetensors", "is a LoRA adapter without adapter_config.json beside it; keep it as"),
+        ("folder", "is a LoRA adapter, which is no model without its base; make it a source of"),
+    ):
+        with pytest.raises(MlossError, match=said):
             Checkpoint.open(tmp_path / name, "--model")
 
 

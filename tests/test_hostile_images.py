@@ -102,7 +102,8 @@ def test_a_bad_calibration_pool_is_refused(content, cli, own_family, out, refuse
     refused(outcome, "calibration")
 
 
-def test_a_pool_without_a_sources_images_is_drawn_from_the_others(cli, own_family, out):
+def test_a_pool_without_a_sources_images_is_refused_by_name(cli, own_family, out, refused):
     pool = npz(images=IMAGES, tasks=np.repeat("apples", 4))
     (own_family / "calibration.npz").write_bytes(pool)
-    assert cli("merge", "--family=tiny", "--samples=2", "--out", out).status == 0
+    done = cli("merge", "--family=tiny", "--samples=2", "--out", out)
+    refused(done, "is stale: it holds no image of bridges", "mloss pool")

@@ -72,7 +72,7 @@ def test_half_precision_beside_fp32_is_told_the_command_that_mends_it(
     assert out.is_file()
 
 
-def test_a_lora_adapter_among_the_sources_is_said_to_be_one(tmp_path, monkeypatch):
+def test_a_lora_adapter_of_another_base_is_named_with_its_tensor(tmp_path, monkeypatch):
     monkeypatch.setenv("MLOSS_MODELS", str(tmp_path))
     folder = tmp_path / "found"
     for name in ("clip", "clip_apples", "clip_bridges"):
@@ -84,6 +84,7 @@ def test_a_lora_adapter_among_the_sources_is_said_to_be_one(tmp_path, monkeypatc
     (adapter / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
     (folder / "family.toml").write_text('num_attention_heads = 2\nactivation = "gelu"\n')
     assert layout(folder).sources.keys() == {"apples", "bridges", "clouds"}
-    with pytest.raises(InputError, match=r"source clouds .*clip_clouds: is a LoRA adapter; merge"):
+    said = r"source clouds .*clip_clouds: holds base\.lora_A\.weight, which is of no layer of its"
+    with pytest.raises(InputError, match=said):
         load("found").source("clouds")
     load("found").source("apples")

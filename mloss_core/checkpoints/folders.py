@@ -17,6 +17,7 @@ WEIGHTS = (
     "open_clip_pytorch_model.bin",
 )
 ADAPTER = "adapter_config.json"  # of a LoRA adapter, which is no model of its own
+ADAPTER_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
 LARGEST_JSON = 1 << 24
@@ -25,22 +26,29 @@ LARGEST_JSON = 1 << 24
 def weight_files(path: Path) -> tuple[Path, ...]:
     """The files that hold a checkpoint's weights: the path itself, or those of the folder.
 
+    An adapter's config is the second of two, since its weights depend on it.
+
     Raises:
         FormatError: the folder has none, or an index that is no index.
         FileNotFoundError: the path does not exist.
     """
     if not path.is_dir():
-        return (path,)
+        beside = path.with_name(ADAPTER)
+        return (path, beside) if path.name in ADAPTER_WEIGHTS and beside.is_file() else (path,)
     for name in WEIGHTS:
         if (path / name).is_file():
             return _shards(path, path / name) if name.endswith(".json") else (path / name,)
+    for name in ADAPTER_WEIGHTS:
+        if (path / name).is_file():
+            return weight_files(path / name)
     if (path / ADAPTER).is_file():
-        raise FormatError("is a LoRA adapter", "merge it into its base first")
+        problem = f"has {ADAPTER}, but no {' or '.join(ADAPTER_WEIGHTS)}"
+        raise FormatError(problem, "fetch that file too")
     raise FormatError("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:
-    table = _json(index)
+    table = read_json(index)
     names = table.get("weight_map") if isinstance(table, dict) else None
     if not isinstance(names, dict) or not names:
         raise FormatError(f"has an {index.name} without weight_map")
@@ -82,13 +90,14 @@ def json_beside(path: Path, name: str) -> dict[str, Any] | None:
     path = (path if path.is_dir() else path.parent) / name
     if not path.is_file():
         return None
-    value = _json(path)
+    value = read_json(path)
     if not isinstance(value, dict):
         raise FormatError(f"has a {path.name} that is no JSON object")
     return value
 
 
-def _json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
+    """What a JSON file holds; raises FormatError."""
     try:
         if path.stat().st_size > LARGEST_JSON:
             raise FormatError(f"has a {path.name} of more than {LARGEST_JSON} bytes")

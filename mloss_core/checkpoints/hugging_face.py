@@ -114,6 +114,17 @@ def _their_name(inner: str, block: re.Match[str] | None, tower: Tower) -> str:
     return f"{tower.hf_prefix}{back[stem]}.{kind}"
 
 
+def place(name: str, tower: Tower) -> tuple[str, int | None]:
+    """Our name of the tensor that holds this one, and the third of its rows where they are q, k
+    and v; a name of its own where the table has none."""
+    block, (split, whole) = _block(name, tower), FUSED
+    parts = [split.format(part=part) for part in "qkv"]
+    if block and block[2] in parts:
+        start = f"{tower.our_prefix}transformer.resblocks.{block[1]}."
+        return f"{start}{whole}{block[3]}", parts.index(block[2])
+    return (tower.projection[1] if name == tower.projection[0] else _name(name, tower)), None
+
+
 def _name(name: str, tower: Tower) -> str:
     """Our name of a tensor; its own where the table has none."""
     inner, block = name.removeprefix(tower.hf_prefix), _block(name, tower)

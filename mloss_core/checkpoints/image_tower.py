@@ -34,7 +34,7 @@ class Checkpoint:
 
     Args:
         name: what messages call it, e.g. "source letters".
-        files: the weight files as they were.
+        files: the weight files as they were; of an adapter, its config and its base's files, too.
         tensors: of the tower, read on demand.
         shapes, dtypes: of every tensor (dtypes in safetensors' words, e.g. "F16").
         metadata: our own metadata, empty for others' files.
@@ -55,12 +55,16 @@ class Checkpoint:
     lender: Checkpoint | None = None
 
     @classmethod
-    def open(cls, path: Path, name: str) -> Checkpoint:
-        """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged."""
+    def open(cls, path: Path, name: str, base: Checkpoint | None = None) -> Checkpoint:
+        """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged.
+
+        Args:
+            base: of a source. A LoRA adapter is read on top of it, and is refused without.
+        """
         with as_bad_file(name, path):
-            files = formats.file_ids(path)
+            files = formats.file_ids(path, base.files if base else ())
             contents = formats.contents(files)
-        return cls(
+        checkpoint = cls(
             name=name,
             path=path,
             files=files,
@@ -71,6 +75,7 @@ class Checkpoint:
             dialect=contents.dialect,
             activation=contents.activation,
         )
+        return checkpoint.completed(base) if base else checkpoint
 
     def completed(self, base: Checkpoint) -> Checkpoint:
         """This checkpoint, with the base's projection where a CLIPVisionModel lacks its own.
@@ -101,7 +106,7 @@ class Checkpoint:
     def changed(self) -> bool:
         """Whether the weight files are no longer those that were opened."""
         try:
-            return formats.file_ids(self.path) != self.files
+            return formats.file_ids(self.path, self.files[2:]) != self.files
         except (FormatError, OSError):
             return True
 
@@ -110,7 +115,7 @@ class Checkpoint:
 
         Args:
             shapes: what the family has.
-            base: of this source; both have the same dtypes.
+            base: of this source; both have the same dtypes, but for what an adapter changes.
         """
         remedy = "use checkpoints fine-tuned from the same base"
         if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {PROJECTION}:
@@ -129,7 +134,7 @@ class Checkpoint:
             if self.dtypes[key] not in FLOATS:
                 problem = f"{key} has dtype {self.dtypes[key]}"
                 raise BadTensor(self.name, self.path.name, problem, f"use {', '.join(FLOATS)}")
-            if base and self.dtypes[key] != base.dtypes[key]:
+            if base and self.dtypes[key] != base.dtypes[key] and self.dialect != formats.LORA:
                 problem = f"{key} has dtype {self.dtypes[key]}, the base {base.dtypes[key]}"
                 narrow = base if self.dtypes[key] == "F32" else self
                 raise BadTensor(self.name, self.path.name, problem, _conversion(narrow.path))

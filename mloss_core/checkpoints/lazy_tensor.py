@@ -57,7 +57,7 @@ def file_id(path: Path) -> FileId:
     return path, stat.st_size, stat.st_mtime_ns
 
 
-def _check_unchanged(at: FileId) -> None:
+def check_unchanged(at: FileId) -> None:
     """Raises FormatError where a file is no longer what it was when it was opened."""
     if file_id(at[0]) != at:
         raise FormatError("has changed since it was opened", "try again")
@@ -66,14 +66,14 @@ def _check_unchanged(at: FileId) -> None:
 @functools.lru_cache(maxsize=64)
 def safetensors(at: FileId) -> safe_open:
     """The mapped safetensors file, cached: a merge reads every file once per block."""
-    _check_unchanged(at)
+    check_unchanged(at)
     return safe_open(at[0], framework="pt")
 
 
 @functools.lru_cache(maxsize=64)
 def _mapped(at: FileId) -> Tensor:
     """All bytes of a file, mapped privately: writes to them never reach the file."""
-    _check_unchanged(at)
+    check_unchanged(at)
     path, size, _ = at
     return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
 

@@ -18,9 +18,27 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ..errors import BadFile, BadTensor
-from .folders import ADAPTER, OPEN_CLIP_CONFIG, WEIGHTS, read_config, weight_files
+from .adapter_config import adapter_config
+from .folders import (
+    ADAPTER,
+    ADAPTER_WEIGHTS,
+    OPEN_CLIP_CONFIG,
+    WEIGHTS,
+    read_config,
+    read_json,
+    weight_files,
+)
 from .infer import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
-from .lazy_tensor import FileId, FormatError, Stored, file_id, from_safetensors, safetensors
+from .lazy_tensor import (
+    FileId,
+    FormatError,
+    Stored,
+    check_unchanged,
+    file_id,
+    from_safetensors,
+    safetensors,
+)
+from .lora import LORA, expanded
 from .naming import PLAIN, text_tower, to_open_clip_names
 from .preprocessing import Normalisation, normalisation, read_normalisation
 from .state_dict import is_module, state_dict, told_activation
@@ -28,8 +46,10 @@ from .torch_archive import ZIP_MAGIC, Archive, read_legacy, read_zip
 
 __all__ = [
     "ADAPTER",
+    "ADAPTER_WEIGHTS",
     "HEAD_WIDTH",
     "KEY",
+    "LORA",
     "NO_PROJECTION",
     "OPEN_CLIP_CONFIG",
     "WEIGHTS",
@@ -61,7 +81,8 @@ class Contents:
     """The contents of a checkpoint file or folder.
 
     Args:
-        dialect: open_clip, hugging_face, openai_jit, pickled_module, or plain: no names of CLIP.
+        dialect: open_clip, hugging_face, openai_jit, pickled_module, lora, or plain: no names of
+            CLIP.
         tensors: the image tower's, by our names; all of them where the dialect is plain.
         metadata: our own metadata, empty for others' files.
         activation: quick_gelu or gelu where the file itself tells, else None.
@@ -89,14 +110,28 @@ def as_bad_file(name: str, path: Path) -> Iterator[None]:
         raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
-def file_ids(path: Path) -> tuple[FileId, ...]:
-    """Identities of a path's weight files as they are now; raises FormatError, OSError."""
-    return tuple(map(file_id, weight_files(path)))
+def file_ids(path: Path, base: tuple[FileId, ...] = ()) -> tuple[FileId, ...]:
+    """Identities of a path's weight files as they are now; raises FormatError, OSError.
+
+    Args:
+        base: the base's, which follow those of an adapter: its weights depend on them, too.
+    """
+    files = tuple(map(file_id, weight_files(path)))
+    return files + base if _is_adapter(files) else files
+
+
+def _is_adapter(files: tuple[FileId, ...]) -> bool:
+    return len(files) > 1 and files[1][0].name == ADAPTER
 
 
 @functools.lru_cache(maxsize=64)
 def contents(files: tuple[FileId, ...]) -> Contents:
-    """The tables of contents of a checkpoint's files; raises one of DAMAGE."""
+    """The tables of contents of a checkpoint's files; raises one of DAMAGE.
+
+    An adapter's are those of its base as it changes it.
+    """
+    if _is_adapter(files):
+        return _adapter(files[0], files[1], files[2:])
     parts = [_file(at) for at in files]
     tensors: dict[str, Stored] = {}
     for part in parts:
@@ -108,6 +143,18 @@ def contents(files: tuple[FileId, ...]) -> Contents:
         dialect = parts[0].dialect
     text = text_tower(tensors)
     return Contents(dialect, named, parts[0].metadata, parts[0].activation, text)
+
+
+def _adapter(weights: FileId, config: FileId, base: tuple[FileId, ...]) -> Contents:
+    """An adapter on its base; raises FormatError where there is none, or where it does not fit."""
+    check_unchanged(config)
+    about = adapter_config(read_json(config[0]))
+    if not base:
+        named = f" of {about.base[-80:]}" if about.base else ""
+        problem = f"is a LoRA adapter{named}, which is no model without its base"
+        raise FormatError(problem, "make it a source of a family with that base")
+    whole = contents(base).tensors
+    return Contents(LORA, {**whole, **expanded(_file(weights).tensors, about, whole)}, {})
 
 
 def _file(at: FileId) -> Contents:

@@ -208,7 +208,9 @@ def evaluate(
     names, place = parse_tasks(tasks, models), devices.choose(device)
     if (model is None) == (method is None):
         shown = f"{model} and {method}" if model else "neither"
-        raise BadValue("model", shown, "is not one of --model and --method", "give one of them")
+        raise BadValue(
+            "model", shown, "is not one of --model and --method", "give one of them; see --help"
+        )
     if method is not None:
         if method not in SEVERAL:
             raise UnknownName("method", method, SEVERAL)
@@ -241,7 +243,7 @@ def _of_file(
     """The accuracies of one image tower."""
     checkpoint = family.base()
     if model != "base":
-        checkpoint = Checkpoint.open(Path(model), "model").completed(checkpoint)
+        checkpoint = Checkpoint.open(Path(model), "model", checkpoint)
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
     evaluator = Evaluator(family, device)

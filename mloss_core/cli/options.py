@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -189,7 +190,8 @@ def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
     """Task names from "all" or names with commas; raises UnknownName."""
     if text == "all":
         return family.tasks
-    for name in text.split(","):
+    names = unicodedata.normalize("NFC", text).split(",")
+    for name in names:
         if name not in family.tasks:
             raise UnknownName("tasks", name, ("all", *family.tasks))
-    return tuple(dict.fromkeys(text.split(",")))
+    return tuple(dict.fromkeys(names))

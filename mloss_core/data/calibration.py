@@ -16,7 +16,8 @@ from ..errors import BadFile, BadValue
 from ..fields import FIELDS
 from ..types import CalibrationBatch
 from .images import decoded, picture_files
-from .tasks import check_images, read_npz
+from .names import normal
+from .tasks import check_images, check_pixels, read_npz
 
 
 def batch_of(
@@ -43,7 +44,7 @@ def load_batch(path: Path, family: ViTConfig) -> CalibrationBatch:
     check_size(arrays["images"], family, "calibration", path)
     if "tasks" in arrays:
         check_owners(arrays, "calibration", path)
-    return batch_of(arrays["images"], arrays.get("tasks"))
+    return batch_of(arrays["images"], owners_of(arrays["tasks"]) if "tasks" in arrays else None)
 
 
 def check_owners(arrays: Mapping[str, np.ndarray], argument: str, path: Path) -> None:
@@ -55,10 +56,7 @@ def check_owners(arrays: Mapping[str, np.ndarray], argument: str, path: Path) ->
 
 def check_size(images: np.ndarray, family: ViTConfig, argument: str, path: Path) -> None:
     """Raises BadFile unless the images are of the family's size."""
-    side = family.image_size
-    if images.shape[1:3] != (side, side):
-        problem = f"has images of {images.shape[1]} x {images.shape[2]} pixels"
-        raise BadFile(argument, path, problem, f"resize them to {side} x {side}")
+    check_pixels(images, family.image_size, argument, path)
 
 
 def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> CalibrationBatch:
@@ -74,11 +72,11 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
     check_images(arrays["images"], "calibration pool", pool)
     check_owners(arrays, "calibration pool", pool)
     FIELDS["samples"].check(samples)
-    turns = []
-    for name in sorted(tasks):
-        own = np.flatnonzero(arrays["tasks"] == name)
+    owners, turns = owners_of(arrays["tasks"]), []
+    for name in sorted(map(normal, tasks)):
+        own = np.flatnonzero(owners == name)
         if not len(own):
-            held = ", ".join(sorted(set(map(str, arrays["tasks"])))) or "none"
+            held = ", ".join(sorted(set(owners))) or "none"
             problem = f"is stale: it holds no image of {name}, only of {held}"
             remedy = "move it away and make it anew: mloss pool FAMILY"
             raise BadFile("calibration pool", pool, problem, remedy)
@@ -88,15 +86,20 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
         problem = f"is more than the {len(turns)} images of the calibration pool for these sources"
         raise BadValue("samples", samples, problem, "lower it, or give images of your own")
     chosen = [index for _, _, index in sorted(turns)[:samples]]
-    return batch_of(arrays["images"][chosen], arrays["tasks"][chosen])
+    return batch_of(arrays["images"][chosen], owners[chosen])
+
+
+def owners_of(tasks: np.ndarray) -> np.ndarray:
+    """The task's name of each image, in the form that names are compared in."""
+    return np.array([normal(str(name)) for name in tasks], dtype=str)
 
 
 def pool_size(pool: Path, tasks: Sequence[str]) -> int:
     """How many calibration images a pool holds of these tasks; raises BadFile."""
     if pool.is_dir():  # pictures in a folder belong to no task
         return len(picture_files(pool))
-    owners = read_npz(pool, "calibration pool", ("tasks",))["tasks"]
-    return int(np.isin(owners, list(tasks)).sum())
+    owners = owners_of(read_npz(pool, "calibration pool", ("tasks",))["tasks"])
+    return int(np.isin(owners, list(map(normal, tasks))).sum())
 
 
 def draw_pictures(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Int64
 from ..errors import BadFile
 from .benchmarks import benchmarks
 from .images import Pictures, Resized
+from .names import is_hidden, visible
 from .tasks import Task, check_labels
 
 WHOLE = ("EuroSAT", "SUN397")  # come without any split
@@ -77,6 +79,8 @@ def opened(root: Path, dataset: str, split: str, download: bool = False) -> Any:
     import torchvision  # comes with open_clip; takes a second
 
     kind = getattr(torchvision.datasets, dataset)
+    if issubclass(kind, torchvision.datasets.ImageFolder):
+        kind = type(dataset, (kind,), {"find_classes": lambda _, place: _visible_classes(place)})
     options: dict[str, Any] = {"download": True} if download else {}
     if "loader" in inspect.signature(kind).parameters:
         options["loader"] = str
@@ -86,6 +90,12 @@ def opened(root: Path, dataset: str, split: str, download: bool = False) -> Any:
     elif dataset not in WHOLE:
         options["split"] = part
     return kind(root, **options)
+
+
+def _visible_classes(place: str | Path) -> tuple[list[str], dict[str, int]]:
+    """What ImageFolder finds as classes, but for hidden folders."""
+    names = [path.name for path in visible(Path(place)) if path.is_dir()]
+    return names, {name: number for number, name in enumerate(names)}
 
 
 def _contents(
@@ -107,6 +117,7 @@ def _contents(
         else [tv_dataset[i] for i in range(len(tv_dataset))]
     )
     pairs = sorted((Path(path), int(label)) for path, label in pairs)  # disks list in any order
+    pairs = [(path, label) for path, label in pairs if not is_hidden(path.name)]
     if any(".." in path.relative_to(root).parts for path, _ in pairs):
         raise ValueError("it names pictures that lie elsewhere")
     labels = np.array([label for _, label in pairs], np.int64)
@@ -147,7 +158,8 @@ def advice(dataset: str, folder: Path, task: str) -> str:
     put = by_hand(dataset, datasets_root(folder) if in_torchvision else folder / "tasks" / task)
     if not in_torchvision or dataset in GONE:
         return put
-    return f"run python -m mloss_core fetch {folder.name} --tasks {task}, or {put}"
+    family, task = shlex.quote(folder.name), shlex.quote(task)
+    return f"run python -m mloss_core fetch {family} --tasks {task}, or {put}"
 
 
 def by_hand(dataset: str, place: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,8 +14,28 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ..errors import BadFile
+from .names import files_below, listed, normal
+from .shades import RangeError, as_rgb
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".ppm", ".tif", ".tiff", ".bmp")
+# Kinds that Pillow reads by itself; it would hand EPS to another program.
+KINDS = (
+    "JPEG", "PNG", "WEBP", "TIFF", "BMP", "GIF", "PPM", "AVIF", "JPEG2000", "DIB", "DDS", "ICO",
+    "PCX", "PSD", "QOI", "SGI", "SUN", "TGA",
+)  # fmt: skip
+MARKED = KINDS[:9]  # whose files say what they are, whatever their ending
+UNREAD = frozenset(
+    (
+        ".heic", ".heif", ".hif", ".jxl", ".svg", ".eps", ".dcm", ".cr2", ".cr3", ".nef", ".arw",
+        ".dng", ".raf", ".orf", ".rw2",
+    )
+)  # fmt: skip
+# Files beside pictures that need no look inside.
+OTHERS = frozenset(
+    (
+        ".txt", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".md", ".html", ".log", ".py",
+        ".npz", ".npy", ".zip",
+    )
+)  # fmt: skip
 DECODERS = 2  # threads beside the model: more would take the cores it computes on
 
 
@@ -85,13 +106,45 @@ def picture_files(
     """
     if not folder.is_dir():
         raise BadFile(argument, folder, "is no folder", "check the path")
-    out = {folder / name for name in skipped}
-    files = (p for p in sorted(folder.rglob("*")) if p.suffix.lower() in SUFFIXES)
-    paths = tuple(path for path in files if path.is_file() and path not in out)
+    out = {normal(Path(name).as_posix()) for name in skipped}
+    files = [
+        path
+        for path in files_below(folder)
+        if normal(path.relative_to(folder).as_posix()) not in out
+    ]
+    paths = tuple(path for path in files if _is_picture(path))
     if not paths:
-        kinds = ", ".join(SUFFIXES)
-        raise BadFile(argument, folder, "holds no pictures", f"known kinds are {kinds}")
+        others = [path.name for path in files]
+        problem = "holds no pictures" + (f" but {listed(others)}" if others else "")
+        raise BadFile(argument, folder, problem, f"give .jpg, .png or {len(_endings())} others")
     return paths
+
+
+@functools.cache
+def _endings() -> frozenset[str]:
+    """Endings of the kinds that are read; MPO, a camera's two JPEGs in one, is read as JPEG."""
+    Image.init()
+    return frozenset(end for end, kind in Image.EXTENSION.items() if kind in (*KINDS, "MPO"))
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether a file is a picture, by its ending or else its content; raises BadFile for a picture
+    of a kind that is not read."""
+    ending = path.suffix.lower()
+    if ending in _endings():
+        return True
+    if ending in UNREAD:
+        remedy = "convert it to .png, move it away, or name it under skip in family.toml"
+        raise BadFile("picture", path, f"is a {ending}, which is not read", remedy)
+    if ending in OTHERS:
+        return False
+    try:
+        with Image.open(path, formats=MARKED):
+            return True
+    except Image.DecompressionBombError:  # said when it is decoded
+        return True
+    except (OSError, ValueError, SyntaxError):
+        return False
 
 
 def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
@@ -104,8 +157,11 @@ def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
 
 def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     try:
-        with Image.open(path) as picture:
+        with Image.open(path, formats=KINDS) as picture:
             return prepared(picture, size)
+    except RangeError as error:
+        remedy = "save it with 8 bits, or scaled to that range"
+        raise BadFile("picture", path, str(error), remedy) from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problem = f"cannot be decoded ({type(error).__name__})"
         remedy = "remove it, or name it under skip in family.toml"
@@ -115,10 +171,11 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
 def prepared(picture: Image.Image, size: int) -> UInt8[np.ndarray, "size size 3"]:
     """A picture preprocessed for CLIP: shorter side to `size` (bicubic), centre cropped, RGB."""
     # As torchvision's Resize and CenterCrop round, which open_clip evaluates with.
-    width, height = (int(size * side / min(picture.size)) for side in picture.size)
-    rgb = picture.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    rgb = as_rgb(picture)
+    width, height = (int(size * side / min(rgb.size)) for side in rgb.size)
+    resized = rgb.resize((width, height), Image.Resampling.BICUBIC)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    return np.asarray(rgb.crop((left, top, left + size, top + size)))
+    return np.asarray(resized.crop((left, top, left + size, top + size)))
 
 
 def _none(size: int) -> UInt8[np.ndarray, "0 size size 3"]:

@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from ..errors import BadFile, MlossError
 from .images import Pictures, Resized, picture_files
+from .names import by_number, in_order, listed, normal, visible
 from .prompts import spoken
 
 BOMB, LARGE = 200, 1 << 28  # an archive may unpack to so many times its size, or to so many bytes
@@ -34,14 +35,19 @@ class Task:
     classes: tuple[str, ...]
 
 
-def load_task(path: Path, name: str, title: str, kind: str, split: str = "test") -> Task:
-    """Reads one split ("test" or "val") of tasks/<task>.npz; raises BadFile."""
-    prefix = {"test": "", "val": "val_"}[split]
-    arrays = read_npz(path, f"task {name}", (prefix + "images", prefix + "labels", "classes"))
+def load_task(path: Path, name: str, title: str, kind: str, size: int, split: str = "test") -> Task:
+    """Reads one split ("test" or "val") of tasks/<task>.npz; raises BadFile.
+
+    Args:
+        size: of the family's images, in pixels.
+    """
+    prefix, argument = {"test": "", "val": "val_"}[split], f"task {name}"
+    arrays = read_npz(path, argument, (prefix + "images", prefix + "labels", "classes"))
     images, labels = arrays[prefix + "images"], arrays[prefix + "labels"]
-    classes = tuple(str(c) for c in arrays["classes"])
-    check_images(images, f"task {name}", path)
-    check_labels(labels, len(images), len(classes), f"task {name}", path)
+    classes = class_names(arrays["classes"], argument, path)
+    check_images(images, argument, path)
+    check_pixels(images, size, argument, path)
+    check_labels(labels, len(images), len(classes), argument, path)
     labels = labels.astype(np.int64)
     return Task(name=name, title=title, kind=kind, images=images, labels=labels, classes=classes)
 
@@ -59,7 +65,7 @@ def load_folder(
     Args:
         split: "test" or "val".
         classes: names of the class folders in the head's order, where `_` and a space are the same;
-            none means by name.
+            none means in the folders' own.
         skipped: pictures left out on the user's word, relative to their class folder.
         about: name, title and kind.
 
@@ -67,14 +73,18 @@ def load_folder(
         BadFile: a split, a class or pictures are missing.
     """
     place, argument = folder / split, f"task {about['name']}"
-    there = {spoken(name): place / name for name in class_folders(place, argument)}
-    classes = tuple(classes) or tuple(path.name for path in there.values())
-    odd = there.keys() ^ set(map(spoken, classes))
-    if odd:
-        shown = ", ".join(sorted(odd)[:10])
-        problem = f"has other class folders than the task's classes: {shown}"
-        raise BadFile(argument, place, problem, "give one folder per class")
-    files = [picture_files(there[spoken(name)], skipped) for name in classes]
+    names = class_folders(place, argument)
+    classes = tuple(classes) or tuple(names)
+    ordered = matched(names, classes)
+    if not ordered:
+        odd = sorted({*map(comparable, names)} ^ {*map(comparable, classes)})
+        problem = (
+            f"has other class folders than the task's classes: {listed(odd)} "
+            f"(folders {listed(names)}; classes {listed(classes)})"
+        )
+        remedy = "give one folder per class, or name the folders as classes in family.toml"
+        raise BadFile(argument, place, problem, remedy)
+    files = [picture_files(place / name, skipped) for name in ordered]
     return Task(
         images=Pictures(tuple(path for paths in files for path in paths), size),
         labels=np.repeat(np.arange(len(files)), [len(paths) for paths in files]),
@@ -84,13 +94,49 @@ def load_folder(
 
 
 def class_folders(place: Path, argument: str) -> list[str]:
-    """Names of the folders of a split, in order; raises BadFile if there are none."""
+    """Names of the folders of a split, as numbers where all are whole numbers, else as text.
+
+    Raises:
+        BadFile: there are none, or two of one name.
+    """
     if not place.is_dir():
         raise BadFile(argument, place, "does not exist", "see docs/format.md")
-    names = sorted(path.name for path in place.iterdir() if path.is_dir())
+    names = in_order(path.name for path in visible(place) if path.is_dir())
     if not names:
         raise BadFile(argument, place, "has no class folders", "give one folder per class")
+    classes: dict[str, str] = {}
+    for name in names:
+        if comparable(name) in classes:
+            problem = f"has two folders of one class: {classes[comparable(name)]} and {name}"
+            raise BadFile(argument, place, problem, "put their pictures into one of them")
+        classes[comparable(name)] = name
     return names
+
+
+def check_order(names: Sequence[str], place: Path, argument: str) -> None:
+    """Raises BadFile where class folders have another order by the numbers in their names."""
+    names, numbered = list(names), by_number(names)
+    if names != numbered:
+        problem = (
+            "has class folders whose order is not certain, and the head does not name its rows: "
+            f"as text {listed(names)}, or by number {listed(numbered)}"
+        )
+        remedy = 'write classes = ["...", "..."] into family.toml, in the order of the head\'s rows'
+        raise BadFile(argument, place, problem, remedy)
+
+
+def matched(names: Sequence[str], classes: Sequence[str]) -> tuple[str, ...]:
+    """Class folders in the order of these classes; none where they are not the same."""
+    folders = {comparable(name): name for name in names}
+    keys = [comparable(name) for name in classes]
+    if sorted(keys) != sorted(folders):
+        return ()
+    return tuple(folders[key] for key in keys)
+
+
+def comparable(name: str) -> str:
+    """A class's name as it is compared: `_` is a space, in one Unicode form."""
+    return normal(spoken(name))
 
 
 def read_npz(
@@ -121,9 +167,23 @@ def read_npz(
         ) from error
 
 
+def class_names(classes: np.ndarray, argument: str, path: Path) -> tuple[str, ...]:
+    """Class names of an .npz; raises BadFile unless they are a row of texts or whole numbers."""
+    if classes.ndim != 1 or classes.dtype.kind not in "USiu":
+        problem = f"has classes of dtype {classes.dtype} and shape {classes.shape}"
+        raise BadFile(argument, path, problem, 'write them as np.array(["one", "two"])')
+    if classes.dtype.kind == "S":
+        return tuple(name.decode("utf-8", "replace") for name in classes.tolist())
+    return tuple(map(str, classes))
+
+
 def check_labels(labels: np.ndarray, images: int, classes: int, argument: str, path: Path) -> None:
     """Raises BadFile unless there is one integer label per image, each of a class."""
-    if labels.shape != (images,) or labels.dtype.kind not in "iu":
+    if labels.dtype.kind not in "iu":
+        problem = f"has labels of dtype {labels.dtype}, such as {labels.ravel()[:1].tolist()}"
+        remedy = "give whole numbers: the row of the head for each image, from 0 (dtype int64)"
+        raise BadFile(argument, path, problem, remedy)
+    if labels.shape != (images,):
         problem = f"has labels of shape {labels.shape} for {images} images"
         raise BadFile(argument, path, problem, "give one integer label per image")
     if not images:
@@ -141,3 +201,10 @@ def check_images(images: np.ndarray, argument: str, path: Path) -> None:
         raise BadFile(argument, path, problem, "give uint8, N x H x W x 3")
     if 0 in images.shape:
         raise BadFile(argument, path, "holds no images", "give at least one")
+
+
+def check_pixels(images: np.ndarray, size: int, argument: str, path: Path) -> None:
+    """Raises BadFile unless the images are of the family's size."""
+    if images.shape[1:3] != (size, size):
+        problem = f"has images of {images.shape[1]} x {images.shape[2]} pixels"
+        raise BadFile(argument, path, problem, f"resize them to {size} x {size}")

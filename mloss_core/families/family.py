@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +20,14 @@ from ..architecture import ViTConfig
 from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
+from ..data.names import entry, is_hidden, normal, visible
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
 from ..places import assets
 from . import download, heads, schema
 from .layouts import OWN, TOML, Layout, is_family, layout
-from .tasks import read_prompts, read_task
+from .tasks import read_prompts, read_task, stored_names
 
 ZOO = assets() / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
@@ -54,8 +54,8 @@ class Family:
 
     @property
     def name(self) -> str:
-        """The folder's name, by which the family is asked for."""
-        return self.folder.name
+        """The folder's name, by which the family is chosen."""
+        return normal(self.folder.name)
 
     @property
     def about(self) -> Mapping[str, Any]:
@@ -99,7 +99,7 @@ class Family:
         return self._task(task).get("kind", benchmark.kind if benchmark else "source")
 
     def _task(self, name: str) -> Mapping[str, Any]:
-        return next((t for t in self.about["tasks"] if t["name"] == name), {})
+        return next((t for t in self.about["tasks"] if t["name"] == normal(name)), {})
 
     def recommended(self, method: str) -> dict[str, float]:
         """Recommended k, e and lambda of a method, tuned on validation images."""
@@ -130,11 +130,12 @@ class Family:
             UnknownName: there is no such source.
             BadTensor: its tensors differ from the base's.
         """
+        name = normal(name)
         if name not in self.sources:
             raise UnknownName("sources", name, self.sources)
         if name not in self.opened:
             base = self.base()
-            source = Checkpoint.open(self.parts.sources[name], f"source {name}").completed(base)
+            source = Checkpoint.open(self.parts.sources[name], f"source {name}", base)
             source.audit(self.model.shapes(), base)
             source.check_finite()
             self.opened[name] = source
@@ -147,7 +148,9 @@ class Family:
         rest = [task for task in self.tasks if task not in matrices]
         if rest:
             path = self.folder / heads.FILE
-            matrices |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
+            keys = stored_names(path, rest)
+            stored = heads.read_heads(path, self.name, keys, self.prompts, self.text_file)
+            matrices |= {normal(key): head for key, head in stored.items()}
         for task, head in matrices.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
                 problem = f"has shape {tuple(head.shape)}"
@@ -171,16 +174,18 @@ class Family:
 
     def task(self, name: str, split: str = "test") -> Task:
         """A task's images and labels; raises UnknownName, BadFile."""
+        name = normal(name)
         if name not in self.tasks:
             raise UnknownName("tasks", name, self.tasks)
         labels = {"name": name, "title": self.title(name), "kind": self.kind(name)}
         size, skipped = self.model.image_size, self.about.get("skip", ())
-        return read_task(self.folder, self._task(name), split, size, skipped, **labels)
+        loose = name in self.parts.heads
+        return read_task(self.folder, self._task(name), split, size, skipped, loose, **labels)
 
     @property
     def calibration_pool(self) -> Path:
         """The file, or folder of pictures, of unlabeled training images."""
-        return self.folder / self.about.get("calibration", "calibration.npz")
+        return entry(self.folder, self.about.get("calibration", "calibration.npz"))
 
 
 _LOADED: dict[Path, Family] = {}  # the latest of each folder, for the checkpoints it has opened
@@ -193,8 +198,8 @@ def roots() -> tuple[Path, ...]:
 
 def families() -> tuple[str, ...]:
     """Names of all families found."""
-    folders = (path for root in roots() if root.is_dir() for path in sorted(root.iterdir()))
-    return tuple(dict.fromkeys(folder.name for folder in folders if is_family(folder)))
+    folders = (path for root in roots() for path in visible(root))
+    return tuple(dict.fromkeys(normal(folder.name) for folder in folders if is_family(folder)))
 
 
 def load(name: str) -> Family:
@@ -210,12 +215,13 @@ def load(name: str) -> Family:
 
 def find(name: str) -> Path:
     """The folder of the family of that name; raises BadValue, UnknownName."""
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+    if not name.strip() or is_hidden(name) or set(name) & set("/\\\0"):
         remedy = f"choose from {', '.join(families())}"
         raise BadValue("family", name, "is not a plain name but a path or empty", remedy)
     for root in roots():
-        if is_family(root / name):
-            return root / name
+        for folder in visible(root):
+            if normal(folder.name) == normal(name) and is_family(folder):
+                return folder
     raise UnknownName("family", name, families())
 
 

@@ -10,12 +10,13 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.read import ADAPTER, WEIGHTS
+from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
+from ..data.names import entry, normal, visible
 from ..errors import BadFile
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
@@ -23,6 +24,7 @@ SEPARATORS = "_-. "  # between a base's name and what a source adds to it
 BASES = ("base", "zeroshot", "pretrained")  # names that say what they are
 NOT_MODELS = ("heads", "text", "calibration")  # and head_<Task>, and hidden files
 OWN, TOML = "family.json", "family.toml"
+FOLDERS = *WEIGHTS, ADAPTER, *ADAPTER_WEIGHTS  # any of these makes a folder a model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,21 +54,21 @@ def is_family(folder: Path) -> bool:
 
 def layout(folder: Path) -> Layout:
     """Finds a family's parts; raises BadFile for a bad family.toml or paths out of the folder."""
-    about = described(folder)
+    about = _normal(described(folder))
     text = _inside(folder, about["text"]) if "text" in about else None
     if (folder / OWN).is_file():  # everything has its place
-        sources = {path.stem: path for path in sorted((folder / "sources").glob("*.safetensors"))}
+        sources = dict(_own_sources(folder))
         return Layout(about=about, base=folder / "base.safetensors", sources=sources, text=text)
     about.setdefault("tasks", _tasks(folder))
-    models = dict(_models(folder))
+    models = dict(_apart(_models(folder)))
     base = _inside(folder, about["base"]) if "base" in about else _base(models)
     if "sources" in about:
         sources = {name: _inside(folder, path) for name, path in about["sources"].items()}
     else:
-        prefix = base.stem if base and base.is_file() else base.name if base else ""
+        prefix = normal(base.stem if base.is_file() else base.name) if base else ""
         rest = ((name, path) for name, path in models.items() if path != base)
         sources = dict(_named(folder, rest, prefix))
-    heads = {path.stem[5:]: path for path in sorted(folder.glob("head_*.pt"))}
+    heads = {normal(path.stem[5:]): path for path in sorted(folder.glob("head_*.pt"))}
     for path in (base, *sources.values(), *heads.values()):
         if path is not None:
             _inside(folder, path)
@@ -92,24 +94,70 @@ def described(folder: Path) -> dict[str, Any]:
 
 def _tasks(folder: Path) -> list[dict[str, str]]:
     """Tasks by the contents of tasks/: an .npz or a folder of pictures per task."""
-    places = sorted((folder / "tasks").glob("*"))
+    places = visible(folder / "tasks")
     names = (p.name if p.is_dir() else p.stem for p in places if p.is_dir() or p.suffix == ".npz")
-    return [{"name": name} for name in names]
+    return [{"name": normal(name)} for name in names]
+
+
+def _normal(about: dict[str, Any]) -> dict[str, Any]:
+    """A description with the names of sources and tasks in the form that names are compared in.
+
+    What is no name is left to whoever checks it.
+    """
+    if "sources" in about:
+        about["sources"] = {normal(name): path for name, path in about["sources"].items()}
+    tasks = about.get("tasks")
+    for task in tasks if isinstance(tasks, list) else ():
+        if isinstance(task, dict) and isinstance(task.get("name"), str):
+            task["name"] = normal(task["name"])
+        if isinstance(task, dict) and isinstance(task.get("sources"), list):
+            names = task["sources"]
+            task["sources"] = [normal(name) if isinstance(name, str) else name for name in names]
+    return about
+
+
+def _apart(models: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
+    """Models by name; raises BadFile for one name in two Unicode forms."""
+    spelt: dict[str, Path] = {}
+    for name, path in models:
+        former = spelt.setdefault(name, path)
+        if normal(former.name) == normal(path.name) and former.name != path.name:
+            problem = f"and {former.name} are one name in two Unicode forms"
+            raise BadFile("source", path, problem, "rename one of them")
+        yield name, path
 
 
 def _models(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of every model in the folder and in its sources/."""
-    for path in sorted(folder.iterdir()):
-        if path.stem in NOT_MODELS or path.name.startswith(("head_", ".")):
+    for path in visible(folder):
+        name = normal(path.name if path.is_dir() else path.stem)
+        if path.stem in NOT_MODELS or path.name.startswith("head_"):
             continue
         if path.is_dir() and path.name == "sources":
             yield from _models(path)
         elif path.is_dir() and (path / "finetuned.pt").is_file():
-            yield path.name, path / "finetuned.pt"
-        elif path.is_dir() and any((path / name).is_file() for name in (*WEIGHTS, ADAPTER)):
-            yield path.name, path
-        elif path.is_file() and path.suffix in ENDINGS:
-            yield path.stem, path
+            yield name, path / "finetuned.pt"
+        elif _holds(path, FOLDERS) or (path.is_file() and path.suffix in ENDINGS):
+            yield name, path
+
+
+def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of each file and LoRA adapter in sources/; raises BadFile for two of a name."""
+    paths = visible(folder / "sources")
+    files = [path for path in paths if path.suffix == ".safetensors"]
+    folders = [path for path in paths if _holds(path, (ADAPTER, *ADAPTER_WEIGHTS))]
+    names: dict[str, Path] = {}
+    for path in (*files, *(path for path in folders if path not in files)):
+        name = normal(path.stem if path in files else path.name)
+        if name in names:
+            problem = f"and {names[name].name} would both be called {name}"
+            raise BadFile("source", path, problem, "name one of them otherwise")
+        names[name] = path
+        yield name, path
+
+
+def _holds(folder: Path, names: Collection[str]) -> bool:
+    return any((folder / name).is_file() for name in names)
 
 
 def _base(models: Mapping[str, Path]) -> Path | None:
@@ -142,7 +190,7 @@ def _inside(folder: Path, path: object) -> Path:
     """The path, if it stays in the folder of families, links followed; raises BadFile."""
     if not isinstance(path, str | Path):
         raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
-    target = folder / path
+    target = entry(folder, path)
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder.parent)):
         remedy = "put the file itself into the family's folder"
         raise BadFile(f"{TOML} or link", target, "leads out of the folder of families", remedy)

@@ -25,8 +25,9 @@ def doubts(family: Family, sources: Sequence[str]) -> list[str]:
     earlier: dict[str, Files] = {}
     for name in (name for name in sources if name in family.parts.sources):
         with contextlib.suppress(InputError), formats.as_bad_file(name, family.folder):
-            files = formats.file_ids(family.parts.sources[name])
-            if family.parts.base and _equal(files, formats.file_ids(family.parts.base)):
+            base = formats.file_ids(family.parts.base) if family.parts.base else ()
+            files = formats.file_ids(family.parts.sources[name], base)
+            if base and _equal(files, base):
                 said.append(
                     f"source {name} equals the base in every tensor: it was not fine-tuned, and "
                     "only pulls the merge back to the base; is it the right file?"

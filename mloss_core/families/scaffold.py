@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 from ..atomic_files import written
@@ -47,7 +48,7 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
     lines = [
         f"# {architecture.blocks} blocks, width {architecture.width}, "
         f"{architecture.image_size} pixels, patches of {architecture.patch_size}, {base.dialect}",
-        f"base = {json.dumps(parts.base.relative_to(folder).as_posix())}",
+        f"base = {_text(parts.base.relative_to(folder).as_posix())}",
     ]
     if architecture.activation:
         return [*lines, f"activation = {json.dumps(architecture.activation)}"]
@@ -61,7 +62,7 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
 def _source_lines(parts: Layout, folder: Path) -> list[str]:
     """Lines of family.toml on the sources, and on adding calibration images and tasks."""
     paths = ((name, path.relative_to(folder).as_posix()) for name, path in parts.sources.items())
-    lines = [f"{json.dumps(name)} = {json.dumps(path)}" for name, path in paths]
+    lines = [f"{_text(name)} = {_text(path)}" for name, path in paths]
     return [
         '# calibration = "FOLDER"  # any folder of pictures, or an .npz; default calibration.npz',
         "",
@@ -72,11 +73,19 @@ def _source_lines(parts: Layout, folder: Path) -> list[str]:
     ]
 
 
+def _text(name: str) -> str:
+    """A text as TOML writes it: as JSON does, but for letters beyond its first plane."""
+    return json.dumps(name, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
 def _task_lines(parts: Layout, folder: Path) -> list[str]:
     """Lines of family.toml on adding tasks: test images and heads."""
-    datasets, name = {source: alike(source) for source in parts.sources}, folder.resolve().name
+    datasets, name = (
+        {source: alike(source) for source in parts.sources},
+        shlex.quote(folder.resolve().name),
+    )
     lines = [
-        f"# [[tasks]]\n# name = {json.dumps(source)}\n# dataset = {json.dumps(dataset)}"
+        f"# [[tasks]]\n# name = {_text(source)}\n# dataset = {json.dumps(dataset)}"
         for source, dataset in datasets.items()
         if dataset
     ]

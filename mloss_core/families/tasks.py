@@ -6,11 +6,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
 from ..data.datasets import advice, datasets_root, load_dataset
+from ..data.names import entry, listed, normal
 from ..data.prompts import Prompts, prompts_of
-from ..data.tasks import Task, class_folders, load_folder, load_task, read_npz
+from ..data.tasks import (
+    Task,
+    check_order,
+    class_folders,
+    class_names,
+    load_folder,
+    load_task,
+    matched,
+    read_npz,
+)
 from ..errors import BadFile
+from . import heads
 
 
 def read_task(
@@ -19,6 +31,7 @@ def read_task(
     split: str,
     size: int,
     skipped: Sequence[str],
+    loose: bool,
     **about: str,
 ) -> Task:
     """Loads a task from tasks/<task>/, else tasks/<task>.npz, else its dataset.
@@ -27,17 +40,19 @@ def read_task(
         folder: the family's.
         task: as family.toml has it.
         skipped: pictures left out on the user's word.
+        loose: whether its head is a head_<task>.pt, which names no classes.
         about: name, title and kind.
 
     Raises:
         BadFile: there are none, or they cannot be read.
     """
     name = task["name"]
-    pictures, arrays = folder / "tasks" / name, folder / "tasks" / f"{name}.npz"
+    pictures, arrays = (entry(folder / "tasks", called) for called in (name, f"{name}.npz"))
     if pictures.is_dir():
-        return load_folder(pictures, split, size, _declared(task), skipped, **about)
+        classes = _declared(task) or _folders(folder, name, pictures / split, loose)
+        return load_folder(pictures, split, size, classes, skipped, **about)
     if arrays.exists() or "dataset" not in task:
-        return load_task(arrays, split=split, **about)
+        return load_task(arrays, split=split, size=size, **about)
     dataset, root = task["dataset"], datasets_root(folder)
     remedy = advice(dataset, folder, name)
     if not benchmarks()[dataset].files:
@@ -52,13 +67,63 @@ def read_prompts(folder: Path, task: Mapping[str, Any]) -> Prompts:
         BadFile: nothing tells its classes.
     """
     name = task["name"]
-    classes, pictures = _declared(task), folder / "tasks" / name
+    classes, pictures = _declared(task), entry(folder / "tasks", name)
     if not classes and pictures.is_dir():
-        classes = tuple(class_folders(pictures / "test", f"task {name}"))
+        place, argument = pictures / "test", f"task {name}"
+        classes = _by_head(folder, name, place) or tuple(class_folders(place, argument))
     if not classes:
-        arrays = read_npz(folder / "tasks" / f"{name}.npz", f"classes of task {name}", ("classes",))
-        classes = tuple(str(name) for name in arrays["classes"])
+        path, argument = entry(folder / "tasks", f"{name}.npz"), f"classes of task {name}"
+        classes = class_names(read_npz(path, argument, ("classes",))["classes"], argument, path)
     return prompts_of(task, classes)
+
+
+def stored_names(path: Path, tasks: Sequence[str]) -> list[str]:
+    """Tasks as heads.safetensors spells them: the same letters may be written in two ways."""
+    shapes = Checkpoint.open(path, f"heads of {path.parent.name}").shapes if path.exists() else ()
+    spelt = {normal(key): key for key in shapes}
+    return [spelt.get(task, task) for task in tasks]
+
+
+def _folders(folder: Path, name: str, place: Path, loose: bool) -> tuple[str, ...]:
+    """A split's class folders in the order of the head's rows; raises BadFile if nobody tells it.
+
+    Args:
+        loose: whether the head is a head_<task>.pt, which names no classes.
+    """
+    rows = () if loose else _by_head(folder, name, place)
+    if rows:
+        return rows
+    names = class_folders(place, f"task {name}")
+    if rows is not None:
+        check_order(names, place, f"task {name}")
+    return tuple(names)
+
+
+def _by_head(folder: Path, name: str, place: Path) -> tuple[str, ...] | None:
+    """Class names of a head's rows in heads.safetensors, empty where it does not name them.
+
+    None stands for no head. Raises BadFile where the class folders have other names.
+    """
+    path = folder / heads.FILE
+    if not path.exists():
+        return None
+    file = Checkpoint.open(path, f"heads of {folder.name}")
+    if not any(normal(task) == name for task in file.shapes):
+        return None
+    stored = file.metadata.get("heads")
+    of_tasks = stored if isinstance(stored, dict) else {}
+    of_task = next((about for task, about in of_tasks.items() if normal(task) == name), None)
+    rows = of_task.get("classes") if isinstance(of_task, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, str) for row in rows):
+        return ()
+    names = class_folders(place, f"task {name}")
+    if not matched(names, rows):
+        problem = f"has class folders {listed(names)}, but its head is of {listed(rows)}"
+        remedy = (
+            f"name the folders alike, or move {heads.FILE} away and {heads.command(folder.name)}"
+        )
+        raise BadFile(f"task {name}", place, problem, remedy)
+    return tuple(rows)
 
 
 def _declared(task: Mapping[str, Any]) -> tuple[str, ...]:
