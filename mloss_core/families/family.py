@@ -27,7 +27,7 @@ from ..errors import BadFile, BadTensor, BadValue, UnknownName
 from ..places import assets
 from . import download, heads, schema
 from .layouts import OWN, TOML, Layout, is_family, layout
-from .tasks import read_prompts, read_task, stored_names
+from .tasks import read_prompts, read_task
 
 ZOO = assets() / "zoo"
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
@@ -148,9 +148,7 @@ class Family:
         rest = [task for task in self.tasks if task not in matrices]
         if rest:
             path = self.folder / heads.FILE
-            keys = stored_names(path, rest)
-            stored = heads.read_heads(path, self.name, keys, self.prompts, self.text_file)
-            matrices |= {normal(key): head for key, head in stored.items()}
+            matrices |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
         for task, head in matrices.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
                 problem = f"has shape {tuple(head.shape)}"

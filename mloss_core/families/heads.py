@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.image_tower import Checkpoint, save
+from ..data.names import normal
 from ..data.prompts import Prompts
 from ..errors import BadFile, BadTensor
 from ..version import __version__
@@ -44,20 +45,22 @@ def read_heads(
         raise BadFile(name, path, f"does not exist, for {', '.join(tasks)[:80]}", command(family))
     file = Checkpoint.open(path, name)
     again = f"move it away and {command(family)}"
-    missing = [task for task in tasks if task not in file.shapes]
+    spelt = {normal(key): key for key in file.shapes}  # the same letters, written in two ways
+    missing = [task for task in tasks if task not in spelt]
     if missing:
         raise BadTensor(name, path.name, f"lacks {missing[0]}", again)
     stored = file.metadata.get("heads")
     if isinstance(stored, dict):  # by us; others' say nothing of how they came to be
         for task in tasks:
-            if stored.get(task) != prompts(task).as_json():
+            if stored.get(spelt[task]) != prompts(task).as_json():
                 problem = f"was made from other classes or templates of {task}"
                 raise BadFile(name, path, problem, again)
         text_hash = file.metadata.get("text")
         if text is not None and text.exists() and _sha256(text, family) != text_hash:
             raise BadFile(name, path, f"was made from another file than {text.name}", again)
     file.check_finite()
-    return file.read(tasks)
+    tensors = file.read([spelt[task] for task in tasks])
+    return {task: tensors[spelt[task]] for task in tasks}
 
 
 def make_heads(

@@ -77,13 +77,6 @@ def read_prompts(folder: Path, task: Mapping[str, Any]) -> Prompts:
     return prompts_of(task, classes)
 
 
-def stored_names(path: Path, tasks: Sequence[str]) -> list[str]:
-    """Tasks as heads.safetensors spells them: the same letters may be written in two ways."""
-    shapes = Checkpoint.open(path, f"heads of {path.parent.name}").shapes if path.exists() else ()
-    spelt = {normal(key): key for key in shapes}
-    return [spelt.get(task, task) for task in tasks]
-
-
 def _folders(folder: Path, name: str, place: Path, loose: bool) -> tuple[str, ...]:
     """A split's class folders in the order of the head's rows; raises BadFile if nobody tells it.
 
