@@ -22,6 +22,7 @@ from torch import Tensor
 from .data.calibration import preprocess
 from .evaluation.evaluator import Evaluator
 from .families.family import Family
+from .fields import FIELDS, WAYS
 from .hardware import device as devices
 from .hardware.peak import watched
 from .methods import METHODS
@@ -400,4 +401,5 @@ def evaluable_tasks(recipe: MergeRecipe, tasks: Sequence[str]) -> tuple[str, ...
 
 def ties_of(recipe: MergeRecipe) -> MergeRecipe:
     """TIES as it is, at the same k: what a merge is compared with."""
-    return dataclasses.replace(recipe, method="ties", scope="tensor")
+    usual = {name: FIELDS[name].default for name in WAYS}
+    return dataclasses.replace(recipe, method="ties", **usual)

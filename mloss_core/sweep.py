@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .architecture import c_fc
-from .methods import METHODS
+from .methods import METHODS, as_read
 from .methods.keep_rates import measured_blocks, node_rates, node_wise_blocks
 from .methods.matrices import after_svc
 from .methods.method import Models, OwnImages, Prepared, Weights
@@ -41,7 +41,7 @@ def sweep(
         trace: whether BlockInputs come, too, each before its BlockScored.
         own: each source's images, where the method looks at them.
     """
-    layers = METHODS[recipe.method].layers
+    recipe, layers = as_read(recipe), METHODS[recipe.method].layers
     if layers is not None:
         yield from layers(models, recipe, own, merged)
         return
@@ -64,7 +64,7 @@ def _prepared(
     else:
         assert method.rule is not None, "several models are left, nothing to merge"
         prepared = Prepared(rule=method.rule)
-    if recipe.after == "svc" and "after" in method.reads:
+    if recipe.after == "svc":
         prepared = dataclasses.replace(prepared, rule=after_svc(prepared.rule))
     return prepared
 
@@ -125,7 +125,7 @@ def _walk(
 
 def _global_thresholds(models: Models, recipe: MergeRecipe) -> list[float] | None:
     """Each source's threshold, where one trims its whole task vector."""
-    if recipe.scope != "global" or "scope" not in METHODS[recipe.method].reads:
+    if recipe.scope != "global":
         return None
     return [global_threshold(models.base, source.read, recipe.keep) for source in models.sources]
 
@@ -177,7 +177,7 @@ class _Merge:
 
 def _factors(models: Models, recipe: MergeRecipe) -> list[float] | None:
     """What brings each task vector to the norm that all have on average; None leaves them."""
-    if recipe.norms != "equal" or "norms" not in METHODS[recipe.method].reads:
+    if recipe.norms != "equal":
         return None
     sizes = norms(models)
     mean = sum(sizes) / len(sizes)

@@ -223,3 +223,39 @@ def test_what_is_kept_is_counted_where_a_method_trims(method, family):
         assert math.isclose(np.mean(shares), 0.25, abs_tol=0.1)
     else:
         assert shares == [1.0] * 3
+
+
+# Another value of each field that could change a merge's bytes.
+OTHER = {
+    "keep": 0.7, "variation": 0.05, "scaling": 0.5, "blocks": (1,), "seed": 7, "tokens": 2,
+    "precision": "bf16", "inputs_from": "pretrained", "scores": "squared", "ranks": "reversed",
+    "scope": "global", "matrices": "layers", "qkv": "split", "rest": "base", "start": "tsv-m",
+    "images": "others", "ridge": 1.0, "off_diagonal": 0.5, "steps": 3, "rate": 0.1, "rho": 0.5,
+    "coefficients": "source", "vectors": "trimmed",
+}  # fmt: skip
+REFUSED = ("norms", "after", "samples")  # refused where unread, or no matter of the bytes alone
+
+
+def test_every_field_is_tried_in_another_value():
+    fields = {field.name for field in dataclasses.fields(MergeRecipe)}
+    assert fields - OTHER.keys() - set(REFUSED) == {"family", "method", "sources", "weights"}
+
+
+@pytest.mark.parametrize("svc", [False, True])
+@pytest.mark.parametrize("method", ONE_MODEL)
+def test_what_a_method_does_not_read_changes_nothing(method, svc, family):
+    """What is not recorded of a merge must not decide it: its name would stand for two models."""
+    reads = METHODS[method].reads
+    if svc and "after" not in reads:
+        pytest.skip("SVC is refused after it")
+    usual = {"keep": 0.4, "after": "svc" if svc else "nothing"}
+    usual |= {"steps": 2} if "steps" in reads else {}
+    starts = ("ties", "iso-c") if method == "fit" else ("iso-c",)
+    for start in starts:
+        settings = usual | ({"start": start} if method == "fit" else {})
+        *_, whole = merged(family, method, **settings)
+        unread = {name: value for name, value in OTHER.items() if name not in reads}
+        if method == "fit":
+            unread.pop("start", None)
+        *_, other = merged(family, method, **settings | unread)
+        assert all(torch.equal(whole.weights[n], t) for n, t in other.weights.items())

@@ -7,12 +7,16 @@ a whole model. What each needs, where code and paper differ, and what is not her
 
 from __future__ import annotations
 
+import dataclasses
+
+from ..fields import FIELDS
+from ..types import MergeRecipe
 from . import fit, layers, matrices, rules, smile, trained, whole
 from .emr import TaskModels
 from .matrices import of_matrices
 from .method import Method, Models
 
-__all__ = ["METHODS", "Method", "Models"]
+__all__ = ["METHODS", "Method", "Models", "as_read"]
 
 OF_MATRICES = ("weights", "scaling", "matrices", "qkv", "rest", "norms", "after")
 # All singular values of these are equal: none to calibrate.
@@ -264,7 +268,7 @@ METHODS: dict[str, Method] = {
     "fit": Method(
         title="Fit",
         paper="ours: docs/fit.md",
-        reads=("weights", "scaling", "start", "ridge", *DRAWN),
+        reads=("weights", "keep", "scaling", "start", "ridge", *DRAWN),
         explanation="Layer by layer along the merge, the weights whose outputs come nearest to "
         "what each source computes on its own task's images, so that earlier errors are repaired.",
         formula=r"W = \arg\min_W \sum_i \| W x_i - y_i \|^2 + \mu \| W - W_0 -"
@@ -336,3 +340,12 @@ METHODS: dict[str, Method] = {
         formula=r"\sum_i \alpha_i f_{\theta_i}(x)",
     ),
 }
+
+
+def as_read(recipe: MergeRecipe) -> MergeRecipe:
+    """The recipe with every field that its method does not read as it usually is: what is not
+    recorded of a merge cannot decide it."""
+    reads = {"family", "method", "sources", *METHODS[recipe.method].reads}
+    usual = {name: field.default for name, field in FIELDS.items()} | {"variation": 0.0}
+    unread = {name: value for name, value in usual.items() if name not in reads}
+    return dataclasses.replace(recipe, **unread)
