@@ -8,6 +8,8 @@ from typing import Any
 
 from .errors import BadFile
 
+BLOCKS = "visual.transformer.resblocks."  # before a block's number, in open_clip's names
+
 
 @dataclass(frozen=True, kw_only=True)
 class ViTConfig:
@@ -64,7 +66,7 @@ class ViTConfig:
 
     def block_names(self, block: int) -> dict[str, tuple[int, ...]]:
         """Tensor names of one residual block, in the order data meets them, with their shapes."""
-        prefix, w, n = f"visual.transformer.resblocks.{block}.", self.width, self.nodes
+        prefix, w, n = f"{BLOCKS}{block}.", self.width, self.nodes
         return {
             prefix + "ln_1.weight": (w,),
             prefix + "ln_1.bias": (w,),
@@ -104,4 +106,4 @@ class ViTConfig:
 
 def c_fc(block: int) -> str:
     """Name of the linear before a block's activation; its rows are the block's nodes."""
-    return f"visual.transformer.resblocks.{block}.mlp.c_fc"
+    return f"{BLOCKS}{block}.mlp.c_fc"

@@ -7,12 +7,12 @@ summaries are loops over this table.
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
 from .errors import BadValue, UnknownName
+from .text import normal
 
 MOST_BLOCKS = 1000  # in any model: a range of blocks must not fill the memory
 
@@ -152,8 +152,7 @@ class Names(Field):
     """Several names, with commas between them."""
 
     def parse(self, text: str) -> tuple[str, ...]:
-        # One form of Unicode, as names in folders are read.
-        return tuple(name for name in unicodedata.normalize("NFC", text).split(",") if name)
+        return tuple(name for name in normal(text).split(",") if name)
 
     def format(self, value: Any) -> str:
         return ",".join(value)

@@ -1,14 +1,21 @@
-"""Numbers and tables as text: three significant digits, Markdown and plain columns."""
+"""Text of numbers and tables, and the one form of names: three significant digits, Markdown and
+plain columns."""
 
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterable, Sequence
 
 from tabulate import tabulate
 
 PLAIN = (1e-3, 1e3)  # magnitudes between these are written without a power of ten
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def normal(name: str) -> str:
+    """A name in the one form that names are compared in: the same letters may be spelt in two."""
+    return unicodedata.normalize("NFC", name)
 
 
 def three_digits(value: float) -> str:

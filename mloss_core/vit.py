@@ -17,12 +17,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .activations import activation
-from .architecture import ViTConfig
+from .architecture import BLOCKS, ViTConfig
 
 # Tokens a forward pass takes at a time: what a core's cache likes, and what keeps a GPU busy.
 ROWS = 1 << 12
 ROWS_CUDA = 1 << 17
-BLOCKS = "visual.transformer.resblocks."
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +17,7 @@ from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
 from ..hardware.device import reported_memory
 from ..methods import METHODS
 from ..recipe import published
+from ..text import normal
 from ..types import Event, MergeRecipe, Planned
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -190,7 +190,7 @@ def parse_tasks(text: str, family: Family) -> tuple[str, ...]:
     """Task names from "all" or names with commas; raises UnknownName."""
     if text == "all":
         return family.tasks
-    names = unicodedata.normalize("NFC", text).split(",")
+    names = normal(text).split(",")
     for name in names:
         if name not in family.tasks:
             raise UnknownName("tasks", name, ("all", *family.tasks))

@@ -14,9 +14,9 @@ from torch import Tensor
 from ..architecture import ViTConfig
 from ..errors import BadFile, BadValue
 from ..fields import FIELDS
+from ..text import normal
 from ..types import CalibrationBatch
 from .images import decoded, picture_files
-from .names import normal
 from .tasks import check_images, check_pixels, read_npz
 
 

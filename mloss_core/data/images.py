@@ -14,7 +14,8 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ..errors import BadFile
-from .names import files_below, listed, normal
+from ..text import normal
+from .names import files_below, listed
 from .shades import RangeError, as_rgb
 
 # Kinds that Pillow reads by itself; it would hand EPS to another program.

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import unicodedata
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from ..text import normal
 
 # What systems and tools put beside people's files, in small letters; and all that begins with ".".
 SYSTEM = frozenset(
@@ -37,11 +38,6 @@ def files_below(folder: Path) -> list[Path]:
         folders[:] = [name for name in folders if not is_hidden(name)]
         files += [Path(place, name) for name in names if not is_hidden(name)]
     return sorted(path for path in files if path.is_file())
-
-
-def normal(name: str) -> str:
-    """A name in the one form that names are compared in: the same letters may be spelt in two."""
-    return unicodedata.normalize("NFC", name)
 
 
 def entry(folder: Path, name: str | Path) -> Path:

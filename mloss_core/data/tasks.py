@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ..errors import BadFile, MlossError
+from ..text import normal
 from .images import Pictures, Resized, picture_files
-from .names import by_number, in_order, listed, normal, visible
+from .names import by_number, in_order, listed, visible
 from .prompts import spoken
 
 BOMB, LARGE = 200, 1 << 28  # an archive may unpack to so many times its size, or to so many bytes

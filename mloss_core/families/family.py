@@ -20,11 +20,12 @@ from ..architecture import ViTConfig
 from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
-from ..data.names import entry, is_hidden, normal, visible
+from ..data.names import entry, is_hidden, visible
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
 from ..places import assets
+from ..text import normal
 from . import download, heads, schema
 from .layouts import OWN, TOML, Layout, is_family, layout
 from .tasks import read_prompts, read_task

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from ..checkpoints.image_tower import Checkpoint, save
-from ..data.names import normal
 from ..data.prompts import Prompts
 from ..errors import BadFile, BadTensor
+from ..text import normal
 from ..version import __version__
 from .text_tower import GIVE, load_text
 

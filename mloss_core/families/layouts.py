@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
-from ..data.names import entry, normal, visible
+from ..data.names import entry, visible
 from ..errors import BadFile
+from ..text import normal
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
 SEPARATORS = "_-. "  # between a base's name and what a source adds to it

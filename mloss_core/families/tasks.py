@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
 from ..data.datasets import advice, datasets_root, load_dataset
-from ..data.names import entry, listed, normal
+from ..data.names import entry, listed
 from ..data.prompts import Prompts, prompts_of
 from ..data.tasks import (
     Task,
@@ -22,6 +22,7 @@ from ..data.tasks import (
     read_npz,
 )
 from ..errors import BadFile
+from ..text import normal
 from . import heads
 
 

@@ -13,9 +13,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from ..architecture import BLOCKS
 from ..mloss import wide
 from ..types import BlockMerged, MergeRecipe
-from ..vit import BLOCKS, Tower, chunks
+from ..vit import Tower, chunks
 from . import matrices, rules
 from .layers import merged_block, source_weights, start_of
 from .matrices import of_matrices

@@ -16,9 +16,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..architecture import BLOCKS
 from ..mloss import wide
 from ..types import BlockMerged, MergeRecipe
-from ..vit import BLOCKS, Tower, chunks
+from ..vit import Tower, chunks
 from . import matrices
 from .matrices import LAYERS, polars, pseudo_inverse, svd
 from .method import Models, OwnImages, Weights
@@ -132,11 +133,7 @@ def regmean(
     models: Models, recipe: MergeRecipe, own: Sequence[OwnImages], merged: Weights
 ) -> Iterator[BlockMerged]:
     """RegMean: each layer's inputs are those in the source itself (Jin et al. 2023)."""
-
-    def layer(name: str, base: Matrix) -> Gathered:
-        return Regression(base, recipe.off_diagonal)
-
-    yield from _merge(models, recipe, own, merged, layer, through_merged=False)
+    yield from _merge(models, recipe, own, merged, _regression(recipe), through_merged=False)
 
 
 def regmean_plus_plus(
@@ -144,11 +141,12 @@ def regmean_plus_plus(
 ) -> Iterator[BlockMerged]:
     """RegMean++: a block's inputs come through the blocks merged so far; within the block they are
     the source's own (Nguyen et al. 2025). ln_post stays the base's."""
+    yield from _merge(models, recipe, own, merged, _regression(recipe), through_merged=True)
 
-    def layer(name: str, base: Matrix) -> Gathered:
-        return Regression(base, recipe.off_diagonal)
 
-    yield from _merge(models, recipe, own, merged, layer, through_merged=True)
+def _regression(recipe: MergeRecipe) -> Layer:
+    """Every layer by regression."""
+    return lambda name, base: Regression(base, recipe.off_diagonal)
 
 
 def esm(

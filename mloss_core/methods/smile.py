@@ -13,8 +13,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..architecture import BLOCKS
 from ..types import BlockMerged, MergeRecipe
-from ..vit import BLOCKS, Tower, chunks
+from ..vit import Tower, chunks
 from .layers import merged_block
 from .matrices import LAYERS, svd
 from .method import Models

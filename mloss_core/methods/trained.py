@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 import zipfile
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -249,11 +248,12 @@ class _Trainer:
 
     def by_block(self) -> Float[np.ndarray, "sources blocks"]:
         """Mean coefficient of each source in each block."""
-        number = [re.search(r"resblocks\.(\d+)\.", name) for name in self.names]
-        of = np.array([int(n[1]) if n else -1 for n in number])
-        values = self.coefficients.cpu().numpy()
-        blocks = range(self.models.config.blocks)
-        return np.stack([values[:, of == block].mean(1) for block in blocks], 1)
+        config, values = self.models.config, self.coefficients.cpu().numpy()
+        places = [
+            [self.names.index(name) for name in config.block_names(block)]
+            for block in range(config.blocks)
+        ]
+        return np.stack([values[:, of_block].mean(1) for of_block in places], 1)
 
     def _batch(self, images: OwnImages) -> Int64[np.ndarray, " batch"]:
         size = min(BATCH, len(images.pixels))

@@ -77,7 +77,7 @@ def pcb(
         shares = _competition(_flat(models, i), together, low, high, q)
         (count,) = kept_counts(np.array([recipe.keep]), total)
         top = float(shares.max())
-        spans.append((float(thresholds_(shares[None].clone(), np.array([count]))), top))
+        spans.append((float(thresholds_(shares[None], np.array([count]))), top))
     starts = _starts(models)
 
     def rule(v: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
@@ -111,10 +111,11 @@ def _starts(models: Models) -> dict[str, int]:
 
 
 def _clip_limits(magnitude: Tensor) -> tuple[float, float]:
-    """The magnitudes at which 1 % of the smallest and of the largest are clipped."""
+    """The magnitudes at which 1 % of the smallest and of the largest are clipped; leaves them in
+    disorder."""
     total = magnitude.numel()
     counts = (max(1, round(total * (1 - CLIPPED))), max(1, round(total * CLIPPED)))
-    low, high = (float(thresholds_(magnitude[None].clone(), np.array([n]))) for n in counts)
+    low, high = (float(thresholds_(magnitude[None], np.array([n]))) for n in counts)
     return low, high
 
 
@@ -140,7 +141,8 @@ def opcm(
     """
     yield from ()
     members = [i for i, weight in enumerate(recipe.alpha) if weight > 0]
-    mean = float(np.mean([norms(models)[i] for i in members]))
+    sizes = norms(models)
+    mean = float(np.mean([sizes[i] for i in members]))
 
     def rule(v: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
         times = counts(alpha)
