@@ -40,15 +40,10 @@ def show(family: Family, recipe: MergeRecipe, block: int) -> None:
             "each other alone."
         )
     job = analyses.alignment_job(family, recipe)
-    if job is None:
-        st.info("Not measured yet. Press *Measure alignment* above.")
-        return
-    session.while_active(job)(lambda: _draw(family, recipe, job, block))()
+    strip.followed(job, analyses.ALIGNMENT, lambda job: _draw(family, recipe, job, block))
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job, block: int) -> None:
-    strip.outcome(job, gone=False)
-    strip.progress(job)
     rows = [event for event in list(job.events) if isinstance(event, BlockAlignment)]
     if not rows:
         return

@@ -37,10 +37,7 @@ def show(family: Family, recipe: MergeRecipe) -> None:
         "ensemble is the paper's M-Loss. Equal colours are equal values. The smaller, the closer."
     )
     job = analyses.left_job(family, recipe)
-    if job is None:
-        st.info("Not measured yet. Press *Measure what is left* above.")
-        return
-    session.while_active(job)(lambda: _draw(family, recipe, job))()
+    strip.followed(job, analyses.LEFT, lambda job: _draw(family, recipe, job))
 
 
 def several_models(title: str) -> None:
@@ -53,8 +50,6 @@ def several_models(title: str) -> None:
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job) -> None:
-    strip.outcome(job, gone=False)
-    strip.progress(job)
     blocks = [event for event in list(job.events) if isinstance(event, BothLeft)]
     if not blocks:
         return

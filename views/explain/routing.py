@@ -41,15 +41,10 @@ def show(family: Family, recipe: MergeRecipe, block: int) -> None:
         "of. Here is who gets which tokens of each task's calibration images."
     )
     job = analyses.routing_job(family, recipe)
-    if job is None:
-        st.info("Not measured yet. Press *Measure where tokens go* above.")
-        return
-    session.while_active(job)(lambda: _draw(family, recipe, job, block))()
+    strip.followed(job, analyses.ROUTING, lambda job: _draw(family, recipe, job, block))
 
 
 def _draw(family: Family, recipe: MergeRecipe, job: Job, block: int) -> None:
-    strip.outcome(job, gone=False)
-    strip.progress(job)
     events = list(job.events)
     routed = next((event for event in events if isinstance(event, Routed)), None)
     routes = {event.block: event.chosen for event in events if isinstance(event, BlockRoutes)}

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from mloss_core import METHODS, Family, Finished, Merge, MergeRecipe, run
+from mloss_core import METHODS, Family, Merge, MergeRecipe, run
 from mloss_core.analysis.alignment import alignment
 from mloss_core.analysis.before import confidences
 from mloss_core.analysis.left import BlockLeft, calibration_for, left_after
@@ -23,13 +23,16 @@ from mloss_core.methods import Models
 from mloss_core.methods.matrices import LAYERS
 from mloss_core.methods.smile import Smile
 from mloss_core.recipe import check, images_of
-from mloss_core.types import Embedded, Planned, progress
-from views.jobs.kinds import Events, job_or_button, without_weights
+from mloss_core.types import Embedded, Planned
+from views.jobs.kinds import Events, job_or_button, on_its_way
 from views.jobs.live import why_not
 from views.state import session
 from views.state.job_board import Job
 
 FEW = 6  # jobs of a kind that stay: each holds arrays of every block
+# What the buttons say that begin them.
+LEFT, ALIGNMENT = "Measure what is left", "Measure alignment"
+ROUTING = "Measure where tokens go"
 PLAIN = {name: FIELDS[name].default for name in ("after", "norms", "start", "images")}
 
 
@@ -63,22 +66,13 @@ def merge_weights(
 ) -> Generator[Any, None, Mapping[str, Tensor] | None]:
     """The weights of a merge, done as one step that says how far it is; None where the method
     leaves no single model, which is a step that is done."""
-    weights, log, last = None, [], 0
+    weights = None
     if METHODS[recipe.method].one_model:
-        with contextlib.closing(run(recipe, family, stages=(Merge(),))) as events:
-            for event in events:
-                log.append(without_weights(event))
-                weights = event.weights if isinstance(event, Finished) else None
-                share = min(99, int(100 * progress(log)))
-                yield _way(share) if share > last else None
-                last = max(share, last)
-    yield _way(100)
+        went = yield from on_its_way(run(recipe, family, stages=(Merge(),)))
+        assert went is not None, "it has all the time it takes"
+        weights = went[1].weights
+    yield Embedded(source="", task="", seconds=0.0, done=1, total=1)
     return weights
-
-
-def _way(hundredths: int) -> Embedded:
-    """How far a step is."""
-    return Embedded(source="", task="", seconds=0.0, done=hundredths, total=100)
 
 
 def average_of(recipe: MergeRecipe) -> MergeRecipe:
@@ -100,7 +94,7 @@ def left_job(family: Family, recipe: MergeRecipe) -> Job | None:
             for before, after in zip(*both, strict=True):
                 yield BothLeft(average=before, merge=after)
 
-    return _on_request(family, "left", recipe, "Measure what is left", "What is left", events)
+    return _on_request(family, "left", recipe, LEFT, "What is left", events)
 
 
 def alignment_job(family: Family, recipe: MergeRecipe) -> Job | None:
@@ -112,14 +106,13 @@ def alignment_job(family: Family, recipe: MergeRecipe) -> Job | None:
         yield from alignment(family, recipe.sources, weights, recipe.keep)
 
     title = "Alignment of task vectors"
-    return _on_request(family, "alignment", recipe, "Measure alignment", title, events)
+    return _on_request(family, "alignment", recipe, ALIGNMENT, title, events)
 
 
 def routing_job(family: Family, recipe: MergeRecipe) -> Job | None:
     """Where SMILE sends the tokens of each task's calibration images."""
-    label = "Measure where tokens go"
     events = lambda: routing(family, recipe)  # noqa: E731
-    return _on_request(family, "routing", recipe, label, "SMILE's routing", events)
+    return _on_request(family, "routing", recipe, ROUTING, "SMILE's routing", events)
 
 
 def _on_request(

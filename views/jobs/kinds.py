@@ -262,26 +262,34 @@ def _attempted(
             return "Skipped: nothing is left of the budget.", False
         if expected > seconds:
             return f"Skipped: took {elapsed(expected)} before, {elapsed(seconds)} are left.", False
-        record = yield from _on_its_way(lab.compute(cell), cell.label, seconds)
+        went = yield from on_its_way(lab.compute(cell), cell.label, seconds)
     except MlossError as error:
         return error_text(error), False
     except Exception as error:  # a bug of ours must not take the other methods with it
         traceback.print_exc()
         return f"unexpected {type(error).__name__}: {error}", False
-    return record or f"Stopped: took longer than the {elapsed(seconds)} that were left.", False
+    if went is None:
+        return f"Stopped: took longer than the {elapsed(seconds)} that were left.", False
+    return went[0], False
 
 
-def _on_its_way(
-    work: Generator[Any, None, RunRecord], title: str, seconds: float
-) -> Generator[Any, None, RunRecord | None]:
-    """A cell's events as hundredths of its way; its record, or None where the time was over."""
-    begun, so_far, last = time.perf_counter(), [], 0
+def on_its_way(
+    work: Generator[Any, None, Any], title: str = "", seconds: float = math.inf
+) -> Generator[Any, None, tuple[Any, Any] | None]:
+    """Work as one step that says how far it is, in hundredths; None is a place to stop. Returns its
+    result and its last event, or None where the time was over.
+
+    Args:
+        seconds: that it may take.
+    """
+    begun, so_far, event, last = time.perf_counter(), [], None, 0
     with contextlib.closing(work):
         while time.perf_counter() - begun < seconds:
             try:
-                so_far.append(without_weights(next(work)))
+                event = next(work)
             except StopIteration as end:
-                return end.value
+                return end.value, event
+            so_far.append(without_weights(event))
             share, former = int(100 * share_of(so_far)), last
             last = max(share, former)
             way = Embedded(source=title, task="", seconds=0.0, done=last, total=101)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import streamlit as st
 
 from views.state import session
@@ -47,6 +49,25 @@ def progress(job: Job | None) -> None:
     """How far a job is, where its result will stand; nothing once it has ended."""
     if job is not None and job.active:
         st.progress(job.share, f"{job.title} · {elapsed(job.seconds)} (cancel it at the foot)")
+
+
+def followed(job: Job | None, label: str, draw: Callable[[Job], None]) -> None:
+    """Draws what a job has measured as it comes; or says which button begins it.
+
+    Args:
+        label: of that button, which stands above where there is no job.
+        draw: what there is so far.
+    """
+    if job is None:
+        st.info(f"Not measured yet. Press *{label}* above.")
+        return
+
+    def so_far() -> None:
+        outcome(job, gone=False)
+        progress(job)
+        draw(job)
+
+    session.while_active(job)(so_far)()
 
 
 def outcome(job: Job | None, gone: bool) -> None:
