@@ -11,12 +11,11 @@ from PIL import Image, ImageDraw
 from .emoji import emoji_task
 from .fonts import SCRIPTS, index_fonts, render_script, split_families
 from .glyph_tasks import glyph_tasks
-from .land_use import land_use_task
+from .photographs import earth_task, textures_task
 from .pictures import clipart_task, fashion_task, mnist_task
 from .signs import signs_task
 from .sources import fetch
 from .task import Task
-from .textures import textures_task
 
 SEED = 7
 ORDER = [
@@ -27,7 +26,7 @@ ORDER = [
     "signs",
     "emoji",
     "textures",
-    "land_use",
+    "earth",
     "fashion",
     "greek",
     "arabic",
@@ -59,8 +58,8 @@ def all_tasks(work: Path) -> list[Task]:
         mnist_task(packages),
         signs_task(packages),
         emoji_task(packages),
-        textures_task(),
-        land_use_task(),
+        textures_task(packages),
+        earth_task(packages),
     ]
     tasks += [fashion_task(packages), clipart_task(packages)]
     return sorted(

@@ -7,7 +7,9 @@ found is written to the card. Nothing is installed: archives are unpacked under 
 import json
 import re
 import subprocess
+import sys
 import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +22,9 @@ NPM = {
     "@iconify-json/fluent-emoji-flat": "1.2.6",
     "emoji-datasource": "16.0.0",
 }
-PICTURE_DEBS = ["dataset-fashion-mnist", "openclipart-png"]
+# A release that still carries its photographs; only these are read, nothing is installed.
+PYPI = {"scikit-image": "0.16.2"}
+PICTURE_DEBS = ["dataset-fashion-mnist", "openclipart-png", "xplanet-images"]
 LATIN_FONTS = [
     "adf-accanthis",
     "adf-baskervald",
@@ -258,6 +262,21 @@ def _fetch_npm(name: str, version: str, folder: Path) -> Path:
     return target
 
 
+def _fetch_pypi(name: str, version: str, folder: Path) -> Path:
+    """Download one wheel, whatever Python it was built for, and unpack it; return its folder."""
+    target = folder / name
+    if not target.exists():
+        wanted = ["--no-deps", "--only-binary=:all:", "--python-version=3.8"]
+        wanted += ["--platform=manylinux1_x86_64", "--dest=."]
+        command = [sys.executable, "-m", "pip", "download", *wanted, f"{name}=={version}"]
+        subprocess.run(command, cwd=folder, check=True, capture_output=True)
+        archive = next(folder.glob(f"{name.replace('-', '_')}-{version}-*.whl"))
+        with zipfile.ZipFile(archive) as wheel:
+            wheel.extractall(target)
+        archive.unlink()
+    return target
+
+
 def _fetch_deb(name: str, folder: Path) -> Path | None:
     """Download one Debian package and unpack it; None if this release does not have it."""
     target = folder / name
@@ -298,6 +317,17 @@ def fetch(work: Path) -> None:
                 "name": name,
                 "version": version,
                 "licences": [licence],
+                "fonts": False,
+            }
+        )
+    for name, version in PYPI.items():
+        _fetch_pypi(name, version, folder)
+        used.append(
+            {
+                "registry": "PyPI",
+                "name": name,
+                "version": version,
+                "licences": ["BSD-3-Clause"],
                 "fonts": False,
             }
         )
