@@ -141,8 +141,14 @@ def provenance(
         "base": family.base().sha256,
         "sources": {name: family.source(name).sha256 for name in recipe.sources},
         "calibration": calibration.sha256 if calibration else None,
-        "version": __version__,
+        "version": version_of(recipe.method),
     }
+
+
+def version_of(method: str) -> str:
+    """The library's version as far as a method's bytes tell them apart: with its revision."""
+    revision = METHODS[method].revision
+    return f"{__version__}+{revision}" if revision else __version__
 
 
 def fingerprint(metadata: dict[str, object]) -> str:

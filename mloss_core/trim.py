@@ -23,6 +23,8 @@ SMALL = 1 << 22
 # Relative to a row's length: above the rounding of a rate in [0, 1] and of its product (2^-52),
 # below the distance of any decimal rate of six digits from the next whole number, to 1e9 entries.
 ROUNDING = 2**-50
+# What no byte is: it keeps two names apart that are one after the other.
+END_OF_NAME = 256
 # Entries whose thresholds one thread finds at once.
 GROUP = 1 << 17
 
@@ -184,20 +186,24 @@ def thresholds_(
 
 def random_masks(
     shape: tuple[int, ...],
-    sources: int,
+    sources: Sequence[str],
     keep: float | Float[np.ndarray, " rows"],
     seed: int,
     name: str,
 ) -> Bool[Tensor, "sources *shape"]:
     """DARE's masks, one per source: each entry is kept with probability `keep`, its row's or all's.
 
-    Drawn from the seed and the tensor's name on the CPU, so that neither device nor order matters.
+    Drawn on the CPU from the seed, the tensor's name and the source's, so that neither the device
+    nor the order of tensors and sources matters, nor which other sources there are.
     """
-    entropy = [seed, *name.encode()]
-    draws = np.random.default_rng(entropy).random((sources, *shape), dtype=np.float32)
+    masks = np.empty((len(sources), *shape), dtype=bool)
     # Rates are rounded as a single one is: with equal rates the masks are those of one rate.
     least = np.float32(keep)
-    return torch.from_numpy(draws < (least if least.ndim == 0 else least[:, None]))
+    for mask, source in zip(masks, sources, strict=True):
+        entropy = [seed, *name.encode(), END_OF_NAME, *source.encode()]
+        draws = np.random.default_rng(entropy).random(shape, dtype=np.float32)
+        np.less(draws, least if least.ndim == 0 else least[:, None], out=mask)
+    return torch.from_numpy(masks)
 
 
 def elect_and_merge_(

@@ -20,6 +20,9 @@ from .errors import BadValue
 from .fields import FIELDS
 from .intervals import of_share, with_interval
 
+# How far from 1 a sum of merging weights may be: as they are, and where they can be meant (0.333
+# three times, with the rounding of doubles).
+EXACT, FEW_DIGITS = 1e-6, 1e-3 + 1e-9
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -33,6 +36,14 @@ def check_sources(sources: Sequence[str]) -> None:
         raise BadValue("sources", ",".join(sources), "is too few", remedy)
 
 
+def as_shares(weights: Sequence[float]) -> tuple[float, ...]:
+    """Weights divided by their sum, where that is so near 1 that they were written with few digits
+    (0.3333 three times); others as they are, for `check_weights` to judge."""
+    total = math.fsum(weights)
+    near = EXACT < abs(total - 1) <= FEW_DIGITS
+    return tuple(weight / total for weight in weights) if near else tuple(weights)
+
+
 def check_weights(weights: Sequence[float], sources: int) -> None:
     """Raises BadValue unless there is one weight per source, none negative, summing to 1."""
     shown = ",".join(f"{w:g}" for w in weights)
@@ -41,7 +52,7 @@ def check_weights(weights: Sequence[float], sources: int) -> None:
         raise BadValue("weights", shown, problem, "give one weight per source")
     if not all(math.isfinite(w) and w >= 0 for w in weights):
         raise BadValue("weights", shown, "has a negative or non-finite weight", "use 0 to 1")
-    if abs(math.fsum(weights) - 1) > 1e-6:
+    if abs(math.fsum(weights) - 1) > EXACT:
         total = f"sums to {math.fsum(weights):g}"
         raise BadValue("weights", shown, total, "give weights that sum to 1")
 

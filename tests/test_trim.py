@@ -138,18 +138,23 @@ def test_a_source_of_no_weight_has_no_say():
 
 @pytest.mark.parametrize("keep", [0.1, 0.5, 0.9])
 def test_random_masks_keep_about_their_share(keep):
-    mask = trim.random_masks((100, 100), 2, keep, 42, "a.weight")
+    mask = trim.random_masks((100, 100), ("s", "t"), keep, 42, "a.weight")
     assert mask.shape == (2, 100, 100)
     assert abs(mask.double().mean() - keep) < 5 * (keep * (1 - keep) / mask.numel()) ** 0.5
 
 
 def test_random_masks_depend_on_seed_tensor_and_source_alone():
-    mask = trim.random_masks((50,), 2, 0.5, 42, "a")
-    assert torch.equal(mask, trim.random_masks((50,), 2, 0.5, 42, "a"))
-    assert not torch.equal(mask, trim.random_masks((50,), 2, 0.5, 43, "a"))
-    assert not torch.equal(mask, trim.random_masks((50,), 2, 0.5, 42, "b"))
+    both = ("s", "t")
+    mask = trim.random_masks((50,), both, 0.5, 42, "a")
+    assert torch.equal(mask, trim.random_masks((50,), both, 0.5, 42, "a"))
+    assert torch.equal(mask.flip(0), trim.random_masks((50,), both[::-1], 0.5, 42, "a"))
+    assert torch.equal(mask[1:], trim.random_masks((50,), both[1:], 0.5, 42, "a"))
+    assert not torch.equal(mask, trim.random_masks((50,), both, 0.5, 43, "a"))
+    assert not torch.equal(mask, trim.random_masks((50,), both, 0.5, 42, "b"))
     assert not torch.equal(mask[0], mask[1])
-    assert trim.random_masks((50,), 2, 1.0, 42, "a").all()
+    joined = trim.random_masks((50,), ("bs",), 0.5, 42, "a")
+    assert not torch.equal(joined, trim.random_masks((50,), ("s",), 0.5, 42, "ab"))
+    assert trim.random_masks((50,), both, 1.0, 42, "a").all()
 
 
 def test_dare_drops_at_random_rescales_and_elects():
@@ -157,7 +162,7 @@ def test_dare_drops_at_random_rescales_and_elects():
     vectors = np.random.default_rng(0).normal(0, 1, (2, 6, 5)).astype(np.float32)
     whole = trim.TaskVectors(torch.zeros(6, 5), list(torch.tensor(vectors)))
     ours = rules.dare(whole, torch.tensor([0.5, 0.5]), recipe, "w")
-    masks = trim.random_masks((6, 5), 2, 0.25, recipe.seed, "w").numpy()
+    masks = trim.random_masks((6, 5), recipe.sources, 0.25, recipe.seed, "w").numpy()
     reference = 2 * oracle.elect_and_merge(
         [v * m / 0.25 for v, m in zip(vectors, masks, strict=True)]
     )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,7 +20,7 @@ from ..hardware.device import reported_memory
 from ..methods import METHODS
 from ..recipe import published
 from ..text import normal
-from ..types import Event, MergeRecipe, Planned
+from ..types import Event, MergeRecipe, Planned, as_shares
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -169,9 +171,19 @@ def recipe_of(family: Family, method: str, settings: Mapping[str, Any]) -> Merge
     if method in METHODS and "variation" not in METHODS[method].reads:
         values["variation"] = 0.0
     if values["weights"] is not None:
-        values["weights"] = parse_weights(values["weights"])
+        values["weights"] = _shares(values["weights"])
     values["blocks"] = parse_blocks(values["blocks"], family.model.blocks)
     return MergeRecipe(family=family.name, method=method, **values)
+
+
+def _shares(text: str) -> tuple[float, ...]:
+    """Merging weights; those that miss a sum of 1 by their few digits are scaled, which is said."""
+    weights = parse_weights(text)
+    scaled = as_shares(weights)
+    if scaled != weights:
+        total = f"sum to {math.fsum(weights):.6g}, not 1"
+        print(f"warning: --weights {text}: {total}; they were divided by it", file=sys.stderr)
+    return scaled
 
 
 def parse_sources(text: str, family: Family) -> tuple[str, ...]:

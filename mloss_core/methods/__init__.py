@@ -75,6 +75,7 @@ METHODS: dict[str, Method] = {
         rule=rules.dare,
         trims=True,
         drops=True,
+        revision=1,  # masks by the sources' names, not by their places
     ),
     "m-ties": Method(
         title="M-TIES",
@@ -100,6 +101,7 @@ METHODS: dict[str, Method] = {
         trims=True,
         node_wise=True,
         drops=True,
+        revision=1,  # as DARE's
     ),
     "tsv-m": Method(
         title="TSV-M",

@@ -115,6 +115,8 @@ class Method:
         whole: whether nothing is final before the last tensor is merged.
         defaults: published settings, where they differ from the fields' own.
         steps: events that precede the merge, for a recipe; see `types.progress`.
+        revision: raised where the same recipe gives other bytes than before, so that what was
+            measured then is not taken for what it would be now.
     """
 
     title: str
@@ -136,6 +138,7 @@ class Method:
     whole: bool = False
     defaults: Mapping[str, Any] = field(default_factory=dict)
     steps: Callable[[MergeRecipe], int] = lambda recipe: 0
+    revision: int = 0
 
     @property
     def one_model(self) -> bool:

@@ -76,10 +76,10 @@ def dare(
         rates: keep rates of the tensor's rows (M-DARE), by which they are drawn and rescaled too; a
             row of rate zero is dropped whole. None means k for all.
     """
-    q, keep = len(vectors.stored), recipe.keep
+    keep, shape = recipe.keep, tuple(vectors.base.shape)
     drawn = keep if rates is None else rates
-    masks = trim.random_masks(tuple(vectors.base.shape), q, drawn, recipe.seed, name)
-    masks = masks.view(q, *trim.rows_of(vectors.base).shape)
+    masks = trim.random_masks(shape, recipe.sources, drawn, recipe.seed, name)
+    masks = masks.view(len(masks), *trim.rows_of(vectors.base).shape)
     # What no entry survives is zero, whatever divides it.
     by_row = None if rates is None else vectors.base.new_tensor(np.where(rates > 0, rates, 1))
 

@@ -20,11 +20,10 @@ from ..errors import BadFile
 from ..evaluation.evaluator import Evaluator
 from ..families.family import Family
 from ..methods.keep_rates import draws_images
-from ..recipe import calibration_of, recipe_fields
+from ..recipe import calibration_of, recipe_fields, version_of
 from ..run import cell as cell_stages
 from ..run import run
 from ..types import Event, MergeRecipe
-from ..version import __version__
 from . import store
 from .layout import root, writing
 from .store import RunRecord
@@ -75,7 +74,8 @@ class Lab:
             drawn = self._calibration(recipe.sources, recipe.samples, recipe.seed)
         models = [self._model(name) for name in (None, *recipe.sources)]
         images = [self._images(task, cell.split) for task in cell.tasks]
-        parts = [recipe_fields(recipe), models, drawn, images, cell.split, cell.beside, __version__]
+        parts = [recipe_fields(recipe), models, drawn, images, cell.split, cell.beside]
+        parts.append(version_of(recipe.method))
         return f"cell-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
     def cached_run(self, cell: Cell) -> RunRecord | None:

@@ -13,10 +13,9 @@ from mloss_core import METHODS, Family, MergeRecipe, MlossError, list_runs
 from mloss_core.evaluation.evaluator import mean_of
 from mloss_core.experiments.search import PAPER, replaced
 from mloss_core.fields import FIELDS
-from mloss_core.recipe import published, recipe_fields
+from mloss_core.recipe import published, recipe_fields, version_of
 from mloss_core.runs.layout import root
 from mloss_core.runs.store import RunRecord
-from mloss_core.version import __version__
 from views.state import session
 
 
@@ -85,4 +84,5 @@ def _same_files(run: RunRecord, sources: Sequence[str], files: tuple[str, ...]) 
     about = run.metadata
     ours = (about.get("base"), *(about.get("sources", {}).get(name) for name in sources))
     tested = run.state == "finished" and run.facts.get("split", "test") == "test"
-    return tested and ours == files and about.get("version") == __version__
+    current = about.get("version") == version_of(about["recipe"]["method"])
+    return tested and ours == files and current
