@@ -17,6 +17,7 @@ from ..architecture import ViTConfig
 from ..atomic_files import check_output
 from ..errors import BadFile
 from .hugging_face import IMAGE, their_tensors
+from .image_tower import savable
 from .infer import EPSILON
 from .read import KEY
 
@@ -53,8 +54,7 @@ def write_folder(
         (aside / "README.md").write_text(card, encoding="utf-8")
         # transformers reads no file that doesn't say that it is of torch.
         about = {"format": "pt", KEY: json.dumps(metadata, sort_keys=True)}
-        named = their_tensors(tensors, IMAGE)
-        save_file({k: named[k].contiguous() for k in sorted(named)}, aside / WEIGHTS, about)
+        save_file(savable(their_tensors(tensors, IMAGE)), aside / WEIGHTS, about)
         (aside / WEIGHTS).chmod(0o644)
         check_output(folder)
         aside.rename(folder)

@@ -196,10 +196,23 @@ def save(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, objec
     Raises:
         BadFile: the path exists, its folder doesn't, or the disk is full.
     """
-    # save_file orders tensors by dtype and name: the same tensors give the same bytes.
-    contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
     with written(path) as aside:
-        save_file(contiguous, aside, {KEY: json.dumps(metadata, sort_keys=True)})
+        save_file(savable(tensors), aside, {KEY: json.dumps(metadata, sort_keys=True)})
+
+
+def savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors as safetensors takes them: by name, contiguous, none in another's memory.
+
+    Those that share memory are copied, so that tied ones are written by value. save_file orders
+    tensors by dtype and name: the same tensors give the same bytes.
+    """
+    contiguous = {name: tensors[name].contiguous() for name in sorted(tensors)}
+    end = 0
+    for name, tensor in sorted(contiguous.items(), key=lambda item: item[1].data_ptr()):
+        if tensor.data_ptr() < end:
+            contiguous[name] = tensor.clone()
+        end = max(end, tensor.data_ptr() + tensor.nbytes)
+    return contiguous
 
 
 def convert(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, object]]:

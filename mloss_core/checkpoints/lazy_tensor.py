@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -27,6 +28,11 @@ STORAGES = {
     "BoolStorage": ("BOOL", torch.bool),
 }
 DTYPES = dict(STORAGES.values())
+# Bytes of an element of storages that no weights lie in, but what else a training script saves.
+ODD_STORAGES = {
+    "UntypedStorage": 1, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16, "QInt8Storage": 1,
+    "QUInt8Storage": 1, "QInt32Storage": 4, "QUInt4x2Storage": 1, "QUInt2x4Storage": 1,
+}  # fmt: skip
 
 
 class FormatError(Exception):
@@ -35,6 +41,15 @@ class FormatError(Exception):
     def __init__(self, problem: str, remedy: str = "fetch or write it again"):
         super().__init__(problem)
         self.problem, self.remedy = problem, remedy
+
+
+def itemsize(word: str) -> int:
+    """Bytes of an element of that dtype or kind of storage; raises FormatError if unknown."""
+    if word in DTYPES:
+        return DTYPES[word].itemsize
+    if word not in ODD_STORAGES:
+        raise FormatError(f"holds values of dtype {word or 'unknown'}")
+    return ODD_STORAGES[word]
 
 
 @dataclass(frozen=True)
@@ -49,6 +64,12 @@ class Stored:
     shape: tuple[int, ...]
     dtype: str
     fetch: Callable[[], Tensor]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of its values; of a dtype that is not read, as many as there are values."""
+        width = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 1
+        return math.prod(self.shape) * width
 
 
 def file_id(path: Path) -> FileId:
@@ -116,13 +137,17 @@ def _from_bytes(
     dtype = DTYPES[word]
     if 0 in size:
         return torch.empty(size, dtype=dtype)
-    elements = 1 + offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    steps = [(n - 1) * step for n, step in zip(size, stride, strict=True)]
+    first = offset + sum(step for step in steps if step < 0)
+    elements = 1 + offset + sum(step for step in steps if step > 0)
     held = _mapped(at)[start : start + elements * dtype.itemsize]
     if start % dtype.itemsize:
         held = held.clone()  # legacy files pack storages without alignment
     typed = held.view(dtype)
-    first = typed.storage_offset() + offset  # as_strided counts from the file's first byte
-    return typed.as_strided(size, stride, first).contiguous()
+    first += typed.storage_offset()  # as_strided counts from the file's first byte
+    tensor = typed.as_strided(size, [abs(step) for step in stride], first)
+    backwards = [i for i, step in enumerate(stride) if step < 0]
+    return tensor.flip(backwards) if backwards else tensor.contiguous()
 
 
 def _fused(parts: tuple[Stored, ...]) -> Tensor:

@@ -115,7 +115,7 @@ class _Machine:
 PUSHED = {  # numbers, texts and bytes
     "INT", "BININT", "BININT1", "BININT2", "LONG", "LONG1", "LONG4", "FLOAT", "BINFLOAT",
     "BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8",
-    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8",
+    "BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8",
 }  # fmt: skip
 IGNORED = {"PROTO", "FRAME", "STOP"}
 FRESH: dict[str, Callable[[], object]] = {
@@ -204,6 +204,11 @@ def count(value: object) -> int:
     return value
 
 
+def _step(value: object) -> int:
+    """The value as a stride, which may count backwards; raises ValueError for anything else."""
+    return -count(-value) if type(value) is int and value < 0 else count(value)
+
+
 def emulate_call(name: object, arguments: tuple) -> object:
     """The data that calling the named class or function would give; nothing is called."""
     if not isinstance(name, Name):
@@ -230,15 +235,17 @@ def _strided(storage: Storage, offset: int, size: tuple, stride: tuple, *rest: A
         raise TypeError("a tensor without storage")
     if len(size) > 8:
         raise ValueError("a tensor of too many dimensions")
-    sizes, strides = tuple(map(count, size)), tuple(map(count, stride))
-    entries, last = 1, count(offset)
+    sizes, strides = tuple(map(count, size)), tuple(map(_step, stride))
+    first = last = count(offset)
     for n, step in zip(sizes, strides, strict=True):
-        entries, last = entries * n, last + (n - 1) * step
+        first, last = first + min((n - 1) * step, 0), last + max((n - 1) * step, 0)
     word = storage.word
     if len(rest) > 2 and isinstance(rest[2], Name):  # _v3: a dtype without a storage type
         word = rest[2].text.removeprefix("torch.")
-    elif entries and (entries > storage.numel or last >= storage.numel):
+    elif 0 not in sizes and (first < 0 or last >= storage.numel):
         raise ValueError("a tensor beyond its storage")
+    if any(isinstance(about, dict) and (about.get("neg") or about.get("conj")) for about in rest):
+        raise FormatError("holds a tensor stored as its negative", "save it again with torch.save")
     return Strided(storage, word, offset, sizes, strides)
 
 

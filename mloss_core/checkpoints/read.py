@@ -42,7 +42,7 @@ from .lora import LORA, expanded
 from .naming import PLAIN, text_tower, to_open_clip_names
 from .preprocessing import Normalisation, normalisation, read_normalisation
 from .state_dict import is_module, state_dict, told_activation
-from .torch_archive import ZIP_MAGIC, Archive, read_legacy, read_zip
+from .torch_archive import ZIP_MAGIC, Archive, check_unpacked, read_legacy, read_zip
 
 __all__ = [
     "ADAPTER",
@@ -166,8 +166,11 @@ def _file(at: FileId) -> Contents:
     if magic[:1] == PICKLE and at[1] >= 8 and not _is_safetensors(at):
         return _archive(read_legacy(at))
     file = safetensors(at)
-    metadata = json.loads((file.metadata() or {}).get(KEY, "{}"))
-    return Contents("", {key: from_safetensors(at, key) for key in file.keys()}, metadata)
+    about = file.metadata() or {}
+    tensors = {key: from_safetensors(at, key) for key in file.keys()}
+    # safetensors' save_model leaves out what shares memory, and says whose values it has.
+    tied = {key: tensors[other] for key, other in about.items() if other in tensors}
+    return Contents("", tied | tensors, json.loads(about.get(KEY, "{}")))
 
 
 def _is_safetensors(at: FileId) -> bool:
@@ -179,6 +182,8 @@ def _is_safetensors(at: FileId) -> bool:
 
 def _archive(archive: Archive) -> Contents:
     tensors = {key: archive.stored(part) for key, part in state_dict(archive.value).items()}
+    # Views may repeat a few values without end.
+    check_unpacked(sum(tensor.nbytes for tensor in tensors.values()), archive.at)
     if archive.scripted:
         dialect = "openai_jit"
     else:

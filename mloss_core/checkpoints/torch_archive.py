@@ -9,7 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO, Any
 
-from .lazy_tensor import DTYPES, FileId, FormatError, Stored, from_bytes
+from .lazy_tensor import DTYPES, FileId, FormatError, Stored, from_bytes, itemsize
 from .pickle_reader import Storage, Strided, plain
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -46,10 +46,10 @@ class Archive:
     def _start(self, storage: Storage) -> int:
         if storage.word not in DTYPES:
             return 0  # reading it says so
-        itemsize = DTYPES[storage.word].itemsize
+        width = itemsize(storage.word)
         start, held = self.starts.get(storage.key, (0, -1))
-        start, held = start + storage.first * itemsize, held - storage.first * itemsize
-        if storage.numel * itemsize > held:
+        start, held = start + storage.first * width, held - storage.first * width
+        if storage.numel * width > held:
             raise FormatError("holds a tensor whose values are missing or cut off")
         return start
 
@@ -64,9 +64,7 @@ def read_zip(at: FileId) -> Archive:
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
-            unpacked = sum(info.file_size for info in members.values())
-            if unpacked > BOMB * size:
-                raise FormatError(f"unpacks to {unpacked} bytes, {unpacked // size} times its size")
+            check_unpacked(sum(info.file_size for info in members.values()), at)
             pickles = [name for name in members if PICKLE.fullmatch(name)]
             if len(pickles) != 1:
                 remedy = "give a checkpoint that torch.save wrote"
@@ -88,6 +86,13 @@ def read_zip(at: FileId) -> Archive:
             return Archive(at, value, starts, root + "constants.pkl" in members)
     except ZIP_DAMAGE as error:
         raise FormatError(f"cannot be read as a zip archive ({error})") from error
+
+
+def check_unpacked(unpacked: int, at: FileId) -> None:
+    """Raises FormatError for a file that would unpack to far more bytes than it has."""
+    _, size, _ = at
+    if unpacked > BOMB * size:
+        raise FormatError(f"unpacks to {unpacked} bytes, {unpacked // max(size, 1)} times its size")
 
 
 def _refuse_big_endian(file: IO[bytes], size: int, info: zipfile.ZipInfo | None) -> None:
@@ -131,13 +136,10 @@ def read_legacy(at: FileId) -> Archive:
             raise FormatError("lists no storages")
         starts, position = {}, content.tell()
         for key in keys:
-            word = words.get(key, "")
-            if word not in DTYPES:
-                raise FormatError(f"holds values of dtype {word or 'unknown'}")
             if position + 8 > size:
                 raise FormatError("is cut off")
             length = int.from_bytes(content[position : position + 8], "little")
-            length *= DTYPES[word].itemsize
+            length *= itemsize(words.get(key, ""))
             if position + 8 + length > size:
                 raise FormatError("is cut off")
             starts[key] = (position + 8, length)
