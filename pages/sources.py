@@ -7,6 +7,8 @@ import streamlit as st
 
 from mloss_core import Accuracy, Family
 from mloss_core.analysis.task_vectors import Geometry
+from mloss_core.errors import BadFile
+from mloss_core.plain_text import read_text
 from views.jobs import analyses, kinds
 from views.shared import figures, nav, sources
 from views.sources import before
@@ -42,7 +44,11 @@ def card(family: Family) -> None:
     with st.expander("Model and data card: what it is made of, by whom, under which licences"):
         if sheet.is_file():
             st.image(str(sheet), caption="Pictures of every task", alt="Pictures of every task")
-        lines = text.read_text(encoding="utf-8").splitlines()
+        try:
+            lines = read_text(text, str).splitlines()
+        except BadFile as error:
+            st.warning(str(error))
+            return
         # The sheet stands above: a browser could not find it by its path in the folder.
         st.markdown("\n".join(line for line in lines if not line.startswith("![")))
 

@@ -94,3 +94,11 @@ def test_a_lecture_shows_it_too(visit):
     test = settled(visit("sources", "view=lecture"))
     assert "Before merging" in words(test) and button(test, "Make norms equal")
     assert np.isfinite(test.dataframe[0].value["norm"]).all() and load("tiny").sources
+
+
+def test_a_card_in_another_encoding_is_shown(visit, own_family):
+    (own_family / "README.md").write_bytes("# Äpfel\r\n".encode("latin-1"))
+    assert "# Äpfel" in [text.value for text in visit("sources").markdown]
+    (own_family / "README.md").write_bytes("# яблоки".encode("cp1251"))
+    test = visit("sources")
+    assert "README.md" in test.warning[0].value and "line 1, column 3" in test.warning[0].value

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import json
+import shutil
+import tomllib
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from mloss_core import METHODS, Family, Finished, MergeRecipe, __version__, run
+from mloss_core import METHODS, Family, Finished, InputError, MergeRecipe, __version__, load, run
+from mloss_core.families.layouts import described
+from mloss_core.plain_text import decoded, read_text
 from mloss_core.recipe import provenance
 from mloss_core.runs.cells import Cell, Lab
 from tiny import TASKS
@@ -117,3 +124,195 @@ def test_scaled_weights_merge_as_equal_ones(cli, family, out, tmp_path):
     written = load_file(merges[0])
     assert all(torch.allclose(written[name], equal[name], atol=1e-6) for name in equal)
     assert gap(equal, load_file(merges[1])) > 1e-3
+
+
+TOML = """# für Äpfel
+title = "Äpfel"
+base = "base.safetensors"
+activation = "quick_gelu"
+num_attention_heads = 2
+
+[sources]
+"birnen" = "sources/apples.safetensors"
+"zwei Wörter" = "sources/bridges.safetensors"
+"""
+ENCODINGS = ("utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "latin-1")
+
+
+def as_toml(family: Path, content: bytes) -> Path:
+    """The family with these bytes as its family.toml, in place of family.json."""
+    (family / "family.json").unlink(missing_ok=True)
+    (family / "family.toml").write_bytes(content)
+    return family / "family.toml"
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["unix", "windows", "mac"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_family_toml_is_read_in_the_encodings_that_editors_leave(own_family, encoding, end):
+    as_toml(own_family, TOML.replace("\n", end).encode(encoding))
+    family = load("tiny")
+    assert family.about["title"] == "Äpfel" and family.sources == ("birnen", "zwei Wörter")
+    assert family.source("zwei Wörter").shapes
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "latin-1", "cp1250"])
+def test_a_family_json_is_read_in_them_too(own_family, encoding):
+    about = json.loads((own_family / "family.json").read_text()) | {"title": "Käse für Zoë"}
+    text = json.dumps(about, ensure_ascii=False, indent=1).replace("\n", "\r\n")
+    (own_family / "family.json").write_bytes(text.encode(encoding))
+    assert load("tiny").about["title"] == "Käse für Zoë" and load("tiny").source(TASKS[0]).shapes
+
+
+STRANGE = {  # what other encodings leave, and the line and column of the first byte that is strange
+    "Cyrillic": ('a = 1\ntitle = "яблоки"', "cp1251", "line 2, column 10"),
+    "Greek": ('title = "μήλα"', "iso8859-7", "line 1, column 10"),
+    "Polish": ('title = "Jabłko"', "cp1250", "line 1, column 13"),
+    "Japanese": ('title = "りんご"', "shift-jis", "line 1, column 10"),
+    "DOS": ('title = "é"', "cp437", "line 1, column 10"),
+    "a letter that others read otherwise": ('title = "señor"', "latin-1", "line 1, column 12"),
+    "a letter alone": ('title = "É 1"', "latin-1", "line 1, column 10"),
+    "curly": ("title = “x”", "cp1252", "line 1, column 9"),
+}
+
+
+@pytest.mark.parametrize("text, encoding, place", STRANGE.values(), ids=STRANGE.keys())
+@pytest.mark.parametrize("name", ["family.toml", "family.json"])
+def test_bytes_of_several_meanings_are_refused_at_their_place(
+    own_family, cli, out, refused, name, text, encoding, place
+):
+    (own_family / "family.json").unlink()
+    (own_family / name).write_bytes(text.encode(encoding))
+    outcome = cli("merge", "--family", "tiny", "--out", out)
+    said = (f"error: {name} {own_family / name}: is no UTF-8 text at {place}", "encoding UTF-8")
+    refused(outcome, *said)
+    assert "\\x" not in outcome.err and "b'" not in outcome.err
+
+
+@pytest.mark.parametrize(
+    "content, said",
+    [
+        ("é".encode("utf-16")[:-1], "is no UTF-16 text at line 1, column 1"),
+        (b"\xef\xbb\xbfa = 1\nb = \xff", "is no UTF-8 text at line 2, column 5"),
+        ("x = 'ä'\ny = '".encode() + b"\xe4'", "is no UTF-8 text at line 2, column 6"),
+        (b"\xff\xfe\0\xd8", "is no UTF-16 text at line 1, column 1"),
+    ],
+)
+def test_text_that_breaks_off_is_refused_at_its_place(own_family, content, said):
+    path = as_toml(own_family, content)
+    with pytest.raises(InputError) as error:
+        described(own_family)
+    assert str(error.value) == f"family.toml {path}: {said}; save it with the encoding UTF-8"
+
+
+MEANT = {
+    "a drive": (r'x = "C:\Users\me\new"', r"C:\Users\me\new"),
+    "lower case": (r'x = "c:\users\name"', r"c:\users\name"),
+    "a share": (r'x = "\server\share"', r"\server\share"),
+    "in an array": (r'x = ["a", "b\c d"]', ["a", r"b\c d"]),
+    "in a key": ('[a]\n"b\\c" = 1\n', {"b\\c": 1}),
+    "curly": ("x = “a b”", "a b"),
+    "German": ("x = „a b“", "a b"),
+    "single": ("x = ‘a\\b’", "a\\b"),
+    "many": ("x = [“a”, “b”, 'c']", ["a", "b", "c"]),
+    "curly key": ("“x” = 1", 1),
+    "curly drive": (r"x = “C:\Users\me”", r"C:\Users\me"),
+    "inside": ('x = "say “a”"', "say “a”"),
+}
+
+
+@pytest.mark.parametrize("text, value", MEANT.values(), ids=MEANT.keys())
+def test_what_can_be_meant_in_one_way_is_read_so(tmp_path, text, value):
+    path = tmp_path / "family.toml"
+    path.write_text(text, encoding="utf-8")
+    (held,) = read_text(path, tomllib.loads).values()
+    assert held == value
+
+
+def test_json_is_mended_alike(tmp_path):
+    path = tmp_path / "family.json"
+    path.write_text('{“a”: "C:\\Users\\m", "b": [“x”], "c": "\\u00e4\\n"}', encoding="utf-8")
+    value = {"a": r"C:\Users\m", "b": ["x"], "c": "ä\n"}
+    assert read_text(path, json.loads) == value
+
+
+REFUSED = {
+    "mixed escapes": (r'x = "C:\Users\"a\""', "line 1, column 10", "write / instead of"),
+    "escaped end": ('y = 1\nx = "C:\\a\\"\nz = 1', "line 2, column 10", "write / instead of"),
+    "half curly": ('x = "a”\ny = 1', "line 1, column 8", "write straight quotes"),
+    "other half": ('x = “a"', "line 1, column 5", "write straight quotes"),
+    "curly alone": ("x = a”", "line 1, column 5", "write straight quotes"),
+    "a space that does not break": ("x\u00a0= 1", "line 1, column 2", "no-break space"),
+    "unclosed": ("x = [1,\n2", "line 2, column 2", "mend it there"),
+    "no value": ("a = 1\n\nx =", "line 3, column 4", "mend it there"),
+    "no quotes": ("a = 1\nx = base.pt\n", "line 2, column 5", "mend it there"),
+    "zero byte": ("x = '\0'", "line 1, column 6", "mend it there"),
+    "deep": ("x = " + "[" * 5000, "nested too deeply", "mend it there"),
+    "long number": ("x = " + "9" * 5000, "4300 digits", "mend it there"),
+    "many mends": ("x = [" + "“a”, " * 300 + "]", "too many", "plain"),
+}
+
+
+@pytest.mark.parametrize("text, place, cure", REFUSED.values(), ids=REFUSED.keys())
+def test_what_cannot_is_refused_at_its_place(own_family, cli, out, refused, text, place, cure):
+    path = as_toml(own_family, text.encode())
+    outcome = cli("merge", "--family", "tiny", "--out", out)
+    refused(outcome, f"error: family.toml {path}: ", place, cure)
+    assert "\\x" not in outcome.err and "Error(" not in outcome.err
+
+
+def test_halves_of_characters_are_refused(own_family, cli, out, refused):
+    path = own_family / "family.json"
+    path.write_text(path.read_text().replace('"mean"', '"license": "\\ud800", "mean"'))
+    refused(cli("merge", "--family", "tiny", "--out", out), "half of a character")
+
+
+@pytest.mark.parametrize(
+    "written", [r"sources\apples.safetensors", r".\sources\apples.safetensors"]
+)
+@pytest.mark.parametrize("quote", ["'", '"'])
+def test_a_path_with_backslashes_is_found(own_family, written, quote):
+    shutil.copytree(own_family / "sources", own_family / "new" / "tuned")
+    moved = written.replace("sources", r"new\tuned")
+    text = TOML.replace('"sources/apples.safetensors"', quote + moved + quote)
+    as_toml(own_family, text.encode())
+    assert load("tiny").source("birnen").shapes
+    assert load("tiny").parts.sources["birnen"].parent.name == "tuned"
+
+
+def test_names_of_classes_in_bytes_are_decoded_alike(own_family):
+    path = own_family / "tasks" / f"{TASKS[0]}.npz"
+    with np.load(path) as file:
+        arrays = dict(file)
+    names = ["Äpfel", "Birne", "Käse", "Brot"]
+    for encoding in ("utf-8", "latin-1"):
+        coded = np.array([name.encode(encoding) for name in names])
+        np.savez(path, **(arrays | {"classes": coded}))
+        assert load("tiny").task(TASKS[0]).classes == tuple(names)
+    np.savez(path, **(arrays | {"classes": np.array(["яблоко".encode("cp1251")] * 4)}))
+    with pytest.raises(InputError, match=r"class name of bytes that is no UTF-8 text at line 1, c"):
+        load("tiny").task(TASKS[0])
+
+
+def test_every_one_byte_text_is_decoded_or_refused():
+    for byte in range(1, 256):
+        for text in (b"a%cb" % byte, b"%c%c" % (byte, byte), b"%c" % byte):
+            try:
+                assert decoded(text) == text.decode("latin-1").replace("\r", "\n")
+            except ValueError as error:
+                assert byte > 127 and "at line 1, column " in str(error)
+
+
+def test_configs_of_other_tools_are_read_alike(own_family, cli):
+    """A family of Hugging Face folders whose config.json an editor has saved anew."""
+    hub = own_family.parent / "hub"
+    for name in ("clip", "clip-fruit"):
+        shutil.copytree(own_family, hub / name, ignore=lambda _, names: names)
+        vision = {"hidden_act": "quick_gelu", "num_attention_heads": 2}
+        (hub / name / "config.json").write_text(
+            json.dumps({"vision_config": vision}), encoding="utf-16"
+        )
+        shutil.copy(own_family / "base.safetensors", hub / name / "model.safetensors")
+    assert load("hub").model.activation == "quick_gelu"
+    (hub / "clip" / "config.json").write_bytes('{\n "a": "яблоки"}'.encode("cp1251"))
+    with pytest.raises(InputError, match=r"a config\.json that is no UTF-8 text at line 2, colum"):
+        load("hub")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from ..errors import BadFile
+from ..plain_text import read_text
 from .lazy_tensor import FormatError
 
 WEIGHTS = (
@@ -20,7 +22,6 @@ ADAPTER = "adapter_config.json"  # of a LoRA adapter, which is no model of its o
 ADAPTER_WEIGHTS = "adapter_model.safetensors", "adapter_model.bin"
 OPEN_CLIP_CONFIG = "open_clip_config.json"
 CONFIGS = ("config.json", OPEN_CLIP_CONFIG)
-LARGEST_JSON = 1 << 24
 
 
 def weight_files(path: Path) -> tuple[Path, ...]:
@@ -99,10 +100,6 @@ def json_beside(path: Path, name: str) -> dict[str, Any] | None:
 def read_json(path: Path) -> Any:
     """What a JSON file holds; raises FormatError."""
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise FormatError(f"has a {path.name} of more than {LARGEST_JSON} bytes")
-        return json.loads(path.read_bytes())
-    except (ValueError, RecursionError, OSError) as error:
-        raise FormatError(
-            f"has a {path.name} that cannot be read ({type(error).__name__})"
-        ) from error
+        return read_text(path, json.loads)
+    except BadFile as error:
+        raise FormatError(f"has a {path.name} that {error.problem}", error.remedy) from error

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ..errors import BadFile, MlossError
+from ..plain_text import Misread, decoded
 from ..text import normal
 from .images import Pictures, Resized, picture_files
 from .names import by_number, in_order, listed, visible
@@ -173,9 +174,13 @@ def class_names(classes: np.ndarray, argument: str, path: Path) -> tuple[str, ..
     if classes.ndim != 1 or classes.dtype.kind not in "USiu":
         problem = f"has classes of dtype {classes.dtype} and shape {classes.shape}"
         raise BadFile(argument, path, problem, 'write them as np.array(["one", "two"])')
-    if classes.dtype.kind == "S":
-        return tuple(name.decode("utf-8", "replace") for name in classes.tolist())
-    return tuple(map(str, classes))
+    if classes.dtype.kind != "S":
+        return tuple(map(str, classes))
+    try:
+        return tuple(decoded(name) for name in classes.tolist())
+    except Misread as error:
+        problem = f"has a class name of bytes that {error}"
+        raise BadFile(argument, path, problem, 'write them as np.array(["one", "two"])') from error
 
 
 def check_labels(labels: np.ndarray, images: int, classes: int, argument: str, path: Path) -> None:

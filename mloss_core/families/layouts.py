@@ -18,6 +18,7 @@ from typing import Any
 from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
 from ..data.names import entry, visible
 from ..errors import BadFile
+from ..plain_text import read_text
 from ..text import normal
 
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
@@ -25,6 +26,7 @@ SEPARATORS = "_-. "  # between a base's name and what a source adds to it
 BASES = ("base", "zeroshot", "pretrained")  # names that say what they are
 NOT_MODELS = ("heads", "text", "calibration")  # and head_<Task>, and hidden files
 OWN, TOML = "family.json", "family.toml"
+ESCAPED = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 FOLDERS = *WEIGHTS, ADAPTER, *ADAPTER_WEIGHTS  # any of these makes a folder a model
 
 
@@ -82,15 +84,11 @@ def described(folder: Path) -> dict[str, Any]:
     path = own if own.is_file() else toml
     if not path.is_file():
         return {}
-    try:
-        text = path.read_text(encoding="utf-8")
-        about = json.loads(text) if path == own else tomllib.loads(text)
-        if not isinstance(about, dict) or not isinstance(about.get("sources", {}), dict):
-            raise ValueError("it is no table of keys, or its sources are none")
-        return about
-    except (OSError, ValueError, RecursionError) as error:
-        problem = f"cannot be read ({error!r})"
-        raise BadFile(path.name, path, problem, "see docs/format.md") from error
+    about = read_text(path, json.loads if path == own else tomllib.loads)
+    if not isinstance(about, dict) or not isinstance(about.get("sources", {}), dict):
+        problem = "cannot be read (it is no table of keys, or its sources are none)"
+        raise BadFile(path.name, path, problem, "see docs/format.md")
+    return about
 
 
 def _tasks(folder: Path) -> list[dict[str, str]]:
@@ -191,7 +189,21 @@ def _inside(folder: Path, path: object) -> Path:
     """The path, if it stays in the folder of families, links followed; raises BadFile."""
     if not isinstance(path, str | Path):
         raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
+    target = _spelt(folder, path)
+def _spelt(folder: Path, path: str | Path) -> Path:
+    """The entry that a path of a description names, with slashes of either kind.
+
+    What TOML reads in "models\\tiny" as the end of a word was meant as a letter behind a slash, if
+    that names a file.
+    """
     target = entry(folder, path)
+    if os.path.lexists(target):
+        return target
+    plain = "".join(ESCAPED.get(letter, letter) for letter in str(path)).replace("\\", "/")
+    meant = entry(folder, plain)
+    return meant if os.path.lexists(meant) else target
+
+
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder.parent)):
         remedy = "put the file itself into the family's folder"
         raise BadFile(f"{TOML} or link", target, "leads out of the folder of families", remedy)
