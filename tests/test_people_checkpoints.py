@@ -7,22 +7,25 @@ import collections
 import datetime
 import enum
 import functools
+import json
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import open_clip
 import pytest
 import torch
-from safetensors.torch import load_file, save_model
+from safetensors.torch import load_file, save_file, save_model
 from test_dialects_hostile import archive, tensor_of
 
-from dialect_files import OLD, state
-from mloss_core import Checkpoint, MlossError, ViTConfig
+from dialect_files import OLD, hugging_face_names, prefixed, state
+from mloss_core import Checkpoint, InputError, MlossError, ViTConfig, load
 from mloss_core.checkpoints.export import write_folder
 from mloss_core.checkpoints.image_tower import save
-from tiny import CONFIG, open_clip_model
+from mloss_core.families.sanity import doubts
+from tiny import CONFIG, TASKS, open_clip_model
 
 FAMILY = ViTConfig.from_config("tiny", CONFIG)
 CPU = torch.device("cpu")
@@ -52,7 +55,7 @@ def agree(actual: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) ->
     assert [name for name in expected if not torch.equal(actual[name], expected[name])] == []
 
 
-# --- 4: tensors that share memory, and views -------------------------------------------------------
+# --- 4: tensors that share memory, and views ------------------------------------------------------
 
 
 def tied(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
@@ -147,7 +150,7 @@ def test_a_view_that_negates_is_refused(model, tmp_path):
         Checkpoint.open(tmp_path / "m.pt", "model")
 
 
-# --- 5: harmless extras, in every protocol ---------------------------------------------------------
+# --- 5: harmless extras, in every protocol --------------------------------------------------------
 
 
 class Kind(enum.Enum):
@@ -218,3 +221,165 @@ def test_every_type_of_tensor_can_lie_beside_a_model(protocol, options, model, t
     assert len(held["odd"]) > 20
     torch.save(held, tmp_path / "m.pt", pickle_protocol=protocol, **options)
     agree(read(tmp_path / "m.pt"), tower(model))
+
+
+# --- 6: which model is in it ----------------------------------------------------------------------
+
+
+def shifted(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Another model."""
+    return {name: tensor + 1 for name, tensor in tensors.items()}
+
+
+def both(own: str, other: str) -> Callable[[dict], dict]:
+    """A script's dict of two state dicts."""
+    return lambda t: {
+        own: prefixed("module.", t),
+        other: prefixed("module.", shifted(t)),
+        "step": 3,
+    }
+
+
+def in_one(own: str, other: str) -> Callable[[dict], dict]:
+    """Lightning's dict, whose state dict is of a module that holds two."""
+
+    def held(tensors: dict) -> dict:
+        whole = prefixed(own, tensors) | prefixed(other, shifted(tensors))
+        return {
+            "state_dict": whole | {"metric.count": torch.ones(1)},
+            "pytorch-lightning_version": "2.5", "callbacks": {}, "hyper_parameters": {"lr": 1},
+            "optimizer_states": [{"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": []}],
+            "loops": {"fit_loop": {"state_dict": {}}},
+        }  # fmt: skip
+
+    return held
+
+
+# How two models lie in a file, the one that is meant, and a word that takes the other.
+SEVERAL = {
+    "model, ema": (both("model", "ema"), "model", "ema"),
+    "ema, model": (lambda t: dict(reversed(both("model", "ema")(t).items())), "model", "ema"),
+    "timm": (both("state_dict", "state_dict_ema"), "state_dict", "ema"),
+    "model, model_ema": (both("model", "model_ema"), "model", "model_ema"),
+    "student, teacher": (both("student", "teacher"), "student", "teacher"),
+    "ema_state_dict": (both("model_state_dict", "ema_state_dict"), "model_state_dict", "EMA"),
+    "a copy of the start": (both("model", "pretrained"), "model", "pretrained"),
+    "Lightning": (in_one("model.", "ema_model."), "model", "ema"),
+    "ema_pytorch": (in_one("online_model.", "ema_model.module."), "online_model", "ema_model"),
+    "initial weights as a setting": (
+        lambda t: {"state_dict": t, "hyper_parameters": {"net": shifted(t)}},
+        "state_dict",
+        "hyper_parameters",
+    ),
+}
+
+
+@pytest.mark.parametrize("held, own, other", SEVERAL.values(), ids=SEVERAL.keys())
+def test_of_several_models_one_is_taken_and_said(held, own, other, model, tmp_path, cli, out):
+    torch.save(held(tower(model)), tmp_path / "m.pt")
+    outcome = cli("convert", tmp_path / "m.pt", out, "--json")
+    agree(load_file(out), tower(model))
+    assert outcome.err.startswith("warning: m.pt holds 2 models ("), outcome.err
+    assert f"), and {own} is taken; another with " in outcome.err
+    assert any("holds 2 models" in words for words in outcome.events[0]["said"])
+    out.unlink()
+    outcome = cli("convert", tmp_path / "m.pt", out, "--part", other)
+    assert outcome.status == 0 and "2 models" not in outcome.err
+    agree(load_file(out), shifted(tower(model)))
+
+
+ALONE = {
+    "ema": lambda t: {"ema": t},
+    "state_dict_ema": lambda t: {"epoch": 1, "state_dict_ema": prefixed("module.", t)},
+    "clipmodel.": lambda t: {"state_dict": prefixed("clipmodel.", t)},
+    "model.visual.": lambda t: {"state_dict": prefixed("model.", t)},
+    "image_encoder.": lambda t: prefixed("image_encoder.", t),
+    "image_encoder.model.": lambda t: prefixed("image_encoder.model.", t),
+    "base_model.model.": lambda t: prefixed("base_model.model.", t),
+    "a tower alone": lambda t: prefixed("encoder.", {n[7:]: v for n, v in t.items()}),
+    "a dict for each part": lambda t: {"image_encoder": {n[7:]: v for n, v in t.items()}},
+    "a tower called visual": lambda t: {"visual": {n[7:]: v for n, v in t.items()}},
+    "FSDP and compile": lambda t: prefixed("_fsdp_wrapped_module._orig_mod.", t),
+    "averaged by torch": lambda t: prefixed("module.", t) | {"n_averaged": torch.tensor(7)},
+    "with a number": lambda t: {"state_dict": t, "best": torch.tensor(0.9)},
+    "with its optimizer": lambda t: {**t, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}},
+}
+
+
+@pytest.mark.parametrize("held", ALONE.values(), ids=ALONE.keys())
+def test_a_single_model_is_found_wherever_it_is(held, model, tmp_path):
+    torch.save(held(tower(model)), tmp_path / "m.pt")
+    agree(read(tmp_path / "m.pt"), tower(model))
+    said = Checkpoint.open(tmp_path / "m.pt", "model").said
+    assert not any("models" in words for words in said)
+
+
+@pytest.mark.parametrize("name", ["image_encoder.", "student.", "vision_tower.vision_tower."])
+def test_hugging_faces_names_are_found_behind_any_prefix(name, model, tmp_path):
+    save_file(prefixed(name, hugging_face_names(model)), tmp_path / "m.safetensors")
+    checkpoint = Checkpoint.open(tmp_path / "m.safetensors", "model")
+    assert checkpoint.dialect == "hugging_face" and not checkpoint.said
+    agree(read(tmp_path / "m.safetensors"), tower(model))
+    bare = {k.removeprefix("vision_model."): v for k, v in hugging_face_names(model).items()}
+    vision = {k: v for k, v in bare.items() if not k.startswith(("text", "logit"))}
+    save_file(prefixed(name, vision), tmp_path / "bare.safetensors")
+    agree(read(tmp_path / "bare.safetensors"), tower(model))
+
+
+def test_whole_modules_are_told_apart(tmp_path):
+    own, other = open_clip_model(seed=1), open_clip_model(seed=2)
+    torch.save({"model": own, "ema": other}, tmp_path / "m.pt")
+    checkpoint = Checkpoint.open(tmp_path / "m.pt", "model")
+    assert (checkpoint.dialect, checkpoint.activation) == ("pickled_module", "quick_gelu")
+    agree(checkpoint.read(FAMILY.shapes()), tower(own))
+    ema = Checkpoint.open(tmp_path / "m.pt", "model", part="ema")
+    agree(ema.read(FAMILY.shapes()), tower(other))
+    assert ema.dialect == "pickled_module" and not ema.changed()
+    assert ema.sha256 != checkpoint.sha256, "cells and runs would take one for the other"
+
+
+def test_what_cannot_be_told_is_asked(model, tmp_path, cli, out, refused):
+    torch.save({"net_a": tower(model), "net_b": shifted(tower(model))}, tmp_path / "m.pt")
+    outcome = cli("convert", tmp_path / "m.pt", out)
+    refused(
+        outcome, "holds 2 models, and does not tell which is meant: net_a, net_b", "--part NAME"
+    )
+    refused(cli("convert", tmp_path / "m.pt", out, "--part", "ema"), "'ema'", "net_a, net_b")
+    refused(cli("convert", tmp_path / "m.pt", out, "--part", "net"), "holds 2 models called 'net'")
+    torch.save(tower(model), tmp_path / "n.pt")
+    refused(cli("convert", tmp_path / "n.pt", out, "--part", "ema"), "leave the choice out")
+    torch.save({"ema": {"weight": torch.ones(2, 2)}}, tmp_path / "h.pt")
+    refused(cli("convert", tmp_path / "h.pt", out, "--part", "ema"), "holds no model called 'ema'")
+    torch.save({"ema": tower(model), "swa": tower(model)}, tmp_path / "a.pt")
+    refused(cli("convert", tmp_path / "a.pt", out), "does not tell which is meant: ema, swa")
+
+
+def test_evaluate_takes_a_part(own_family, cli, tmp_path):
+    tensors = load_file(own_family / "base.safetensors")
+    torch.save({"model": tensors, "ema": shifted(tensors)}, tmp_path / "m.pt")
+    save_file(shifted(tensors), tmp_path / "ema.safetensors")
+    command = ("evaluate", "--family=tiny", "--device=cpu", "--model")
+    by_part = cli(*command, tmp_path / "m.pt", "--part", "ema")
+    assert by_part.status == 0 and by_part.out == cli(*command, tmp_path / "ema.safetensors").out
+    assert "holds 2 models (model, ema)" in cli(*command, tmp_path / "m.pt").err
+
+
+def test_a_family_says_the_choice_and_takes_another(own_family, cli, out):
+    path = own_family / "sources" / "bridges.safetensors"
+    own, base = load_file(path), load_file(own_family / "base.safetensors")
+    path.unlink()  # its tensors are mapped
+    torch.save({"model": own, "ema": base}, path)
+    (said,) = doubts(load("tiny"), TASKS)
+    assert said.startswith("source bridges holds 2 models (model, ema), and model is taken; ")
+    outcome = cli("merge", "--family=tiny", "--method=ties", "--out", out)
+    assert outcome.status == 0 and f"warning: {said}" in outcome.err
+    about = own_family / "family.json"
+    about.write_text(json.dumps(json.loads(about.read_text()) | {"part": {"bridges": "ema"}}))
+    family = load("tiny")
+    agree(family.source("bridges").read(base), base)
+    (said,) = doubts(family, TASKS)
+    assert said.startswith("source bridges equals the base in every tensor")
+    for part, words in (({"cats": "ema"}, "cats: is not known"), (["ema"], "no table of texts")):
+        about.write_text(json.dumps(json.loads(about.read_text()) | {"part": part}))
+        with pytest.raises(InputError, match=words):
+            load("tiny")

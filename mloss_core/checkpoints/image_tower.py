@@ -40,6 +40,7 @@ class Checkpoint:
         metadata: our own metadata, empty for others' files.
         dialect: how it is stored (docs/dialects.md).
         activation: where the file itself tells it.
+        said: what people are told of it: which model was chosen, and what was left out.
         lender: the base, of a source that was saved without its projection.
     """
 
@@ -52,17 +53,21 @@ class Checkpoint:
     metadata: Mapping[str, object]
     dialect: str = "open_clip"
     activation: str | None = None
+    said: tuple[str, ...] = ()
     lender: Checkpoint | None = None
 
     @classmethod
-    def open(cls, path: Path, name: str, base: Checkpoint | None = None) -> Checkpoint:
+    def open(
+        cls, path: Path, name: str, base: Checkpoint | None = None, part: str = ""
+    ) -> Checkpoint:
         """Opens the checkpoint of a file or folder; raises BadFile if it is missing or damaged.
 
         Args:
             base: of a source. A LoRA adapter is read on top of it, and is refused without.
+            part: which model of several in the files is meant.
         """
         with as_bad_file(name, path):
-            files = formats.file_ids(path, base.files if base else ())
+            files = formats.file_ids(path, base.files if base else (), part)
             contents = formats.contents(files)
         checkpoint = cls(
             name=name,
@@ -74,6 +79,7 @@ class Checkpoint:
             metadata=contents.metadata,
             dialect=contents.dialect,
             activation=contents.activation,
+            said=contents.said,
         )
         return checkpoint.completed(base) if base else checkpoint
 
@@ -106,7 +112,7 @@ class Checkpoint:
     def changed(self) -> bool:
         """Whether the weight files are no longer those that were opened."""
         try:
-            return formats.file_ids(self.path, self.files[2:]) != self.files
+            return formats.file_ids(self.path, self.files[2:], self.files[0].part) != self.files
         except (FormatError, OSError):
             return True
 
@@ -160,7 +166,10 @@ class Checkpoint:
 
     @property
     def sha256(self) -> str:
-        """Hash of the weight file's bytes, or of the hashes of several; computed once a file."""
+        """Hash of the weight file's bytes, or of the hashes of several; computed once a file.
+
+        The name of a part that was asked for belongs to it.
+        """
         with as_bad_file(self.name, self.path):
             hashes = [_sha256(at) for at in self.files]
         return (
@@ -175,8 +184,9 @@ def _conversion(path: Path) -> str:
 
 @functools.lru_cache(maxsize=256)
 def _sha256(at: formats.FileId) -> str:
-    with at[0].open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with at.path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.sha256(f"{digest}{at.part}".encode()).hexdigest() if at.part else digest
 
 
 @functools.lru_cache(maxsize=256)
@@ -215,21 +225,36 @@ def savable(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return contiguous
 
 
-def convert(path: Path, name: str) -> tuple[dict[str, Tensor], Mapping[str, object]]:
-    """The tensors of a checkpoint by open_clip's names, and the metadata to save with them.
+@dataclass(frozen=True)
+class Converted:
+    """An image tower to be written by our names.
+
+    Args:
+        about: the metadata to save with it.
+        said: what people are told of the file that it is from.
+    """
+
+    tensors: Mapping[str, Tensor]
+    about: Mapping[str, object]
+    said: tuple[str, ...]
+
+
+def convert(path: Path, name: str, part: str = "") -> Converted:
+    """The image tower of a checkpoint.
 
     Args:
         name: what messages call it.
+        part: which model of several is meant.
 
     Raises:
         BadFile: it cannot be read.
         BadTensor: it is no image tower of a CLIP ViT, lacks a part, or holds NaN.
     """
-    checkpoint = Checkpoint.open(path, name)
+    checkpoint = Checkpoint.open(path, name, part=part)
     if checkpoint.dialect == "plain":
         remedy = "give a whole CLIP ViT or its image tower"
         raise BadTensor(name, path.name, "holds no image tower by any dialect's names", remedy)
     checkpoint.audit(tower_shapes(checkpoint.shapes))
     checkpoint.check_finite()
     about = {"converted": checkpoint.sha256, "dialect": checkpoint.dialect, "version": __version__}
-    return checkpoint.read(checkpoint.shapes), about
+    return Converted(checkpoint.read(checkpoint.shapes), about, checkpoint.said)

@@ -8,12 +8,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
 
-FileId = tuple[Path, int, int]  # a file as it was: path, size, time of its last change
 # Storage types of pickled tensors: safetensors' word for the dtype, and the dtype.
 STORAGES = {
     "HalfStorage": ("F16", torch.float16),
@@ -52,6 +52,20 @@ def itemsize(word: str) -> int:
     return ODD_STORAGES[word]
 
 
+class FileId(NamedTuple):
+    """A file as it was, and what is read of it.
+
+    Args:
+        changed: time of its last change, in nanoseconds.
+        part: the model in it that is meant, by a name or a word of it; empty: nothing is said.
+    """
+
+    path: Path
+    size: int
+    changed: int
+    part: str = ""
+
+
 @dataclass(frozen=True)
 class Stored:
     """A tensor of a file, read on demand.
@@ -72,15 +86,15 @@ class Stored:
         return math.prod(self.shape) * width
 
 
-def file_id(path: Path) -> FileId:
+def file_id(path: Path, part: str = "") -> FileId:
     """The identity of a file as it is now; raises OSError."""
     stat = path.stat()
-    return path, stat.st_size, stat.st_mtime_ns
+    return FileId(path, stat.st_size, stat.st_mtime_ns, part)
 
 
 def check_unchanged(at: FileId) -> None:
     """Raises FormatError where a file is no longer what it was when it was opened."""
-    if file_id(at[0]) != at:
+    if file_id(at.path, at.part) != at:
         raise FormatError("has changed since it was opened", "try again")
 
 
@@ -88,15 +102,14 @@ def check_unchanged(at: FileId) -> None:
 def safetensors(at: FileId) -> safe_open:
     """The mapped safetensors file, cached: a merge reads every file once per block."""
     check_unchanged(at)
-    return safe_open(at[0], framework="pt")
+    return safe_open(at.path, framework="pt")
 
 
 @functools.lru_cache(maxsize=64)
 def _mapped(at: FileId) -> Tensor:
     """All bytes of a file, mapped privately: writes to them never reach the file."""
     check_unchanged(at)
-    path, size, _ = at
-    return torch.from_file(str(path), shared=False, size=size, dtype=torch.uint8)
+    return torch.from_file(str(at.path), shared=False, size=at.size, dtype=torch.uint8)
 
 
 def from_safetensors(at: FileId, key: str) -> Stored:

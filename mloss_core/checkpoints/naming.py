@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from .folders import ADAPTER, ADAPTER_WEIGHTS
 from .hugging_face import IMAGE, TEXT, renamed
@@ -10,13 +10,16 @@ from .lazy_tensor import FormatError, Stored, transposed
 
 # What wrappers put before names: DataParallel, torch.compile, Ilharco's ImageEncoder.
 WRAPPERS = {"module", "model", "clip", "clip_model", "_orig_mod"}
-# What a whole CLIP has beside its image tower. Nothing else is left out.
+# What a whole CLIP has beside its image tower.
 TEXT_TOWER = ("transformer.", "token_embedding.", "ln_final.", "text.", "text_model.")
 LEFT_OUT = {
     "positional_embedding", "text_projection", "text_projection.weight", "logit_scale",
     "logit_bias", "attn_mask", "input_resolution", "context_length", "vocab_size",
     "vision_model.embeddings.position_ids",
 }  # fmt: skip
+# What classifiers have beside it. Nothing else is left out, and this is said.
+HEADS = ("classifier.", "classification_head.", "head.", "heads.", "fc.")
+LISTED = 4  # names in what is said
 # All that CLIP's own text tower consists of.
 TEXT_PARTS = (
     "transformer.", "token_embedding.", "ln_final.", "positional_embedding", "text_projection",
@@ -47,7 +50,8 @@ def to_open_clip_names(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, St
     if any(name.startswith("visual.") for name in bare):
         return "open_clip", _image_tower(bare)
     if BARE_TOWER & bare.keys():
-        return "open_clip", {f"visual.{name}": tensor for name, tensor in bare.items()}
+        tower = {name: tensor for name, tensor in bare.items() if not is_head(name)}
+        return "open_clip", {f"visual.{name}": tensor for name, tensor in tower.items()}
     return PLAIN, dict(tensors)
 
 
@@ -93,5 +97,23 @@ def _image_tower(tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     return {
         name: tensor
         for name, tensor in tensors.items()
-        if name not in LEFT_OUT and not name.startswith(TEXT_TOWER)
+        if not is_left_out(name) and not is_head(name)
     }
+
+
+def is_left_out(name: str) -> bool:
+    """Whether a tensor is of a whole CLIP, but not of its image tower."""
+    return name in LEFT_OUT or name.startswith(TEXT_TOWER)
+
+
+def is_head(name: str) -> bool:
+    """Whether a tensor is of a classifier on top of an image tower."""
+    return name.startswith(HEADS)
+
+
+def left_out(names: Sequence[str]) -> str:
+    """What people are told of tensors that were left out; empty where there are none."""
+    shown = ", ".join(name[:80] for name in names[:LISTED]) + (
+        " ..." if len(names) > LISTED else ""
+    )
+    return f"has more than an image tower, which is left out: {shown}" if names else ""

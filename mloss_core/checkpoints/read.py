@@ -10,7 +10,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -39,9 +39,10 @@ from .lazy_tensor import (
     safetensors,
 )
 from .lora import LORA, expanded
-from .naming import PLAIN, text_tower, to_open_clip_names
+from .naming import PLAIN, is_head, is_left_out, left_out, text_tower, to_open_clip_names
+from .parts import chosen, parts
 from .preprocessing import Normalisation, normalisation, read_normalisation
-from .state_dict import is_module, state_dict, told_activation
+from .state_dict import StateDict, flat, state_dicts
 from .torch_archive import ZIP_MAGIC, Archive, check_unpacked, read_legacy, read_zip
 
 __all__ = [
@@ -87,6 +88,7 @@ class Contents:
         metadata: our own metadata, empty for others' files.
         activation: quick_gelu or gelu where the file itself tells, else None.
         text: the text tower's tensors by our names, empty where the file has none.
+        said: what people are told of it: which model was chosen, and what was left out.
     """
 
     dialect: str
@@ -94,6 +96,7 @@ class Contents:
     metadata: Mapping[str, object]
     activation: str | None = None
     text: Mapping[str, Stored] = field(default_factory=dict)
+    said: tuple[str, ...] = ()
 
 
 @contextlib.contextmanager
@@ -110,18 +113,19 @@ def as_bad_file(name: str, path: Path) -> Iterator[None]:
         raise BadFile(name, path, problem, "fetch or write it again") from error
 
 
-def file_ids(path: Path, base: tuple[FileId, ...] = ()) -> tuple[FileId, ...]:
+def file_ids(path: Path, base: tuple[FileId, ...] = (), part: str = "") -> tuple[FileId, ...]:
     """Identities of a path's weight files as they are now; raises FormatError, OSError.
 
     Args:
         base: the base's, which follow those of an adapter: its weights depend on them, too.
+        part: which model of several in the files is meant.
     """
-    files = tuple(map(file_id, weight_files(path)))
+    files = tuple(file_id(file, part) for file in weight_files(path))
     return files + base if _is_adapter(files) else files
 
 
 def _is_adapter(files: tuple[FileId, ...]) -> bool:
-    return len(files) > 1 and files[1][0].name == ADAPTER
+    return len(files) > 1 and files[1].path.name == ADAPTER
 
 
 @functools.lru_cache(maxsize=64)
@@ -132,63 +136,93 @@ def contents(files: tuple[FileId, ...]) -> Contents:
     """
     if _is_adapter(files):
         return _adapter(files[0], files[1], files[2:])
-    parts = [_file(at) for at in files]
-    tensors: dict[str, Stored] = {}
-    for part in parts:
-        if part.tensors.keys() & tensors.keys():
-            raise FormatError("holds a tensor in two of its files")
-        tensors |= part.tensors
+    read = [_file(at) for at in files]
+    dicts: dict[str, StateDict] = {}
+    for file in read:
+        for place, held in file.dicts.items():
+            former = dicts.get(place, StateDict({})).tensors
+            if former.keys() & held.tensors.keys():
+                raise FormatError("holds a tensor in two of its files")
+            dicts[place] = replace(held, tensors={**former, **held.tensors})
+    models, wanted = parts(dicts), files[0].part
+    if not models and wanted:
+        raise FormatError(f"holds no model called {wanted[:80]!r}", "give a whole CLIP ViT")
+    if not models:
+        return _of_names(flat(dicts), read[0], StateDict({}), ())
+    model, said = chosen(models, wanted)
+    beside = [name for name in model.beside if not is_left_out(name.rpartition(".")[2])]
+    return _of_names(model.tensors, read[0], model.held, (said, left_out(beside)))
+
+
+def _of_names(
+    tensors: Mapping[str, Stored], file: File, held: StateDict, said: tuple[str, ...]
+) -> Contents:
+    """The contents of a model by our names.
+
+    Args:
+        file, held: the file and the state dict that it is from.
+        said: of the choice; empty texts are nothing.
+    """
     dialect, named = to_open_clip_names(tensors)
-    if dialect != PLAIN and parts[0].dialect:
-        dialect = parts[0].dialect
-    text = text_tower(tensors)
-    return Contents(dialect, named, parts[0].metadata, parts[0].activation, text)
+    if dialect != PLAIN and file.scripted:
+        dialect = "openai_jit"
+    elif dialect != PLAIN and held.module:
+        dialect = "pickled_module"
+    heads = [name for name in tensors if is_head(name)] if dialect != PLAIN else []
+    said = tuple(filter(None, (*said, left_out(heads))))
+    return Contents(dialect, named, file.metadata, held.activation, text_tower(tensors), said)
 
 
 def _adapter(weights: FileId, config: FileId, base: tuple[FileId, ...]) -> Contents:
     """An adapter on its base; raises FormatError where there is none, or where it does not fit."""
     check_unchanged(config)
-    about = adapter_config(read_json(config[0]))
+    about = adapter_config(read_json(config.path))
     if not base:
         named = f" of {about.base[-80:]}" if about.base else ""
         problem = f"is a LoRA adapter{named}, which is no model without its base"
         raise FormatError(problem, "make it a source of a family with that base")
     whole = contents(base).tensors
-    return Contents(LORA, {**whole, **expanded(_file(weights).tensors, about, whole)}, {})
+    changed = expanded(flat(_file(weights).dicts), about, whole)
+    return Contents(LORA, {**whole, **changed}, {})
 
 
-def _file(at: FileId) -> Contents:
-    """The contents of one file by its own names; the dialect is empty where only names tell it."""
-    with at[0].open("rb") as file:
+@dataclass(frozen=True)
+class File:
+    """What one file holds, by its own names."""
+
+    dicts: Mapping[str, StateDict]
+    metadata: Mapping[str, object] = field(default_factory=dict)
+    scripted: bool = False
+
+
+def _file(at: FileId) -> File:
+    with at.path.open("rb") as file:
         magic = file.read(4)
     if magic == ZIP_MAGIC:
         return _archive(read_zip(at))
-    if magic[:1] == PICKLE and at[1] >= 8 and not _is_safetensors(at):
+    if magic[:1] == PICKLE and at.size >= 8 and not _is_safetensors(at):
         return _archive(read_legacy(at))
     file = safetensors(at)
     about = file.metadata() or {}
     tensors = {key: from_safetensors(at, key) for key in file.keys()}
     # safetensors' save_model leaves out what shares memory, and says whose values it has.
     tied = {key: tensors[other] for key, other in about.items() if other in tensors}
-    return Contents("", tied | tensors, json.loads(about.get(KEY, "{}")))
+    return File({"": StateDict(tied | tensors)}, json.loads(about.get(KEY, "{}")))
 
 
 def _is_safetensors(at: FileId) -> bool:
     """Whether a file is safetensors: it begins with a header of a length that fits."""
-    with at[0].open("rb") as file:
+    with at.path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
-        return length + 8 <= at[1] and file.read(1) == b"{"
+        return length + 8 <= at.size and file.read(1) == b"{"
 
 
-def _archive(archive: Archive) -> Contents:
-    tensors = {key: archive.stored(part) for key, part in state_dict(archive.value).items()}
+def _archive(archive: Archive) -> File:
+    dicts = state_dicts(archive.value, archive.stored)
     # Views may repeat a few values without end.
-    check_unpacked(sum(tensor.nbytes for tensor in tensors.values()), archive.at)
-    if archive.scripted:
-        dialect = "openai_jit"
-    else:
-        dialect = "pickled_module" if is_module(archive.value) else ""
-    return Contents(dialect, tensors, {}, told_activation(archive.value))
+    sizes = (tensor.nbytes for held in dicts.values() for tensor in held.tensors.values())
+    check_unpacked(sum(sizes), archive.at)
+    return File(dicts, scripted=archive.scripted)
 
 
 def read_head(path: Path) -> Tensor:

@@ -60,9 +60,9 @@ def read_zip(at: FileId) -> Archive:
     Raises:
         FormatError: it is damaged, compressed, a zip bomb, or no archive of torch.
     """
-    path, size, _ = at
+    size = at.size
     try:
-        with path.open("rb") as file, zipfile.ZipFile(file) as archive:
+        with at.path.open("rb") as file, zipfile.ZipFile(file) as archive:
             members = {info.filename: info for info in archive.infolist()}
             check_unpacked(sum(info.file_size for info in members.values()), at)
             pickles = [name for name in members if PICKLE.fullmatch(name)]
@@ -90,9 +90,9 @@ def read_zip(at: FileId) -> Archive:
 
 def check_unpacked(unpacked: int, at: FileId) -> None:
     """Raises FormatError for a file that would unpack to far more bytes than it has."""
-    _, size, _ = at
-    if unpacked > BOMB * size:
-        raise FormatError(f"unpacks to {unpacked} bytes, {unpacked // max(size, 1)} times its size")
+    if unpacked > BOMB * at.size:
+        times = unpacked // max(at.size, 1)
+        raise FormatError(f"unpacks to {unpacked} bytes, {times} times its size")
 
 
 def _refuse_big_endian(file: IO[bytes], size: int, info: zipfile.ZipInfo | None) -> None:
@@ -124,8 +124,11 @@ def read_legacy(at: FileId) -> Archive:
     Raises:
         FormatError: it is damaged, or another kind of pickle.
     """
-    path, size, _ = at
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+    size = at.size
+    with (
+        at.path.open("rb") as file,
+        mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content,
+    ):
         if plain(content) != LEGACY_MAGIC:
             raise FormatError("is a pickle, but not one of torch", "save it with torch.save")
         words: dict[str, str] = {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ from .options import (
     parse_dtype,
     parse_sources,
     parse_tasks,
+    part_option,
     recipe_of,
     recipe_options,
     setting,
@@ -97,16 +98,19 @@ def _call_options(function: Function) -> Function:
 @click.argument("model", type=Path, metavar="IN")
 @click.argument("out", type=Path, metavar="OUT")
 @click.option("--dtype", metavar="NAME", help="fp32, fp16 or bf16.  [default: as it is]")
-def convert(model: Path, out: Path, dtype: str | None, as_json: bool) -> None:
+@part_option
+def convert(model: Path, out: Path, dtype: str | None, part: str, as_json: bool) -> None:
     """Writes the image tower of any checkpoint, file or folder, by open_clip's names."""
     check_output(out)
     if dtype is not None:
         parse_dtype(dtype)
-    tensors, about = image_tower.convert(model, "model")
+    converted = image_tower.convert(model, "model", part)
+    _say(f"{model.name} {words}" for words in converted.said)
+    tensors, about = converted.tensors, converted.about
     if dtype is not None:
         tensors = _cast(tensors, dtype)
     save(out, tensors, {**about, "dtype": dtype})
-    row = {**about, "tensors": len(tensors), "bytes": out.stat().st_size}
+    row = {**about, "tensors": len(tensors), "bytes": out.stat().st_size, "said": converted.said}
     if as_json:
         print(json.dumps(row))
     else:
@@ -197,10 +201,11 @@ def merge(
 @click.option(
     "--tasks", default="all", metavar="NAMES", help="all, or names with commas.  [default: all]"
 )
+@part_option
 @device_option
 def evaluate(
-    family: str, model: str | None, method: str | None, sources: str, tasks: str, device: str,
-    as_json: bool,
+    family: str, model: str | None, method: str | None, sources: str, tasks: str, part: str,
+    device: str, as_json: bool,
 ) -> None:  # fmt: skip
     """Prints the accuracy of an image tower, or of several models, on each task, with count and
     95 % interval."""
@@ -218,7 +223,7 @@ def evaluate(
         events, skipped = _of_several(recipe, models, names, device)
     else:
         assert model is not None, "checked above"
-        events, skipped = _of_file(model, models, names, place), ()
+        events, skipped = _of_file(model, part, models, names, place), ()
     hits, rows = {}, []
     for event in tqdm(events, total=len(names), disable=as_json or None, leave=False):
         hits[event.task] = event.hits
@@ -238,12 +243,13 @@ def evaluate(
 
 
 def _of_file(
-    model: str, family: Family, tasks: Sequence[str], device: torch.device
+    model: str, part: str, family: Family, tasks: Sequence[str], device: torch.device
 ) -> Iterator[TaskEvaluated]:
     """The accuracies of one image tower."""
     checkpoint = family.base()
     if model != "base":
-        checkpoint = Checkpoint.open(Path(model), "model", checkpoint)
+        checkpoint = Checkpoint.open(Path(model), "model", checkpoint, part)
+        _say(f"{checkpoint.path.name} {words}" for words in checkpoint.said)
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
     evaluator = Evaluator(family, device)
@@ -288,7 +294,11 @@ def _warn(recipe: MergeRecipe, family: Family, name: str) -> None:
     check(recipe, family)
     place = devices.choose(name)
     large = too_much(recipe, family, place, free(place))
-    for words in (*doubts(family, recipe.sources), *([f"this {large}"] if large else [])):
+    _say((*doubts(family, recipe.sources), *([f"this {large}"] if large else [])))
+
+
+def _say(warnings: Iterable[str]) -> None:
+    for words in warnings:
         print(f"warning: {words}", file=sys.stderr)
 
 
@@ -296,7 +306,7 @@ def _write(call: Call, tensors: dict[str, Tensor], metadata: dict) -> None:
     save(call.out, _cast(tensors, call.dtype), {**metadata, "dtype": call.dtype})
 
 
-def _cast(tensors: dict[str, Tensor], word: str) -> dict[str, Tensor]:
+def _cast(tensors: Mapping[str, Tensor], word: str) -> dict[str, Tensor]:
     """The tensors cast to the named dtype; raises BadValue where one overflows."""
     dtype = parse_dtype(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}

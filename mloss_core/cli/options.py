@@ -152,6 +152,9 @@ device_option = click.option(
     "--device", default="auto", metavar="NAME", help="auto, cpu, cuda or mps.  [default: auto]"
 )
 family_argument = click.argument("family", metavar="FAMILY")
+part_option = click.option(
+    "--part", default="", metavar="NAME", help="Which of several models in the file, such as ema."
+)
 
 
 def out_option(help: str, required: bool = False) -> Callable[[Function], Function]:

@@ -136,7 +136,8 @@ class Family:
             raise UnknownName("sources", name, self.sources)
         if name not in self.opened:
             base = self.base()
-            source = Checkpoint.open(self.parts.sources[name], f"source {name}", base)
+            part = self.parts.part(name)
+            source = Checkpoint.open(self.parts.sources[name], f"source {name}", base, part)
             source.audit(self.model.shapes(), base)
             source.check_finite()
             self.opened[name] = source
@@ -227,6 +228,9 @@ def find(name: str) -> Path:
 def _read(folder: Path) -> Family:
     parts = layout(folder)
     tasks, sources = task_names(folder, parts), set(parts.sources)
+    for name in parts.about.get("part", {}):
+        if name not in ("base", *sources):
+            raise UnknownName(f"part of {TOML}", name, ("base", *sorted(sources)))
     ordered = [task for task in tasks if task in sources] + sorted(sources - set(tasks))
     model = _model(folder, parts)
     former = _LOADED.get(folder)
@@ -259,7 +263,7 @@ def _base(folder: Path, parts: Layout) -> Checkpoint:
         by_hand = download.base_by_hand(name, folder)
         remedy = f"run python -m mloss_core fetch {folder.name}, or {by_hand}"
         raise BadFile(f"base of family {folder.name}", name, "was not fetched yet", remedy)
-    return Checkpoint.open(parts.base, f"base of family {folder.name}")
+    return Checkpoint.open(parts.base, f"base of family {folder.name}", part=parts.part("base"))
 
 
 def _model(folder: Path, parts: Layout) -> ViTConfig:

@@ -47,6 +47,10 @@ class Layout:
     heads: Mapping[str, Path] = field(default_factory=dict)
     text: Path | None = None
 
+    def part(self, name: str) -> str:
+        """Which of several models in the file of a source or base is meant; empty: not said."""
+        return self.about.get("part", {}).get(name, "")
+
 
 def is_family(folder: Path) -> bool:
     """Whether a folder looks like a family: a file of ours, or two models and more."""
@@ -103,8 +107,9 @@ def _normal(about: dict[str, Any]) -> dict[str, Any]:
 
     What is no name is left to whoever checks it.
     """
-    if "sources" in about:
-        about["sources"] = {normal(name): path for name, path in about["sources"].items()}
+    for key in ("sources", "part"):
+        if isinstance(about.get(key), dict):
+            about[key] = {normal(name): value for name, value in about[key].items()}
     tasks = about.get("tasks")
     for task in tasks if isinstance(tasks, list) else ():
         if isinstance(task, dict) and isinstance(task.get("name"), str):

@@ -1,4 +1,4 @@
-"""Warnings about sources that are probably mistakes: copies of the base or of each other."""
+"""Warnings about files: copies of the base or of each other, several models, what is left out."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ Files = tuple[formats.FileId, ...]
 
 
 def doubts(family: Family, sources: Sequence[str]) -> list[str]:
-    """Warnings, one for each source that equals the base or an earlier source in every tensor.
+    """Warnings: what is to be said of each file, and sources that equal the base or an earlier one.
 
     What cannot be read is left to whoever reads it next.
     """
     said: list[str] = []
     earlier: dict[str, Files] = {}
-    for name in (name for name in sources if name in family.parts.sources):
+    parts, base = family.parts, ()
+    with contextlib.suppress(InputError), formats.as_bad_file("base", family.folder):
+        base = formats.file_ids(parts.base, part=parts.part("base")) if parts.base else ()
+        said += [f"the base {words}" for words in formats.contents(base).said] if base else []
+    for name in (name for name in sources if name in parts.sources):
         with contextlib.suppress(InputError), formats.as_bad_file(name, family.folder):
-            base = formats.file_ids(family.parts.base) if family.parts.base else ()
-            files = formats.file_ids(family.parts.sources[name], base)
+            files = formats.file_ids(parts.sources[name], base, parts.part(name))
+            said += [f"source {name} {words}" for words in formats.contents(files).said]
             if base and _equal(files, base):
                 said.append(
                     f"source {name} equals the base in every tensor: it was not fine-tuned, and "

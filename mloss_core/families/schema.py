@@ -21,6 +21,10 @@ def check(about: Mapping[str, Any], file: str) -> None:
     for key in TEXTS:
         _check_text(about, key, file)
     _check_texts(about, "skip", file)
+    part = about.get("part", {})
+    if not isinstance(part, Mapping) or not all(isinstance(word, str) for word in part.values()):
+        remedy = 'write SOURCE = "NAME" below [part]'
+        raise BadValue(f"part of {file}", part, "is no table of texts", remedy)
     names = [task["name"] for task in about["tasks"]]
     for task in about["tasks"]:
         name = task["name"]
