@@ -13,7 +13,7 @@ import click
 
 from ..errors import MlossError
 from ..version import __version__
-from . import app, compatibility, experiment, families, merging, preparing, runs
+from . import app, compatibility, experiment, families, merging, preparing, runs, training
 
 
 @click.group(no_args_is_help=False, context_settings={"max_content_width": 100})
@@ -25,7 +25,7 @@ def commands() -> None:
 for _command in (
     *(families.families, preparing.fetch, preparing.heads, preparing.pool, merging.convert),
     *(merging.score, merging.merge, merging.evaluate, experiment.experiment),
-    *(compatibility.compatibility, runs.rerun, runs.export, app.app),
+    *(training.finetune_command, compatibility.compatibility, runs.rerun, runs.export, app.app),
 ):
     commands.add_command(_command)
 

@@ -249,9 +249,6 @@ def collapse(points: Sequence[MergedAt]) -> Collapse:
     The best of several checkpoints looks better than it is on the pictures that it was chosen on.
     So it is chosen on one half of each task's pictures and compared with the last, paired, on the
     other (bootstrap, as all comparisons).
-
-    Raises:
-        BadValue: a task has fewer than two pictures.
     """
     points = sorted(points, key=lambda point: point.step)
     last = points[-1]

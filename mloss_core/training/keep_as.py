@@ -22,7 +22,7 @@ from ..data.tasks import Task
 from ..errors import BadFile, BadValue, UnknownName
 from ..families import heads as head_files
 from ..families import pool
-from ..families.family import ZOO, Family, load, roots
+from ..families.family import Family, load, roots
 from ..families.layouts import OWN
 from ..text import normal
 from .lesson import Lesson
@@ -56,23 +56,56 @@ def keep_as(
         BadValue: a name is no plain one, or is taken.
         BadFile: the family is not one of one's own, or has another base; or the disk is full.
     """
-    target, source = _plain("family", target), _plain("source", source)
-    for name in beside:
-        if name not in family.sources:
-            raise UnknownName("beside", name, family.sources)
-    folder = roots()[1] / target
-    if (ZOO / target).exists():
-        remedy = "choose another name"
-        raise BadValue("family", target, "is an embedded family, which never changes", remedy)
+    folder = check_target(family, lesson, target, source, beside)
+    source = normal(source).strip()
     try:
         if folder.exists():
-            _extend(family, lesson, weights, metadata, load(target), source)
+            _extend(family, lesson, weights, metadata, load(folder.name), source)
         else:
             _make(family, lesson, weights, metadata, folder, source, beside)
     except OSError as error:
         problem = f"cannot be written ({error})"
         raise BadFile("family", folder, problem, "free space, or set MLOSS_MODELS") from error
     return folder
+
+
+def check_target(
+    family: Family, lesson: Lesson, target: str, source: str, beside: Sequence[str] = ()
+) -> Path:
+    """The folder that `keep_as` would write; raises what it would, before anything is trained."""
+    target, source = _plain("family", target), _plain("source", source)
+    for name in beside:
+        if name not in family.sources:
+            raise UnknownName("beside", name, family.sources)
+    embedded, own = roots()
+    if (embedded / target).exists():
+        problem = "is an embedded family, which never changes"
+        raise BadValue("family", target, problem, "choose another name")
+    folder = own / target
+    if folder.exists():
+        _check_extends(family, lesson, load(target), source)
+    elif source in beside:
+        remedy = "choose another name for the new one"
+        raise BadValue("source", source, "is the name of a source beside", remedy)
+    elif not lesson.of_family and lesson.name in family.own_tasks(beside):
+        problem = "is the name of a task beside"
+        raise BadValue("task", lesson.name, problem, "give the pictures another name")
+    return folder
+
+
+def _check_extends(family: Family, lesson: Lesson, mine: Family, source: str) -> None:
+    """Raises InputError where a family of one's own cannot get the source."""
+    if not (mine.folder / OWN).is_file():
+        remedy = "choose another name; or write the model into its folder yourself"
+        raise BadFile("family", mine.folder, f"is not described by a {OWN}", remedy)
+    made_from = mine.about.get("made_from", {})
+    if family.base().sha256 not in (mine.base().sha256, made_from.get("base")):
+        raise BadFile("family", mine.folder, "has another base", "choose another name")
+    if source in mine.sources:
+        raise BadValue("source", source, f"is there already in {mine.name}", "name it otherwise")
+    if not lesson.of_family and lesson.name in mine.tasks:
+        problem = f"is a task of {mine.name} already"
+        raise BadValue("task", lesson.name, problem, "give the pictures another name")
 
 
 def _plain(what: str, name: str) -> str:
@@ -92,9 +125,6 @@ def _make(
     beside: Sequence[str],
 ) -> None:
     """Writes a new family aside, and gives it its name when it is whole."""
-    if source in beside:
-        remedy = "choose another name for the new one"
-        raise BadValue("source", source, "is the name of a source beside", remedy)
     aside = folder.with_name(f".{folder.name}.{uuid4().hex[:8]}.part")
     try:
         (aside / "sources").mkdir(parents=True)
@@ -127,17 +157,6 @@ def _extend(
 ) -> None:
     """Adds the source to a family of one's own; the source itself comes last, so that a kill leaves
     at most a task without one."""
-    if not (mine.folder / OWN).is_file():
-        remedy = "choose another name; or write the model into its folder yourself"
-        raise BadFile("family", mine.folder, f"is not described by a {OWN}", remedy)
-    made_from = mine.about.get("made_from", {})
-    if family.base().sha256 not in (mine.base().sha256, made_from.get("base")):
-        raise BadFile("family", mine.folder, "has another base", "choose another name")
-    if source in mine.sources:
-        raise BadValue("source", source, f"is there already in {mine.name}", "name it otherwise")
-    if not lesson.of_family and lesson.name in mine.tasks:
-        problem = f"is a task of {mine.name} already"
-        raise BadValue("task", lesson.name, problem, "give the pictures another name")
     about, images = dict(mine.about), _pool(mine, None)
     matrices = mine.heads(torch.device("cpu"))
     if lesson.of_family and lesson.name not in mine.tasks:

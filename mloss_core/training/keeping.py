@@ -44,9 +44,9 @@ class Kept:
 
     about: Mapping[str, Any]
     step: int = 0
-    said: list[list[float]] = field(default_factory=list)
+    said: list[list[Any]] = field(default_factory=list)
     looks: list[list[Any]] = field(default_factory=list)
-    written: list[list[float]] = field(default_factory=list)
+    written: list[list[Any]] = field(default_factory=list)
     diverged: int | None = None
     tensors: dict[str, Tensor] = field(default_factory=dict)
 
@@ -94,6 +94,7 @@ def kept(folder: Path, about: Mapping[str, Any]) -> Kept:
         keys = [key for key in about if found.about.get(key) != json.loads(json.dumps(about[key]))]
         problem = f"holds another fine-tune: {', '.join(keys)} differ"
         raise BadFile("keep_in", folder, problem, "name another folder, or delete this one")
+    found.about = about  # in its own order of keys, as files say it
     if not checkpoint(folder, found.step).exists():
         problem = f"lacks the checkpoint of step {found.step}"
         raise BadFile("keep_in", folder, problem, "delete the folder, or name another")

@@ -29,8 +29,8 @@ TOGETHER = 64  # pictures that are decoded at once
 IN_MEMORY = 1 << 30  # bytes of decoded pictures that are kept
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "test", "testing"))
 
-Images = UInt8[np.ndarray, "n h w 3"] | Pictures | Resized
-Labels = Int64[np.ndarray, " n"]
+Images = UInt8[np.ndarray, "_ h w 3"] | Pictures | Resized
+Labels = Int64[np.ndarray, " _"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

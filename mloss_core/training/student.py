@@ -39,7 +39,7 @@ class Gradient:
     """The mean loss of a batch, its gradient by group, and the gradient's norm before clipping."""
 
     loss: float
-    groups: dict[str, Float[Tensor, " n"]]
+    groups: dict[str, Float[Tensor, " _"]]
     norm: float
 
     @property
