@@ -190,11 +190,6 @@ def _named(
         yield short, path
 
 
-def _inside(folder: Path, path: object) -> Path:
-    """The path, if it stays in the folder of families, links followed; raises BadFile."""
-    if not isinstance(path, str | Path):
-        raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
-    target = _spelt(folder, path)
 def _spelt(folder: Path, path: str | Path) -> Path:
     """The entry that a path of a description names, with slashes of either kind.
 
@@ -209,6 +204,11 @@ def _spelt(folder: Path, path: str | Path) -> Path:
     return meant if os.path.lexists(meant) else target
 
 
+def _inside(folder: Path, path: object) -> Path:
+    """The path, if it stays in the folder of families, links followed; raises BadFile."""
+    if not isinstance(path, str | Path):
+        raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
+    target = _spelt(folder, path)
     if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder.parent)):
         remedy = "put the file itself into the family's folder"
         raise BadFile(f"{TOML} or link", target, "leads out of the folder of families", remedy)
