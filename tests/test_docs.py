@@ -36,6 +36,7 @@ NOT_RUN = {
     "heads": "needs a text tower, which the tiny family has not; tests/test_heads.py runs it",
     "families --init": "needs a folder of models; tests/test_layouts.py runs it",
     "experiment": "takes minutes; tests/test_experiments.py runs it on few settings",
+    "finetune": "trains, and the tiny family has too few pictures; tests/test_finetune.py runs it",
     "app": "serves until it is stopped; tests/browser starts the same server",
     "convert FILE": "a command named inside a sentence, without a second file",
 }
