@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import argparse
+import bz2
 import collections
 import datetime
 import enum
 import functools
+import gzip
+import io
 import json
+import lzma
+import pickle
 import random
 import re
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import open_clip
@@ -383,3 +391,124 @@ def test_a_family_says_the_choice_and_takes_another(own_family, cli, out):
         about.write_text(json.dumps(json.loads(about.read_text()) | {"part": part}))
         with pytest.raises(InputError, match=words):
             load("tiny")
+
+
+# --- 8: what is no checkpoint ---------------------------------------------------------------------
+
+OID = "0f" * 32
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{OID}\nsize 605247071\n"
+PAGE = '\ufeff<!DOCTYPE html>\n<html class=""><head><title>\nSign in - Hugging Face</title></head>'
+
+
+def packed(module: Any) -> Writer:
+    """A checkpoint in a compressed file."""
+
+    def write(path: Path, held: bytes) -> None:
+        with module.open(path, "wb") as file:
+            file.write(held)
+
+    return write
+
+
+def tarred(mode: str) -> Writer:
+    def write(path: Path, held: bytes) -> None:
+        with tarfile.open(path, mode) as file:
+            info = tarfile.TarInfo("model.pt")
+            info.size = len(held)
+            file.addfile(info, io.BytesIO(held))
+
+    return write
+
+
+def zipped(*names: str) -> Writer:
+    def write(path: Path, held: bytes) -> None:
+        with zipfile.ZipFile(path, "w") as file:
+            for name in names:
+                file.writestr(name, held)
+
+    return write
+
+
+def of_numpy(save: Callable[..., None]) -> Writer:
+    def write(path: Path, held: bytes) -> None:
+        with path.open("wb") as file:  # a path would get the ending
+            save(file, np.ones(2))
+
+    return write
+
+
+def content(held: bytes | str) -> Writer:
+    held = held.encode() if isinstance(held, str) else held
+    return lambda path, _: path.write_bytes(held)
+
+
+FLAX = b"\x81\xa6params\x82\xaclogit_scale\xc7\x19\x01\x93\x90\xa7float32\xc4\x04\x00\x00\x80?"
+LEVELDB = bytes(40) + bytes.fromhex("57fb808b247547db")
+Writer = Callable[[Path, bytes], object]
+# How a file comes to be that is no checkpoint, what it is, and how to get the real one.
+STRANGERS: dict[str, tuple[Writer, str, str]] = {
+    "empty": (content(""), "is empty", "fetch it again: its download broke off"),
+    "zeros": (content(bytes(5000)), "begins with nothing but zeros", "fetch it again"),
+    "LFS": (content(POINTER), f"a file of 605247071 bytes (sha256:{OID})", "run git lfs pull"),
+    "page": (content(PAGE), "is a web page (Sign in - Hugging Face)", "link with /resolve/"),
+    "XML": (content('<?xml version="1"?><Error>AccessDenied'), "answer of a server in XML", "log"),
+    "JSON": (content('{"error": "Repository not found"}'), "is text ({", "a server's answer"),
+    "text": (content("Invalid username or password."), "is text (Invalid username", "again"),
+    "index": (content('{"weight_map": {}}'), "is the index of a checkpoint in shards", "folder"),
+    "gzip": (packed(gzip), "is compressed with gzip", "unpack it: gunzip < m.pt > NEW"),
+    "bzip2": (packed(bz2), "is compressed with bzip2", "unpack it: bunzip2 m.pt"),
+    "xz": (packed(lzma), "is compressed with xz", "unpack it: unxz m.pt"),
+    "tar": (tarred("w"), "is a tar archive", "unpack it: tar xf m.pt"),
+    "tar.gz": (tarred("w:gz"), "is a tar archive compressed with gzip", "unpack it: tar xzf m.pt"),
+    "zip of a checkpoint": (zipped("a/b.pt"), "it holds a/b.pt", "unpack it: unzip m.pt"),
+    "zip": (zipped("a", "b/c"), "not one of torch: it holds a, b/c", "that torch.save wrote"),
+    "npz": (of_numpy(np.savez), "arrays of NumPy", "torch.save"),
+    "npy": (of_numpy(np.save), "is an array of NumPy", "torch.save"),
+    "keras": (zipped("metadata.json", "model.weights.h5"), "a model of Keras", "from_tf=True"),
+    "h5": (content(b"\x89HDF\r\n\x1a\n" + bytes(99)), "is HDF5, weights of Tens", "from_tf=True"),
+    "flax": (content(FLAX), "is msgpack (params...), as Flax saves weights", "from_flax=True"),
+    "tf list": (content('model_checkpoint_path: "m"'), "checkpoint of TensorFlow", "from_tf=True"),
+    "tf index": (content(LEVELDB), "is a part of a checkpoint of TensorFlow", "from_tf=True"),
+    "gguf": (content(b"GGUF" + bytes(99)), "is GGUF", "take the model.safetensors"),
+    "onnx": (content(b"\x08\x08\x12\x07pytorch" + bytes(9)), "is a model in ONNX", "take the"),
+    "picture": (content(b"\x89PNG\r\n\x1a\n"), "is a picture", "fetch it again"),
+    "a pickle": (lambda p, _: p.write_bytes(pickle.dumps([1] * 9)), "is a pickle", "torch.save"),
+    "cut off": (lambda p, held: p.write_bytes(held[:99]), "is cut off: of a header of", "again"),
+    "noise": (content(bytes(range(200, 256))), "begins with c8 c9 ca", "give a file that"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("write, problem, remedy", STRANGERS.values(), ids=STRANGERS.keys())
+def test_what_is_no_checkpoint_is_named(write, problem, remedy, model, tmp_path, cli, out, refused):
+    save_file(tower(model), tmp_path / "whole")
+    write(tmp_path / "m.pt", (tmp_path / "whole").read_bytes())
+    outcome = cli("convert", tmp_path / "m.pt", out)
+    refused(outcome, "IN ", "m.pt", problem)
+    assert remedy in outcome.err.rpartition("; ")[2], outcome.err
+
+
+@pytest.mark.parametrize(
+    "name, said",
+    [
+        ("flax_model.msgpack", r"weights of Flax alone \(flax_model\.msgpack\); .*from_flax=True"),
+        ("tf_model.h5", r"weights of TensorFlow alone \(tf_model\.h5\); .*from_tf=True"),
+        ("cats.pt", "by a name that is known; give one of its files, such as cats.pt"),
+        ("README.md", "is a folder without weights; put model.safetensors or pytorch_model.bin"),
+    ],
+)
+def test_a_folder_without_weights_says_what_it_has(name, said, tmp_path):
+    (tmp_path / name).touch()
+    with pytest.raises(MlossError, match=said):
+        Checkpoint.open(tmp_path, "model")
+
+
+def test_a_source_that_is_a_pointer_is_named(own_family, cli, out, refused):
+    (own_family / "sources" / "bridges.safetensors").write_text(POINTER)
+    outcome = cli("merge", "--family=tiny", "--method=ties", "--out", out)
+    refused(outcome, "source bridges", "bridges.safetensors: is a Git LFS pointer", "git lfs pull")
+
+
+def test_the_real_checkpoint_behind_every_remedy_is_read(model, tmp_path):
+    """What a shard of TensorFlow is called is no name for a checkpoint of torch's."""
+    torch.save(tower(model), tmp_path / "m.data-00000-of-00001")
+    agree(read(tmp_path / "m.data-00000-of-00001"), tower(model))

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import BadFile
 from ..plain_text import read_text
+from .foreign import foreign_folder
 from .lazy_tensor import FormatError
 
 WEIGHTS = (
@@ -45,7 +46,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
     if (path / ADAPTER).is_file():
         problem = f"has {ADAPTER}, but no {' or '.join(ADAPTER_WEIGHTS)}"
         raise FormatError(problem, "fetch that file too")
-    raise FormatError("is a folder without weights", f"put {WEIGHTS[0]} or {WEIGHTS[2]} into it")
+    raise foreign_folder(path)
 
 
 def _shards(folder: Path, index: Path) -> tuple[Path, ...]:

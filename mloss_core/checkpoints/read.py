@@ -28,6 +28,7 @@ from .folders import (
     read_json,
     weight_files,
 )
+from .foreign import check_is_checkpoint
 from .infer import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
 from .lazy_tensor import (
     FileId,
@@ -202,6 +203,8 @@ def _file(at: FileId) -> File:
         return _archive(read_zip(at))
     if magic[:1] == PICKLE and at.size >= 8 and not _is_safetensors(at):
         return _archive(read_legacy(at))
+    if not _is_safetensors(at):
+        check_is_checkpoint(at)
     file = safetensors(at)
     about = file.metadata() or {}
     tensors = {key: from_safetensors(at, key) for key in file.keys()}

@@ -9,6 +9,7 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO, Any
 
+from .foreign import foreign_zip
 from .lazy_tensor import DTYPES, FileId, FormatError, Stored, from_bytes, itemsize
 from .pickle_reader import Storage, Strided, plain
 
@@ -67,8 +68,7 @@ def read_zip(at: FileId) -> Archive:
             check_unpacked(sum(info.file_size for info in members.values()), at)
             pickles = [name for name in members if PICKLE.fullmatch(name)]
             if len(pickles) != 1:
-                remedy = "give a checkpoint that torch.save wrote"
-                raise FormatError("is a zip archive, but not one of torch", remedy)
+                raise foreign_zip(members, at)
             root = pickles[0].partition("/")[0] + "/"
             _refuse_big_endian(file, size, members.get(root + "byteorder"))
             start, length = _place(file, size, members[pickles[0]])
