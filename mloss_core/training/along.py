@@ -45,14 +45,15 @@ class MergedAt:
 
     Args:
         step: of the checkpoint.
-        mloss: mean node M-Loss of each block, of the checkpoint with the other sources.
+        mloss: mean node M-Loss of each block, of the checkpoint with the other sources; and both
+            ends of its 95 % interval over the calibration images.
         own: the checkpoint's own answers on the held-out pictures.
         merged: the merged model's answers, on the held-out pictures and on the test pictures of
             the other sources' tasks, by task.
     """
 
     step: int
-    mloss: Float[np.ndarray, " blocks"]
+    mloss: Float[np.ndarray, "3 blocks"]
     own: Bool[np.ndarray, " n"]
     merged: Mapping[str, Bool[np.ndarray, " _"]]
     seconds: float
@@ -158,27 +159,28 @@ def _calibration(
 
 def _merged(
     recipe: MergeRecipe, family: Family, batch: CalibrationBatch, device: str
-) -> tuple[Float[np.ndarray, " blocks"], MergedModel]:
-    """Mean M-Loss by block, and the merged model."""
+) -> tuple[Float[np.ndarray, "3 blocks"], MergedModel]:
+    """Mean M-Loss by block with its interval, and the merged model."""
     measured = MergeRecipe(
         family=recipe.family, method="m-ties", sources=recipe.sources, keep=recipe.keep,
         variation=recipe.variation, seed=recipe.seed,
     )  # fmt: skip
     recipes = [recipe] if recipe.method == "m-ties" else [recipe, measured]
-    means: dict[int, float] = {}
+    means: dict[int, tuple[float, float, float]] = {}
     weights: dict[str, Tensor] = {}
     for each in recipes:
         for event in run(each, family, stages=(Merge(),), device=device, calibration=batch):
             if isinstance(event, BlockScored):
-                means[event.scores.block] = float(event.scores.node.mean())
+                means[event.scores.block] = event.scores.mean_interval()
             elif isinstance(event, Finished) and each is recipe:
                 if event.weights is None:
                     one = ", ".join(name for name, m in METHODS.items() if m.one_model)
                     raise UnknownName("method", recipe.method, one.split(", "))
                 weights = event.weights
-    blocks = [means.get(block, np.nan) for block in range(family.model.blocks)]
+    unknown = (np.nan, np.nan, np.nan)  # of blocks that are not among the recipe's
+    blocks = [means.get(block, unknown) for block in range(family.model.blocks)]
     place = devices.choose(device)
-    return np.array(blocks), Tower(family.model, {n: w.to(place) for n, w in weights.items()})
+    return np.array(blocks).T, Tower(family.model, {n: w.to(place) for n, w in weights.items()})
 
 
 def _answers(

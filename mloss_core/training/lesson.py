@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from .archives import unpacked
 from .head import frozen_head
 
 LEAST = 8  # pictures of a class of one's own
-HELD_OUT = 0.2  # of each class
+HELD_OUT, MOST_HELD = 0.2, 512  # of each class; of all together, about: they are looked at often
 SEED = 0  # of the split: the same for every fine-tune, so that they are compared on the same
 TOGETHER = 64  # pictures that are decoded at once
 IN_MEMORY = 1 << 30  # bytes of decoded pictures that are kept
@@ -59,19 +60,29 @@ class Lesson:
     head_from: str
     skipped: tuple[str, ...] = ()
 
-    @property
+    @functools.cached_property
     def sha256(self) -> str:
         """Hash of pictures, labels, classes and head: what decides a fine-tune's bytes."""
         digest = hashlib.sha256(repr((self.classes, self.head_from)).encode())
         digest.update(self.head.numpy().tobytes())
-        for images, labels in (
-            (self.images, self.labels),
-            (self.held_images, self.held_labels),
-        ):
+        for part, labels in ((self.images, self.labels), (self.held_images, self.held_labels)):
             digest.update(labels.tobytes())
-            for start in range(0, len(images), TOGETHER):
-                digest.update(np.ascontiguousarray(images[start : start + TOGETHER]).data)
+            digest.update(_sha256(part))
         return digest.hexdigest()
+
+
+def _sha256(images: Images) -> bytes:
+    """Hash of images; of files as they are, without decoding them."""
+    digest = hashlib.sha256()
+    if isinstance(images, Pictures):
+        for path in images.paths:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+    elif isinstance(images, Resized):
+        digest.update(np.ascontiguousarray(images.pixels[images.which]).data)
+    else:
+        digest.update(np.ascontiguousarray(images).data)
+    return digest.digest()
 
 
 def of_task(family: Family, name: str) -> Lesson:
@@ -138,13 +149,13 @@ def of_pictures(
 
 
 def split(labels: Labels) -> tuple[Labels, Labels]:
-    """Which pictures are trained on, and which are held out: a fifth of each class, one at least
-    where a class has two, drawn by the class's own seed."""
-    trained, held = [], []
+    """Which pictures are trained on, and which are held out: a fifth of each class (less where that
+    is more than MOST_HELD), one at least where a class has two, drawn by the class's own seed."""
+    trained, held, share = [], [], min(HELD_OUT, MOST_HELD / len(labels))
     for label in np.unique(labels):
         own = np.flatnonzero(labels == label)
         order = np.random.default_rng([SEED, int(label)]).permutation(own)
-        aside = max(1, round(HELD_OUT * len(own))) if len(own) > 1 else 0
+        aside = max(1, round(share * len(own))) if len(own) > 1 else 0
         held.append(order[:aside])
         trained.append(order[aside:])
     return np.sort(np.concatenate(trained)), np.sort(np.concatenate(held))
@@ -173,7 +184,10 @@ def _read(path: Path, place: Path, size: int, skip_damaged: bool) -> _Found:
     if len(classes) < 2:
         problem = f"has one class, {classes[0]}"
         raise BadFile("pictures", path, problem, "give two folders of pictures or more")
-    found = [_sound(place / name, size) for name in classes]
+    found, room = [], IN_MEMORY
+    for name in classes:
+        found.append(_sound(place / name, size, room))
+        room -= 3 * size**2 * len(found[-1][0])
     damaged = [bad.relative_to(place).as_posix() for _, bads, _ in found for bad in bads]
     if damaged and not skip_damaged:
         problem = f"holds {len(damaged)} damaged pictures: {listed(damaged)}"
@@ -185,21 +199,20 @@ def _read(path: Path, place: Path, size: int, skip_damaged: bool) -> _Found:
             raise BadValue(f"class of {path.name}", name, problem, f"give {LEAST} or more")
     paths = tuple(path for paths, _, _ in found for path in paths)
     kept = [images for _, _, images in found if images is not None]
-    small = len(kept) == len(found) and len(paths) * 3 * size**2 <= IN_MEMORY
     return _Found(
         classes=tuple(map(normal, classes)),
-        images=np.concatenate(kept) if small else Pictures(paths, size),
+        images=np.concatenate(kept) if len(kept) == len(found) else Pictures(paths, size),
         labels=np.repeat(np.arange(len(found)), [len(paths) for paths, _, _ in found]),
         skipped=tuple(damaged),
     )
 
 
 def _sound(
-    folder: Path, size: int
+    folder: Path, size: int, room: int
 ) -> tuple[list[Path], list[Path], UInt8[np.ndarray, "n h w 3"] | None]:
     """A class's pictures that can be decoded, those that cannot, and the former decoded; None
-    for pictures that would fill the memory."""
-    paths, damaged, parts, room = [], [], [], IN_MEMORY
+    where they take more than `room` bytes."""
+    paths, damaged, parts = [], [], []
     files, unread = _listed(folder)
     for start in range(0, len(files), TOGETHER):
         good, images, bad = _decoded(files[start : start + TOGETHER], size)
