@@ -15,6 +15,7 @@ import lzma
 import pickle
 import random
 import re
+import shutil
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from dialect_files import OLD, hugging_face_names, prefixed, state
 from mloss_core import Checkpoint, InputError, MlossError, ViTConfig, load
 from mloss_core.checkpoints.export import write_folder
 from mloss_core.checkpoints.image_tower import save
+from mloss_core.checkpoints.read import WEIGHTS
 from mloss_core.families.sanity import doubts
 from tiny import CONFIG, TASKS, open_clip_model
 
@@ -512,3 +514,120 @@ def test_the_real_checkpoint_behind_every_remedy_is_read(model, tmp_path):
     """What a shard of TensorFlow is called is no name for a checkpoint of torch's."""
     torch.save(tower(model), tmp_path / "m.data-00000-of-00001")
     agree(read(tmp_path / "m.data-00000-of-00001"), tower(model))
+
+
+# --- 12: what shapes cannot show ------------------------------------------------------------------
+
+VISION = {
+    "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 2,
+    "image_size": 16, "patch_size": 8, "hidden_act": "quick_gelu", "layer_norm_eps": 1e-5,
+}  # fmt: skip
+
+
+def whole(**changes: object) -> dict[str, object]:
+    """A config.json of CLIPModel."""
+    return {"model_type": "clip", "vision_config": VISION | changes}
+
+
+def alone(**changes: object) -> dict[str, object]:
+    """A config.json of CLIPVisionModelWithProjection, or of another class."""
+    return {"model_type": "clip_vision_model", **VISION, **changes}
+
+
+def of_open_clip(quick_gelu: bool = True, **changes: object) -> dict[str, object]:
+    """An open_clip_config.json."""
+    vision = {"layers": 3, "width": 32, "head_width": 16, "patch_size": 8, "image_size": 16}
+    model_cfg = {"embed_dim": 16, "quick_gelu": quick_gelu, "vision_cfg": vision | changes}
+    return {"model_cfg": model_cfg, "preprocess_cfg": {}}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Path:
+    """A family of folders of Hugging Face: clip, clip_apples, clip_bridges and clip_clouds."""
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "models"))
+    folder = tmp_path / "models" / "hub"
+    for seed, name in enumerate(("clip", *(f"clip_{task}" for task in TASKS))):
+        (folder / name).mkdir(parents=True)
+        tensors = hugging_face_names(open_clip_model(seed=seed))
+        save_file({k: v.contiguous() for k, v in tensors.items()}, folder / name / WEIGHTS[0])
+        (folder / name / "config.json").write_text(json.dumps(whole()))
+    return folder
+
+
+def configured(folder: Path, config: dict[str, object]) -> Path:
+    """Gives a folder that config instead of its own."""
+    (folder / "config.json").unlink()
+    name = "open_clip_config.json" if "model_cfg" in config else "config.json"
+    (folder / name).write_text(json.dumps(config))
+    return folder / name
+
+
+ALIKE = {
+    "the same": whole(),
+    "the tower alone": alone(),
+    "defaults left out": {"model_type": "clip_vision_model", "num_attention_heads": 2},
+    "only its type": {"architectures": ["CLIPVisionModel"]},
+    "both sides": whole(image_size=[16, 16]),
+    "open_clip": of_open_clip(),
+    "open_clip's least": {"model_cfg": {"quick_gelu": True}},
+    "nothing": {},
+}
+UNLIKE = {
+    "activation": (whole(hidden_act="gelu"), "hidden_act 'gelu', its base 'quick_gelu'"),
+    "left out": (
+        {"model_type": "clip", "vision_config": {}},
+        "num_attention_heads 12, its base 2",
+    ),
+    "tanh": (alone(hidden_act="gelu_pytorch_tanh"), "hidden_act 'gelu_pytorch_tanh', its base"),
+    "heads": (whole(num_attention_heads=4), "num_attention_heads 4, its base 2"),
+    "layers": (whole(num_hidden_layers=24), "num_hidden_layers 24, its base 3"),
+    "width": (whole(hidden_size=64), "hidden_size 64, its base 32"),
+    "nodes": (whole(intermediate_size=64), "intermediate_size 64, its base 128"),
+    "patch": (whole(patch_size=4), "patch_size 4, its base 8"),
+    "pixels": (whole(image_size=[24, 24]), "image_size 24, its base 16"),
+    "norms": (whole(layer_norm_eps=1e-6), "layer_norm_eps 1e-06, its base 1e-05"),
+    "kind": (alone(model_type="siglip_vision_model"), "model_type 'siglip_vision_model', its base"),
+    "two": (
+        whole(hidden_act="gelu", num_attention_heads=4),
+        "hidden_act 'gelu' and num_attention_heads 4, its base 'quick_gelu' and 2",
+    ),
+    "open_clip's activation": (of_open_clip(False), "hidden_act 'gelu', its base 'quick_gelu'"),
+    "open_clip's heads": (of_open_clip(head_width=32), "num_attention_heads 1, its base 2"),
+    "timm": (of_open_clip(timm_model_name="eva"), "model_type 'eva', its base 'clip'"),
+}
+
+
+@pytest.mark.parametrize("config", ALIKE.values(), ids=ALIKE.keys())
+def test_a_config_of_the_base_or_of_nothing_is_no_matter(config, hub):
+    configured(hub / "clip_bridges", config)
+    load("hub").source("bridges")
+
+
+@pytest.mark.parametrize("config, said", UNLIKE.values(), ids=UNLIKE.keys())
+def test_a_config_of_another_model_is_refused_by_file_and_field(
+    config, said, hub, cli, out, refused
+):
+    place = configured(hub / "clip_bridges", config)
+    outcome = cli("merge", "--family=hub", "--method=ties", "--out", out)
+    refused(outcome, "source bridges", f"clip_bridges/{place.name}: says {said}", "correct what")
+
+
+def test_a_source_may_agree_with_the_family_or_with_its_bases_config(hub):
+    (hub / "family.toml").write_text('activation = "gelu"\n')
+    for config in (whole(), whole(hidden_act="gelu")):
+        (hub / "clip_bridges" / "config.json").write_text(json.dumps(config))
+        load("hub").source("bridges")
+
+
+def test_a_pickled_modules_classes_are_its_config(hub, cli, out, refused):
+    shutil.rmtree(hub / "clip_bridges")
+    gelu = open_clip_model(CONFIG | {"quick_gelu": False}, seed=9)
+    torch.save(gelu, hub / "clip_bridges.pt")
+    outcome = cli("merge", "--family=hub", "--method=ties", "--out", out)
+    said = "clip_bridges.pt: has classes that say hidden_act 'gelu', its base 'quick_gelu'"
+    refused(outcome, "source bridges", said)
+
+
+def test_a_model_that_is_evaluated_is_compared_too(own_family, hub, cli, out, refused):
+    configured(hub / "clip", whole(hidden_act="gelu"))
+    refused(cli("evaluate", "--family=tiny", "--model", hub / "clip"), "hidden_act 'gelu'")

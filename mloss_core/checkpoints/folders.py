@@ -82,20 +82,30 @@ def read_config(path: Path) -> dict[str, Any] | None:
     return next((config for config in configs if config is not None), None)
 
 
+def config_file(path: Path) -> Path | None:
+    """The file that `read_config` reads; None if there is none."""
+    places = (_beside(path, name) for name in CONFIGS)
+    return next((place for place in places if place and place.is_file()), None)
+
+
 def json_beside(path: Path, name: str) -> dict[str, Any] | None:
     """The JSON object of that file name beside the weights, or None; raises FormatError.
 
     Beside a single file only where it is named as in such folders.
     """
-    if not path.is_dir() and path.name not in WEIGHTS:
+    place = _beside(path, name)
+    if place is None or not place.is_file():
         return None
-    path = (path if path.is_dir() else path.parent) / name
-    if not path.is_file():
-        return None
-    value = read_json(path)
+    value = read_json(place)
     if not isinstance(value, dict):
-        raise FormatError(f"has a {path.name} that is no JSON object")
+        raise FormatError(f"has a {name} that is no JSON object")
     return value
+
+
+def _beside(path: Path, name: str) -> Path | None:
+    if path.is_dir():
+        return path / name
+    return path.parent / name if path.name in WEIGHTS else None
 
 
 def read_json(path: Path) -> Any:

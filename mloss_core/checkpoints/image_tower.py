@@ -16,10 +16,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ..architecture import ViTConfig
 from ..atomic_files import written
-from ..errors import BadTensor
+from ..errors import BadFile, BadTensor
 from ..version import __version__
 from . import read as formats
+from .infer import differences
 from .read import KEY, FormatError, as_bad_file, tower_shapes
 
 PROJECTION = "visual.proj"
@@ -144,6 +146,24 @@ class Checkpoint:
                 problem = f"{key} has dtype {self.dtypes[key]}, the base {base.dtypes[key]}"
                 narrow = base if self.dtypes[key] == "F32" else self
                 raise BadTensor(self.name, self.path.name, problem, _conversion(narrow.path))
+
+    def check_config(self, base: Checkpoint, model: ViTConfig) -> None:
+        """Raises BadFile naming the file that says that this is another model than its base.
+
+        Heads and activation show in no tensor: such sources would be merged to nonsense.
+        """
+        found = differences(self.config, base.config, model)
+        if found:
+            theirs = " and ".join(f"{key} {value!r}" for key, value, _ in found)
+            ours = " and ".join(repr(value) for *_, value in found)
+            with as_bad_file(self.name, self.path):
+                place = formats.config_file(self.path)
+            problem = f"says {theirs}, its base {ours}"
+            remedy = "use fine-tunes of one model; if this is one, correct what the file says"
+            if place is None:
+                problem = f"has classes that say {theirs}, its base {ours}"
+                remedy = "use fine-tunes of one model"
+            raise BadFile(self.name, place or self.path, problem, remedy)
 
     def read(self, names: Collection[str]) -> dict[str, Tensor]:
         """The named tensors as they are stored, on the CPU; raises BadFile."""

@@ -17,7 +17,18 @@ HEAD_WIDTH = 64  # of every CLIP, unless a config says otherwise
 BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d{1,4})\.mlp\.c_fc\.weight")
 # What Hugging Face leaves out of a config.json when it is the default of its CLIPVisionConfig.
 DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12}
-HUGGING_FACE_TYPES = {"clip", "clip_vision_model"}
+CLIP = "clip"
+HUGGING_FACE_TYPES = {CLIP, "clip_vision_model"}
+# What a config may say of a tower: its key in Hugging Face's, and ours.
+SAID = {
+    "hidden_act": "activation",
+    "num_attention_heads": "heads",
+    "num_hidden_layers": "blocks",
+    "hidden_size": "width",
+    "intermediate_size": "nodes",
+    "patch_size": "patch_size",
+    "image_size": "image_size",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +75,36 @@ def tower_shapes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, tuple[int, 
     return ViTConfig(name="", heads=1, activation="", mean=(), std=(), **_sizes(shapes)).shapes()
 
 
+def differences(
+    config: Mapping[str, Any], base: Mapping[str, Any], model: ViTConfig
+) -> list[tuple[str, Any, Any]]:
+    """Where a source's config is not of its base's kind: key, its value and the base's.
+
+    A value is the base's if the base's own config or its family says the same: a family may know
+    better than a config. What a config leaves out is no difference.
+    """
+    ours = {key: getattr(model, name) for key, name in SAID.items()}
+    ours |= {"layer_norm_eps": EPSILON, "model_type": CLIP}
+    theirs, said = _told(config), _told(base)
+    return [
+        (key, theirs[key], said.get(key, value))
+        for key, value in ours.items()
+        if key in theirs and theirs[key] not in (value, said.get(key, value))
+    ]
+
+
+def _told(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a config says of the image tower, by Hugging Face's keys, its kind as `model_type`."""
+    vision = _vision(config)
+    types = {str(config.get("model_type")), str(vision.get("model_type"))}
+    if types & HUGGING_FACE_TYPES:
+        vision["model_type"] = CLIP
+    sides = vision.get("image_size")
+    if isinstance(sides, list) and sides and sides == sides[:1] * len(sides):
+        vision["image_size"] = sides[0]
+    return {key: value for key, value in vision.items() if value is not None}
+
+
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
     width, _, patch_size, _ = _shape(shapes, "visual.conv1.weight", 4)
     tokens, _ = _shape(shapes, "visual.positional_embedding", 2)
@@ -102,10 +143,16 @@ def _vision(config: Mapping[str, Any]) -> dict[str, Any]:
         cfg = config["model_cfg"]
         vision = cfg.get("vision_cfg")
         vision = dict(vision) if isinstance(vision, Mapping) else {}
-        settings = {"hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu"}
-        if isinstance(vision.get("head_width"), int) and isinstance(vision.get("width"), int):
-            settings["num_attention_heads"] = vision["width"] // max(vision["head_width"], 1)
-        return {k: vision[k] for k in ("image_size", "patch_size") if k in vision} | settings
+        settings = {
+            "hidden_act": "quick_gelu" if cfg.get("quick_gelu") else "gelu",
+            "model_type": vision.get("timm_model_name") or CLIP,
+        }
+        width, head_width = vision.get("width"), vision.get("head_width", HEAD_WIDTH)
+        if isinstance(width, int) and isinstance(head_width, int):
+            settings["num_attention_heads"] = width // max(head_width, 1)
+        alike = {"image_size": "image_size", "patch_size": "patch_size"}
+        alike |= {"width": "hidden_size", "layers": "num_hidden_layers"}
+        return {theirs: vision[k] for k, theirs in alike.items() if k in vision} | settings
     inner = config.get("vision_config")
     vision = dict(inner) if isinstance(inner, Mapping) else dict(config)
     types = {str(config.get("model_type")), str(vision.get("model_type"))}

@@ -252,6 +252,7 @@ def _of_file(
         _say(f"{checkpoint.path.name} {words}" for words in checkpoint.said)
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
+        checkpoint.check_config(family.base(), family.model)
     evaluator = Evaluator(family, device)
     tower = Tower(family.model, checkpoint.load(device))
     for task in tasks:

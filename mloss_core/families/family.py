@@ -138,6 +138,7 @@ class Family:
             base = self.base()
             part = self.parts.part(name)
             source = Checkpoint.open(self.parts.sources[name], f"source {name}", base, part)
+            source.check_config(base, self.model)
             source.audit(self.model.shapes(), base)
             source.check_finite()
             self.opened[name] = source
