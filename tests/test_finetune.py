@@ -18,6 +18,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
@@ -52,6 +53,7 @@ from mloss_core.training.keeping import checkpoints, usual_folder
 from mloss_core.training.lesson import of_pictures, of_task, split
 from mloss_core.training.settings import SETTINGS, Finetune
 from mloss_core.training.student import Gradient, Student
+from text_files import WRITERS, whole_model
 from tiny import write_family
 
 CPU = torch.device("cpu")
@@ -547,6 +549,33 @@ def test_zero_shot_needs_a_text_tower(tiny, folder):
         of_pictures(folder, tiny, head="zero-shot")
     with pytest.raises(UnknownName):
         of_pictures(folder, tiny, head="magic")
+
+
+def test_a_family_with_a_text_tower_gives_zero_shot_heads(folder, tmp_path, monkeypatch):
+    """As it would be of a CLIP from elsewhere, without any task or source; and kept from there."""
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "models"))
+    clip, model = tmp_path / "models" / "clip", whole_model()
+    clip.mkdir(parents=True)
+    WRITERS["base.safetensors"](model, clip / "base.safetensors")
+    toml = 'base = "base.safetensors"\nnum_attention_heads = 2\nactivation = "quick_gelu"\n'
+    (clip / "family.toml").write_text(toml)
+    family = zoo.load("clip")
+    lesson = of_pictures(folder, family)
+    assert lesson.head_from == "zero-shot"
+    prompts = [f"a photo of a {name}." for name in lesson.classes]
+    with torch.no_grad():
+        tokens = open_clip.SimpleTokenizer(context_length=16)(prompts)
+        expected = F.normalize(model.encode_text(tokens), dim=-1)
+    torch.testing.assert_close(lesson.head, expected, atol=1e-5, rtol=0)
+    assert of_pictures(folder, family, head="class means").head_from == "class means"
+    tuned = done(SHORT, family, lesson, tmp_path / "f")[-1]
+    assert {tensor.dtype for tensor in tuned.weights.values()} == {torch.float32}
+    keep_as(family, lesson, tuned.weights, tuned.metadata, "mine", "hues")
+    mine = zoo.load("mine")
+    assert mine.source("hues").sha256 and mine.model == dataclasses.replace(
+        family.model, name="mine"
+    )
+    torch.testing.assert_close(mine.heads(CPU)["colours"], lesson.head)
 
 
 def test_too_few_pictures_are_named(tiny, folder):
