@@ -6,6 +6,7 @@
     │   ├── BadValue           a number or a list out of its range
     │   ├── BadTensor          a checkpoint's tensor differs from its family's
     │   └── BadFile            a file that is missing, in the way, or cannot be read
+    │       └── LostLink       a link to what is not there
     └── OutOfMemory            the work did not fit; says what would
 
 Each message is one line: the field, the value given, what is wrong, and what to do. The library
@@ -15,7 +16,9 @@ app its label ("Base keep rate k").
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class MlossError(Exception):
@@ -68,6 +71,15 @@ class BadTensor(InputError):
 
 class BadFile(InputError):
     """A file that is missing, in the way, or cannot be read as what it should be."""
+
+
+class LostLink(BadFile):
+    """A link to what is not there."""
+
+    def __init__(self, field: str, link: Path):
+        problem = f"is a link to {os.path.realpath(link)}, which is not there or cannot be read"
+        remedy = "fetch that again (hf download OWNER/NAME brings a model), or remove the link"
+        super().__init__(field, link, problem, remedy)
 
 
 class OutOfMemory(MlossError):

@@ -11,11 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from .data.calibration import check_size, draw_batch, draw_pictures, pool_size
-from .errors import BadFile, BadValue, UnknownName
+from .errors import BadFile, BadValue, LostLink, UnknownName
 from .families.family import Family
 from .fields import FIELDS, WAYS
 from .methods import METHODS
 from .methods.keep_rates import UNMEASURED_RANKS, draws_images
+from .places import lost_link
 from .types import CalibrationBatch, MergeRecipe
 from .version import __version__
 
@@ -73,6 +74,8 @@ def calibration_of(recipe: MergeRecipe, family: Family) -> CalibrationBatch | No
     if not draws_images(recipe, family.model):
         return None
     pool = family.calibration_pool
+    if lost_link(pool):
+        raise LostLink("calibration pool", pool)
     if not pool.exists():
         remedy = f"make it from validation images: mloss pool {family.name}"
         raise BadFile("calibration pool", pool, "does not exist", remedy)

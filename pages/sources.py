@@ -39,7 +39,8 @@ def about(family: Family) -> None:
 def card(family: Family) -> None:
     """The model and data card that lies in the family's folder, with its picture sheet."""
     text, sheet = family.folder / "README.md", family.folder / "sheet.png"
-    if not text.is_file():
+    # What a browser is sent must not be a link to somebody's own file.
+    if not text.is_file() or text.is_symlink() or sheet.is_symlink():
         return
     with st.expander("Model and data card: what it is made of, by whom, under which licences"):
         if sheet.is_file():

@@ -102,3 +102,9 @@ def test_a_card_in_another_encoding_is_shown(visit, own_family):
     (own_family / "README.md").write_bytes("# яблоки".encode("cp1251"))
     test = visit("sources")
     assert "README.md" in test.warning[0].value and "line 1, column 3" in test.warning[0].value
+
+
+def test_a_card_that_is_a_link_is_not_sent_to_a_browser(visit, own_family, tmp_path):
+    (tmp_path / "secret").write_text("# a secret")
+    (own_family / "README.md").symlink_to(tmp_path / "secret")
+    assert "secret" not in str([text.value for text in visit("sources").markdown])

@@ -3,22 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import itertools
 import json
+import os
+import shlex
 import shutil
+import tarfile
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import scan_cache_dir, try_to_load_from_cache
+from PIL import Image
 from safetensors.torch import load_file
 
-from mloss_core import METHODS, Family, Finished, InputError, MergeRecipe, __version__, load, run
+from mloss_core import (
+    METHODS,
+    Family,
+    Finished,
+    InputError,
+    MergeRecipe,
+    __version__,
+    families,
+    load,
+    run,
+)
+from mloss_core.data.images import picture_files
 from mloss_core.families.layouts import described
+from mloss_core.places import snapshot
 from mloss_core.plain_text import decoded, read_text
 from mloss_core.recipe import provenance
 from mloss_core.runs.cells import Cell, Lab
+from mloss_core.runs.layout import root
 from tiny import TASKS
 
 CPU = torch.device("cpu")
@@ -316,3 +335,306 @@ def test_configs_of_other_tools_are_read_alike(own_family, cli):
     (hub / "clip" / "config.json").write_bytes('{\n "a": "яблоки"}'.encode("cp1251"))
     with pytest.raises(InputError, match=r"a config\.json that is no UTF-8 text at line 2, colum"):
         load("hub")
+
+
+REPOSITORIES = {
+    "openai/tiny-clip": "base.safetensors",
+    **{f"someone/tiny-clip_{task}": f"sources/{task}.safetensors" for task in TASKS},
+}
+OLD, NEW = "0" * 40, "1" * 40  # commits
+
+
+def downloaded(cache: Path, name: str, weights: Path, commit: str = NEW) -> Path:
+    """A repository in the cache as huggingface_hub leaves it: blobs, and snapshots that link there.
+
+    Returns its folder.
+    """
+    repository = cache / f"models--{name.replace('/', '--')}"
+    config = {"vision_config": {"hidden_act": "quick_gelu", "num_attention_heads": 2}}
+    snapshot = repository / "snapshots" / commit
+    for folder in (snapshot, repository / "blobs", repository / "refs"):
+        folder.mkdir(parents=True, exist_ok=True)
+    for called, content in (
+        ("model.safetensors", weights.read_bytes()),
+        ("config.json", json.dumps(config).encode()),
+    ):
+        blob = hashlib.sha256(content).hexdigest()
+        (repository / "blobs" / blob).write_bytes(content)
+        (snapshot / called).symlink_to(Path("..", "..", "blobs", blob))
+    (repository / "refs" / "main").write_text(commit)
+    return repository
+
+
+@pytest.fixture
+def cache(own_family, tmp_path, monkeypatch) -> Path:
+    """A user's cache with the tiny family's models, at home and out of the folder of families."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("MLOSS_ROOTS", raising=False)
+    hub = tmp_path / "home" / ".cache" / "huggingface" / "hub"
+    for name, file in REPOSITORIES.items():
+        downloaded(hub, name, own_family / file)
+    told = scan_cache_dir(hub)
+    assert {repository.repo_id for repository in told.repos} == {*REPOSITORIES}
+    assert not told.warnings
+    (hub / "version.txt").write_text("1")
+    return hub
+
+
+def mine(cache: Path, toml: str) -> Path:
+    """A family of no more than this family.toml."""
+    folder = Path(os.environ["MLOSS_MODELS"]) / "mine"
+    folder.mkdir(exist_ok=True)
+    (folder / "family.toml").write_text(toml)
+    return folder
+
+
+def linked(cache: Path, below: str = "") -> Path:
+    """A family of links to the repositories of the cache, or to something below each."""
+    folder = Path(os.environ["MLOSS_MODELS"]) / "mine"
+    folder.mkdir()
+    for name in REPOSITORIES:
+        (folder / name.split("/")[1]).symlink_to(
+            cache / f"models--{name.replace('/', '--')}" / below
+        )
+    return folder
+
+
+AT_HOME = "~/.cache/huggingface/hub/models--"
+NAMED = f"""
+base = "{AT_HOME}openai--tiny-clip"
+[sources]
+apples = "{AT_HOME}someone--tiny-clip_apples"
+bridges = "{AT_HOME}someone--tiny-clip_bridges/snapshots/{NEW}"
+"""
+
+
+def test_a_family_toml_that_points_into_the_cache_needs_the_users_word(
+    cache, cli, out, refused, monkeypatch
+):
+    mine(cache, NAMED)
+    chosen = ("merge", "--family", "mine", "--method", "ties", "--device", "cpu")
+    line = f"export MLOSS_ROOTS={shlex.quote(str(cache))}"
+    outcome = cli(*chosen, "--out", out)
+    refused(outcome, "leads out of the folder of families, to ", f"allow its folder: {line}\n")
+    _, _, allowed = shlex.split(line)[1].partition("=")
+    monkeypatch.setenv("MLOSS_ROOTS", allowed)  # exactly what it says
+    assert load("mine").sources == TASKS[:2]
+    assert load("mine").parts.base == cache / "models--openai--tiny-clip" / "snapshots" / NEW
+    outcome = cli(*chosen, "--out", out)
+    assert outcome.status == 0, outcome.err
+    plain = merged(load("tiny"), "ties", TASKS[:2], keep=0.2)
+    assert gap(plain, load_file(out)) == 0
+
+
+@pytest.mark.parametrize("below", ["", f"snapshots/{NEW}"], ids=["to repositories", "to snapshots"])
+def test_links_into_the_cache_need_it_too(cache, monkeypatch, below):
+    folder = linked(cache, below)
+    with pytest.raises(InputError, match="leads out of the folder of families"):
+        load("mine")
+    for allowed in (cache, cache.parent, "~/.cache", "~"):
+        monkeypatch.setenv("MLOSS_ROOTS", f"/nowhere{os.pathsep}{allowed}{os.pathsep}")
+        family = load("mine")
+        assert family.sources == TASKS and family.source("clouds").shapes
+    monkeypatch.setenv("MLOSS_ROOTS", str(cache / "models--openai--tiny-clip"))
+    with pytest.raises(InputError) as error:
+        load("mine")
+    more = os.pathsep.join([os.environ["MLOSS_ROOTS"], str(cache)])
+    assert str(error.value).endswith(f"allow its folder: export MLOSS_ROOTS={more}")
+    assert folder.is_dir()
+
+
+def test_links_to_single_blobs_need_it_too(cache, monkeypatch):
+    folder = Path(os.environ["MLOSS_MODELS"]) / "mine"
+    for name in REPOSITORIES:
+        file = try_to_load_from_cache(name, "model.safetensors", cache_dir=cache)
+        place = folder / name.split("/")[1]
+        place.mkdir(parents=True)
+        (place / "model.safetensors").symlink_to(file)
+        shutil.copy(Path(file).parent / "config.json", place)
+    with pytest.raises(InputError, match="leads out of the folder of families"):
+        load("mine")
+    monkeypatch.setenv("MLOSS_ROOTS", str(cache))
+    assert load("mine").source("apples").shapes
+
+
+def test_the_cache_itself_is_a_family_wherever_it_was_unpacked(cache, monkeypatch, tmp_path):
+    with tarfile.open(tmp_path / "hub.tar", "w") as archive:
+        archive.add(cache, "hub")
+    with tarfile.open(tmp_path / "hub.tar") as archive:
+        archive.extractall(os.environ["MLOSS_MODELS"], filter="tar")
+    for models in (os.environ["MLOSS_MODELS"], str(cache.parent), "~/.cache/huggingface"):
+        monkeypatch.setenv("MLOSS_MODELS", models)
+        assert "hub" in families()
+        family = load("hub")
+        assert family.sources == TASKS and family.model.activation == "quick_gelu"
+        assert family.source("bridges").sha256 == load("hub").source("bridges").sha256
+
+
+def test_the_newest_snapshot_is_that_of_main_or_the_one_that_came_last(cache, own_family):
+    repository = cache / "models--openai--tiny-clip"
+    other = own_family / "sources" / "apples.safetensors"
+    downloaded(cache, "openai/tiny-clip", other, OLD)  # main goes back to it
+    assert snapshot(repository).name == OLD
+    for main in (f"{NEW}\n", NEW):
+        (repository / "refs" / "main").write_text(main)
+        assert snapshot(repository).name == NEW
+    os.utime(repository / "snapshots" / NEW, (1, 1))
+    for lost in ("2" * 40, "../../..", "", "\xff"):
+        (repository / "refs" / "main").write_text(lost, encoding="latin-1")
+        assert snapshot(repository).name == OLD
+    shutil.rmtree(repository / "refs")
+    assert snapshot(repository).name == OLD
+    shutil.rmtree(repository / "snapshots")
+    assert snapshot(repository) == repository
+
+
+def test_an_argument_may_be_a_repository_or_begin_at_home(cache, own_family, cli, tmp_path):
+    arguments = (
+        f"{AT_HOME}someone--tiny-clip_apples",
+        str(cache / "models--someone--tiny-clip_apples"),
+        try_to_load_from_cache("someone/tiny-clip_apples", "config.json", cache_dir=cache)[:-12],
+        try_to_load_from_cache("someone/tiny-clip_apples", "model.safetensors", cache_dir=cache),
+    )
+    plain = cli(
+        "evaluate", "--family", "tiny", "--model", own_family / "sources/apples.safetensors"
+    )
+    for number, model in enumerate(arguments):
+        outcome = cli("evaluate", "--family", "tiny", "--model", model)
+        assert outcome.out == plain.out and outcome.status == 0, outcome.err
+        assert cli("convert", model, f"~/{number}.safetensors").status == 0
+        assert (tmp_path / "home" / f"{number}.safetensors").is_file()
+
+
+def test_places_in_the_environment_may_begin_at_home(own_family, tmp_path, monkeypatch, cli):
+    monkeypatch.setenv("HOME", str(own_family.parent.parent))
+    monkeypatch.setenv("MLOSS_MODELS", "~/models")
+    monkeypatch.setenv("MLOSS_RUNS", "~/my runs")
+    assert "tiny" in families() and root() == own_family.parent.parent / "my runs"
+
+
+def lose_blob(cache: Path, name: str) -> Path:
+    """Takes away what a repository's weights link to; returns the link."""
+    repository = cache / f"models--{name.replace('/', '--')}"
+    link = repository / "snapshots" / NEW / "model.safetensors"
+    link.resolve().unlink()
+    return link
+
+
+def test_a_link_that_leads_to_nothing_is_named(cache, own_family, cli, out, refused, monkeypatch):
+    monkeypatch.setenv("MLOSS_ROOTS", str(cache))
+    folder = linked(cache)
+    lost = lose_blob(cache, "someone/tiny-clip_clouds")
+    gone = f"is a link to {os.path.realpath(lost)}, which is not there"
+    refused(cli("merge", "--family", "mine", "--out", out), "model.safetensors", gone)
+    (folder / "tiny-clip_clouds").unlink()
+    (folder / "tiny-clip_clouds").symlink_to(cache / "nowhere")
+    refused(cli("merge", "--family", "mine", "--out", out), "tiny-clip_clouds", "is a link to ")
+    outcome = cli("convert", cache / "models--someone--tiny-clip_clouds", out)
+    refused(outcome, "error: IN ", "model.safetensors", gone)
+    refused(cli("convert", lost, out), "model.safetensors", gone)
+    assert "mine" in families() and cli("families").status == 0
+
+
+LOST = {
+    "a source": ("sources/apples.safetensors", "model {0}: is a link to"),
+    "the base": ("base.safetensors", "model {0}: is a link to"),
+    "heads": ("heads.safetensors", "{0}: is a link to"),
+    "the pool": ("calibration.npz", "calibration pool {0}: is a link to"),
+    "a task": ("tasks/apples.npz", "task apples {0}: is a link to"),
+    "a description": ("family.json", "family.json {0}: is a link to"),
+}
+
+
+@pytest.mark.parametrize("file, said", LOST.values(), ids=LOST.keys())
+@pytest.mark.parametrize("toml", [False, True])
+def test_whatever_is_lost_is_named(own_family, tmp_path, cli, out, file, said, toml):
+    if toml:
+        as_toml(own_family, (TOML_OF_TINY + "".join(map(TASK.format, TASKS))).encode())
+        file = file.replace("family.json", "family.toml")
+        said = said.replace("family.json", "family.toml")
+    lost = own_family / file
+    lost.unlink()
+    lost.symlink_to(own_family / "gone" / lost.name)
+    with pytest.raises(InputError) as error:
+        family = load("tiny")
+        family.heads(CPU)
+        family.task("apples")
+        merged(family, "m-ties", TASKS)
+    assert said.format(lost) in str(error.value) and "which is not there" in str(error.value)
+
+
+TOML_OF_TINY = 'activation = "quick_gelu"\nnum_attention_heads = 2\n'
+TASK = '[[tasks]]\nname = "{}"\n'
+
+
+def test_pictures_that_are_lost_are_named(tmp_path):
+    Image.new("RGB", (20, 20)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "notes").symlink_to(tmp_path / "gone")
+    with pytest.raises(
+        InputError, match=r"picture .*b\.png: is a link to .*gone\.png, which is not"
+    ):
+        picture_files(tmp_path)
+    assert len(picture_files(tmp_path, ["b.png"])) == 1
+
+
+OUTSIDE = {
+    "a base": 'base = "{}/base.safetensors"',
+    "a source": '[sources]\na = "{}/a.safetensors"',
+    "a text tower": 'text = "{}/base.safetensors"',
+    "a pool": 'calibration = "{}"',
+}
+
+
+@pytest.mark.parametrize("toml", OUTSIDE.values(), ids=OUTSIDE.keys())
+@pytest.mark.parametrize("place", ["{outside}", "../../outside", "~/outside"])
+def test_without_permission_nothing_leaves_the_folder(
+    own_family, tmp_path, monkeypatch, toml, place
+):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    for name in ("base", "a"):
+        shutil.copy(own_family / "base.safetensors", outside / f"{name}.safetensors")
+    text = toml.format(place.format(outside=outside))
+    as_toml(own_family, text.encode())
+    with pytest.raises(InputError, match="leads out of the folder of families") as error:
+        load("tiny")
+    assert f"export MLOSS_ROOTS={outside}" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "part", ["base.safetensors", "sources", "sources/apples.safetensors", "heads.safetensors",
+             "calibration.npz", "tasks", "tasks/apples.npz", "family.json", "datasets"],
+)  # fmt: skip
+def test_links_of_a_foreign_family_do_not_leave_it(own_family, tmp_path, part):
+    outside = tmp_path / "outside" / part
+    outside.parent.mkdir(parents=True)
+    if part == "datasets":
+        about = (own_family / "family.json").read_text()
+        with_dataset = '"name": "apples", "dataset": "EuroSAT"'
+        (own_family / "family.json").write_text(about.replace('"name": "apples"', with_dataset))
+        (own_family / "tasks" / "apples.npz").unlink()
+        outside.mkdir()
+    else:
+        (own_family / part).rename(outside)
+    (own_family / part).symlink_to(outside)
+    with pytest.raises(InputError, match="leads out of the folder of families"):
+        family = load("tiny")
+        family.heads(CPU)
+        family.task("apples")
+    os.environ["MLOSS_ROOTS"] = str(tmp_path / "outside")
+    try:
+        family = load("tiny")
+        family.heads(CPU)
+        if part != "datasets":
+            family.task("apples")
+    finally:
+        del os.environ["MLOSS_ROOTS"]
+
+
+@pytest.mark.parametrize("path", ["a\\u0000b", "a" * 5000, "a/" * 3000])
+def test_paths_that_no_file_can_have_are_refused(own_family, cli, out, refused, path):
+    as_toml(own_family, f'base = "{path}"\n'.encode())
+    refused(cli("merge", "--family", "tiny", "--out", out), "error: ")
+    assert cli("families").status == 0

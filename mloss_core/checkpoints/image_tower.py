@@ -18,7 +18,8 @@ from torch import Tensor
 
 from ..architecture import ViTConfig
 from ..atomic_files import written
-from ..errors import BadFile, BadTensor
+from ..errors import BadFile, BadTensor, LostLink
+from ..places import lost_link, snapshot
 from ..version import __version__
 from . import read as formats
 from .infer import differences
@@ -68,7 +69,10 @@ class Checkpoint:
             base: of a source. A LoRA adapter is read on top of it, and is refused without.
             part: which model of several in the files is meant.
         """
+        path = snapshot(path)
         with as_bad_file(name, path):
+            if lost := lost_link(path):
+                raise LostLink(name, lost)
             files = formats.file_ids(path, base.files if base else (), part)
             contents = formats.contents(files)
         checkpoint = cls(

@@ -12,12 +12,12 @@ from ..families.family import families as all_families
 from ..families.family import load
 from ..families.layouts import TOML
 from ..families.scaffold import scaffold
-from .options import command
+from .options import PLACE, command
 
 
 @command()
 @click.option(
-    "--init", type=Path, metavar="FOLDER", help="Write a family.toml for a folder of models."
+    "--init", type=PLACE, metavar="FOLDER", help="Write a family.toml for a folder of models."
 )
 def families(init: Path | None, as_json: bool) -> None:
     """Lists the families with their sources and recommended settings."""

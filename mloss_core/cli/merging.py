@@ -28,6 +28,7 @@ from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
 from ..methods.keep_rates import UNMEASURED_RANKS
+from ..places import given
 from ..recipe import check
 from ..run import FULL, Merge, evaluable_tasks, run
 from ..runs import store
@@ -37,6 +38,7 @@ from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskE
 from ..vit import Tower
 from . import runs as papers
 from .options import (
+    PLACE,
     Function,
     command,
     device_option,
@@ -78,7 +80,7 @@ def _call_options(function: Function) -> Function:
     """The options that score and merge share."""
     for option in (
         click.option(
-            "--calibration", type=Path, metavar="PATH",
+            "--calibration", type=PLACE, metavar="PATH",
             help="Use exactly the images of this .npz or folder.",
         ),
         click.option(
@@ -95,8 +97,8 @@ def _call_options(function: Function) -> Function:
 
 
 @command()
-@click.argument("model", type=Path, metavar="IN")
-@click.argument("out", type=Path, metavar="OUT")
+@click.argument("model", type=PLACE, metavar="IN")
+@click.argument("out", type=PLACE, metavar="OUT")
 @click.option("--dtype", metavar="NAME", help="fp32, fp16 or bf16.  [default: as it is]")
 @part_option
 def convert(model: Path, out: Path, dtype: str | None, part: str, as_json: bool) -> None:
@@ -248,11 +250,11 @@ def _of_file(
     """The accuracies of one image tower."""
     checkpoint = family.base()
     if model != "base":
-        checkpoint = Checkpoint.open(Path(model), "model", checkpoint, part)
+        checkpoint = Checkpoint.open(given(model), "model", checkpoint, part)
         _say(f"{checkpoint.path.name} {words}" for words in checkpoint.said)
+        checkpoint.check_config(family.base(), family.model)
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
-        checkpoint.check_config(family.base(), family.model)
     evaluator = Evaluator(family, device)
     tower = Tower(family.model, checkpoint.load(device))
     for task in tasks:

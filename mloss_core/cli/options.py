@@ -6,7 +6,6 @@ import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -18,6 +17,7 @@ from ..families.family import Family
 from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
 from ..hardware.device import reported_memory
 from ..methods import METHODS
+from ..places import given
 from ..recipe import published
 from ..text import normal
 from ..types import Event, MergeRecipe, Planned, as_shares
@@ -80,6 +80,19 @@ class FieldType(click.ParamType):
     def convert(self, value: Any, param: Any, ctx: Any) -> Any:
         """The value of an option's text; a default stays as it is."""
         return self.field.parse(value) if isinstance(value, str) else value
+
+
+class PlaceType(click.ParamType):
+    """A path, with ~ for one's own folder, which a shell leaves as it is behind = and in quotes."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: Any, ctx: Any) -> Any:
+        """The path of an option's text; a default stays as it is."""
+        return given(value) if isinstance(value, str) else value
+
+
+PLACE = PlaceType()
 
 
 def command(name: str | None = None) -> Callable[[Callable[..., None]], Command]:
@@ -159,7 +172,7 @@ part_option = click.option(
 
 def out_option(help: str, required: bool = False) -> Callable[[Function], Function]:
     """The option --out: what is written, which must not exist."""
-    return click.option("--out", type=Path, required=required, metavar="PATH", help=help)
+    return click.option("--out", type=PLACE, required=required, metavar="PATH", help=help)
 
 
 def recipe_of(family: Family, method: str, settings: Mapping[str, Any]) -> MergeRecipe:

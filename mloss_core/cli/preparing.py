@@ -93,7 +93,7 @@ def _wanted(folder: Path, selection: str) -> Iterator[tuple[str, Path, Callable[
         if task not in named:
             raise UnknownName("tasks", task, ("all", "none", *named))
     base, root = str(parts.about.get("base", "")), datasets_root(folder)
-    if base and (download.pretrained(base) or not (folder / base).exists()):
+    if base and (download.pretrained(base) or not (parts.base and parts.base.exists())):
         yield base, folder / base, partial(fetch_base, folder, base)
     for task in sorted(chosen, key=lambda task: not can_fetch(named[task])):
         place = root if named[task] != "RESISC45" else folder / "tasks" / task

@@ -30,6 +30,7 @@ from ..training.keeping import usual_folder
 from ..training.lesson import Lesson, of_pictures, of_task, renamed
 from ..training.settings import SETTINGS, Finetune
 from .options import (
+    PLACE,
     FieldType,
     Function,
     command,
@@ -95,7 +96,7 @@ def _places(function: Function) -> Function:
     options = (
         click.option("--task", metavar="NAME", help="A task of the family to learn."),
         click.option(
-            "--pictures", type=Path, metavar="PATH",
+            "--pictures", type=PLACE, metavar="PATH",
             help="Instead of a task: a folder of a folder per class, or a .zip of it.",
         ),
         click.option("--name", default="", metavar="NAME", help="Of the pictures' task."),
@@ -107,7 +108,7 @@ def _places(function: Function) -> Function:
             "--skip-damaged", is_flag=True, help="Leave pictures out that cannot be decoded."
         ),
         click.option(
-            "--keep-in", type=Path, metavar="FOLDER",
+            "--keep-in", type=PLACE, metavar="FOLDER",
             help="Keep the checkpoints there; a fine-tune that was stopped goes on from them.",
         ),
         click.option(

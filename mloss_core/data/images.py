@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from PIL import Image
 
-from ..errors import BadFile
+from ..errors import BadFile, LostLink
 from ..text import normal
 from .names import files_below, listed
 from .shades import RangeError, as_rgb
@@ -133,6 +133,8 @@ def _is_picture(path: Path) -> bool:
     of a kind that is not read."""
     ending = path.suffix.lower()
     if ending in _endings():
+        if path.is_symlink() and not path.exists():
+            raise LostLink("picture", path)
         return True
     if ending in UNREAD:
         remedy = "convert it to .png, move it away, or name it under skip in family.toml"

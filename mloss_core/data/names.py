@@ -32,12 +32,13 @@ def visible(folder: Path) -> list[Path]:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """All files below a folder, by name, but what is hidden or lies in what is."""
+    """All files below a folder, by name, but what is hidden or lies in what is; links that lead to
+    nothing with them."""
     files = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         files += [Path(place, name) for name in names if not is_hidden(name)]
-    return sorted(path for path in files if path.is_file())
+    return sorted(path for path in files if path.is_file() or path.is_symlink())
 
 
 def entry(folder: Path, name: str | Path) -> Path:

@@ -20,14 +20,14 @@ from ..architecture import ViTConfig
 from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
-from ..data.names import entry, is_hidden, visible
+from ..data.names import is_hidden, visible
 from ..data.prompts import Prompts
 from ..data.tasks import Task
 from ..errors import BadFile, BadTensor, BadValue, UnknownName
-from ..places import assets
+from ..places import assets, given
 from ..text import normal
 from . import download, heads, schema
-from .layouts import OWN, TOML, Layout, is_family, layout
+from .layouts import OWN, TOML, Layout, is_family, layout, unbroken
 from .tasks import read_prompts, read_task
 
 ZOO = assets() / "zoo"
@@ -150,7 +150,7 @@ class Family:
         matrices = {task: formats.read_head(path) for task, path in loose.items()}
         rest = [task for task in self.tasks if task not in matrices]
         if rest:
-            path = self.folder / heads.FILE
+            path = unbroken(self.folder, heads.FILE, f"heads of {self.name}")
             matrices |= heads.read_heads(path, self.name, rest, self.prompts, self.text_file)
         for task, head in matrices.items():
             if head.ndim != 2 or head.shape[1] != self.model.embed_dim:
@@ -186,7 +186,7 @@ class Family:
     @property
     def calibration_pool(self) -> Path:
         """The file, or folder of pictures, of unlabeled training images."""
-        return entry(self.folder, self.about.get("calibration", "calibration.npz"))
+        return self.parts.calibration
 
 
 _LOADED: dict[Path, Family] = {}  # the latest of each folder, for the checkpoints it has opened
@@ -194,7 +194,7 @@ _LOADED: dict[Path, Family] = {}  # the latest of each folder, for the checkpoin
 
 def roots() -> tuple[Path, ...]:
     """Folders that hold families: the embedded zoo, and $MLOSS_MODELS."""
-    return ZOO, Path(os.environ.get("MLOSS_MODELS", "models"))
+    return ZOO, given(os.environ.get("MLOSS_MODELS", "models"))
 
 
 def families() -> tuple[str, ...]:

@@ -11,13 +11,14 @@ import json
 import os
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
 from ..data.names import entry, visible
-from ..errors import BadFile
+from ..errors import BadFile, LostLink
+from ..places import REPOSITORY, allowing, given, links_in, lost_link, roots, snapshot, within
 from ..plain_text import read_text
 from ..text import normal
 
@@ -26,6 +27,7 @@ SEPARATORS = "_-. "  # between a base's name and what a source adds to it
 BASES = ("base", "zeroshot", "pretrained")  # names that say what they are
 NOT_MODELS = ("heads", "text", "calibration")  # and head_<Task>, and hidden files
 OWN, TOML = "family.json", "family.toml"
+CALIBRATION = "calibration.npz"
 ESCAPED = {"\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 FOLDERS = *WEIGHTS, ADAPTER, *ADAPTER_WEIGHTS  # any of these makes a folder a model
 
@@ -39,13 +41,15 @@ class Layout:
         base: None where the folder does not tell.
         sources, heads: files or folders by source and by task.
         text: what holds the text tower, where it is not the base.
+        calibration: the file, or folder of pictures, of unlabeled images; it need not exist.
     """
 
     about: Mapping[str, Any]
     base: Path | None
     sources: Mapping[str, Path]
-    heads: Mapping[str, Path] = field(default_factory=dict)
-    text: Path | None = None
+    heads: Mapping[str, Path]
+    text: Path | None
+    calibration: Path
 
     def part(self, name: str) -> str:
         """Which of several models in the file of a source or base is meant; empty: not said."""
@@ -54,7 +58,7 @@ class Layout:
 
 def is_family(folder: Path) -> bool:
     """Whether a folder looks like a family: a file of ours, or two models and more."""
-    if (folder / OWN).is_file() or (folder / TOML).is_file():
+    if os.path.lexists(folder / OWN) or os.path.lexists(folder / TOML):
         return True
     return folder.is_dir() and len(dict(_models(folder))) > 1
 
@@ -62,32 +66,45 @@ def is_family(folder: Path) -> bool:
 def layout(folder: Path) -> Layout:
     """Finds a family's parts; raises BadFile for a bad family.toml or paths out of the folder."""
     about = _normal(described(folder))
-    text = _inside(folder, about["text"]) if "text" in about else None
-    if (folder / OWN).is_file():  # everything has its place
-        sources = dict(_own_sources(folder))
-        return Layout(about=about, base=folder / "base.safetensors", sources=sources, text=text)
-    about.setdefault("tasks", _tasks(folder))
-    models = dict(_apart(_models(folder)))
-    base = _inside(folder, about["base"]) if "base" in about else _base(models)
-    if "sources" in about:
-        sources = {name: _inside(folder, path) for name, path in about["sources"].items()}
+    if os.path.lexists(folder / OWN):  # everything has its place
+        base, sources, heads = folder / "base.safetensors", dict(_own_sources(folder)), {}
     else:
-        prefix = normal(base.stem if base.is_file() else base.name) if base else ""
-        rest = ((name, path) for name, path in models.items() if path != base)
-        sources = dict(_named(folder, rest, prefix))
-    heads = {normal(path.stem[5:]): path for path in sorted(folder.glob("head_*.pt"))}
-    for path in (base, *sources.values(), *heads.values()):
-        if path is not None:
-            _inside(folder, path)
-    return Layout(about=about, base=base, sources=sources, heads=heads, text=text)
+        about.setdefault("tasks", _tasks(folder))
+        base, sources = _base_and_sources(folder, about)
+        heads = {normal(path.stem[5:]): path for path in sorted(folder.glob("head_*.pt"))}
+    return Layout(
+        about=about,
+        base=None if base is None else unbroken(folder, base),
+        sources={name: unbroken(folder, path) for name, path in sources.items()},
+        heads={name: unbroken(folder, path) for name, path in heads.items()},
+        text=unbroken(folder, about["text"]) if "text" in about else None,
+        calibration=inside(folder, about.get("calibration", CALIBRATION)),
+    )
+
+
+def _base_and_sources(
+    folder: Path, about: Mapping[str, Any]
+) -> tuple[Path | None, Mapping[str, Path]]:
+    """The base and the sources that family.toml names, or else all models that lie there."""
+    models = dict(_apart(_models(folder)))
+    base = unbroken(folder, about["base"]) if "base" in about else _base(models)
+    if "sources" in about:
+        return base, {name: unbroken(folder, path) for name, path in about["sources"].items()}
+    prefix = ""
+    if base is not None:
+        named = normal(base.stem if base.is_file() else base.name)
+        prefix = next((name for name, path in models.items() if path == base), named)
+    rest = ((name, path) for name, path in models.items() if path != base)
+    return base, dict(_named(folder, rest, prefix))
 
 
 def described(folder: Path) -> dict[str, Any]:
     """The content of family.json or family.toml; raises BadFile if it cannot be read."""
     own, toml = folder / OWN, folder / TOML
-    path = own if own.is_file() else toml
-    if not path.is_file():
+    path = own if os.path.lexists(own) else toml
+    if not os.path.lexists(path):
         return {}
+    unbroken(folder, path, path.name)
     about = read_text(path, json.loads if path == own else tomllib.loads)
     if not isinstance(about, dict) or not isinstance(about.get("sources", {}), dict):
         problem = "cannot be read (it is no table of keys, or its sources are none)"
@@ -137,12 +154,22 @@ def _models(folder: Path) -> Iterator[tuple[str, Path]]:
         name = normal(path.name if path.is_dir() else path.stem)
         if path.stem in NOT_MODELS or path.name.startswith("head_"):
             continue
+        if (newest := snapshot(path)) != path:
+            owner_and_name = name.removeprefix(REPOSITORY).split("--")
+            name, path = owner_and_name[-1], newest
         if path.is_dir() and path.name == "sources":
             yield from _models(path)
-        elif path.is_dir() and (path / "finetuned.pt").is_file():
+        elif path.is_dir() and os.path.lexists(path / "finetuned.pt"):
             yield name, path / "finetuned.pt"
-        elif _holds(path, FOLDERS) or (path.is_file() and path.suffix in ENDINGS):
+        elif _holds(path, FOLDERS) or _is_model(path):
             yield name, path
+
+
+def _is_model(path: Path) -> bool:
+    """Whether it is a model's file by its name; or was one, or a folder, as a link that is lost."""
+    if os.path.islink(path) and not os.path.exists(path):
+        return path.suffix in ENDINGS or not path.suffix
+    return path.suffix in ENDINGS and path.is_file()
 
 
 def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -161,7 +188,7 @@ def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _holds(folder: Path, names: Collection[str]) -> bool:
-    return any((folder / name).is_file() for name in names)
+    return any(os.path.lexists(folder / name) for name in names)
 
 
 def _base(models: Mapping[str, Path]) -> Path | None:
@@ -190,7 +217,7 @@ def _named(
         yield short, path
 
 
-def _spelt(folder: Path, path: str | Path) -> Path:
+def _spelt(folder: Path, path: Path) -> Path:
     """The entry that a path of a description names, with slashes of either kind.
 
     What TOML reads in "models\\tiny" as the end of a word was meant as a letter behind a slash, if
@@ -204,12 +231,43 @@ def _spelt(folder: Path, path: str | Path) -> Path:
     return meant if os.path.lexists(meant) else target
 
 
-def _inside(folder: Path, path: object) -> Path:
-    """The path, if it stays in the folder of families, links followed; raises BadFile."""
+def inside(folder: Path, path: object) -> Path:
+    """The path of a family's part, if it stays in the folder of families or in what the user allows
+    by $MLOSS_ROOTS, links followed; raises BadFile.
+
+    A family may be somebody else's: what it names or links to must not be the user's own unasked.
+
+    Args:
+        path: as text where a description names it, from the family's folder.
+    """
     if not isinstance(path, str | Path):
         raise BadFile(TOML, folder / TOML, f"has {path!r} for a path", "give text")
-    target = _spelt(folder, path)
-    if not Path(os.path.realpath(target)).is_relative_to(os.path.realpath(folder.parent)):
-        remedy = "put the file itself into the family's folder"
-        raise BadFile(f"{TOML} or link", target, "leads out of the folder of families", remedy)
+    argument = f"{TOML} or link"
+    try:
+        target = snapshot(path if isinstance(path, Path) else _spelt(folder, given(path)))
+        astray = (at for at in (target, *links_in(target)) if not within(at, reach(folder)))
+        out = next(astray, None)
+    except (OSError, ValueError) as error:
+        raise BadFile(argument, path, "is nothing that a file can be", "name a file") from error
+    if out is not None:
+        problem = f"leads out of the folder of families, to {os.path.realpath(out)}"
+        remedy = f"put the file itself there, or allow its folder: {allowing(out)}"
+        raise BadFile(argument, out, problem, remedy)
+    return target
+
+
+def reach(folder: Path) -> tuple[str, ...]:
+    """The folders that a family's parts may lie in."""
+    return str(folder.parent), *roots()
+
+
+def unbroken(folder: Path, path: object, argument: str = "model") -> Path:
+    """The same; raises LostLink where it is a link to nothing, too.
+
+    Args:
+        argument: what errors call it.
+    """
+    target = inside(folder, path)
+    if lost := lost_link(target):
+        raise LostLink(argument, lost)
     return target

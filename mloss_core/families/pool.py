@@ -9,8 +9,9 @@ import numpy as np
 from ..atomic_files import check_output, written
 from ..errors import BadFile, BadValue
 from .family import Family
+from .layouts import CALIBRATION
 
-FILE = "calibration.npz"
+FILE = CALIBRATION
 SEED = 0
 
 

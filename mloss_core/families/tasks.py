@@ -9,7 +9,7 @@ from typing import Any
 from ..checkpoints.image_tower import Checkpoint
 from ..data.benchmarks import benchmarks
 from ..data.datasets import advice, datasets_root, load_dataset
-from ..data.names import entry, listed
+from ..data.names import listed
 from ..data.prompts import Prompts, prompts_of
 from ..data.tasks import (
     Task,
@@ -24,6 +24,7 @@ from ..data.tasks import (
 from ..errors import BadFile
 from ..text import normal
 from . import heads
+from .layouts import inside, unbroken
 
 
 def read_task(
@@ -48,13 +49,15 @@ def read_task(
         BadFile: there are none, or they cannot be read.
     """
     name = task["name"]
-    pictures, arrays = (entry(folder / "tasks", called) for called in (name, f"{name}.npz"))
+    pictures, arrays = _places(folder, name)
     if pictures.is_dir():
         classes = _declared(task) or _folders(folder, name, pictures / split, loose)
         return load_folder(pictures, split, size, classes, skipped, **about)
     if arrays.exists() or "dataset" not in task:
         return load_task(arrays, split=split, size=size, **about)
     dataset, root = task["dataset"], datasets_root(folder)
+    if root.parent == folder:  # not the user's own choice
+        inside(folder, root)
     remedy = advice(dataset, folder, name)
     if not benchmarks()[dataset].files:
         raise BadFile(f"task {name}", pictures, "does not exist", remedy)
@@ -68,14 +71,24 @@ def read_prompts(folder: Path, task: Mapping[str, Any]) -> Prompts:
         BadFile: nothing tells its classes.
     """
     name = task["name"]
-    classes, pictures = _declared(task), entry(folder / "tasks", name)
+    classes, (pictures, arrays) = _declared(task), _places(folder, name)
     if not classes and pictures.is_dir():
         place, argument = pictures / "test", f"task {name}"
         classes = _by_head(folder, name, place) or tuple(class_folders(place, argument))
     if not classes:
-        path, argument = entry(folder / "tasks", f"{name}.npz"), f"classes of task {name}"
-        classes = class_names(read_npz(path, argument, ("classes",))["classes"], argument, path)
+        argument = f"classes of task {name}"
+        held = read_npz(arrays, argument, ("classes",))["classes"]
+        classes = class_names(held, argument, arrays)
     return prompts_of(task, classes)
+
+
+def _places(folder: Path, name: str) -> tuple[Path, Path]:
+    """Where a task's pictures may be, and its arrays; raises BadFile for a link that leads out, or
+    to nothing."""
+    pictures, arrays = (
+        unbroken(folder, f"tasks/{called}", f"task {name}") for called in (name, f"{name}.npz")
+    )
+    return pictures, arrays
 
 
 def _folders(folder: Path, name: str, place: Path, loose: bool) -> tuple[str, ...]:

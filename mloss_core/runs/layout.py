@@ -10,6 +10,7 @@ from pathlib import Path
 from uuid import uuid4
 
 from ..errors import BadFile
+from ..places import given
 
 PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # a folder that is still written, or was
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
@@ -19,7 +20,7 @@ HITS, SCORES, MODEL, TITLE = "hits.npz", "scores.safetensors", "model.safetensor
 
 def root() -> Path:
     """The folder of all runs."""
-    return Path(os.environ.get("MLOSS_RUNS", "runs"))
+    return given(os.environ.get("MLOSS_RUNS", "runs"))
 
 
 @contextlib.contextmanager
