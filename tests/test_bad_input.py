@@ -101,7 +101,7 @@ def few_heads(family: Path) -> None:
 MODELS = {
     "a truncated file": (cut, "cannot be read as a checkpoint"),
     "a zip bomb": (bomb, "times its size"),
-    "a pickle that runs code": (code, "visual.proj"),
+    "a pickle that runs code": (code, "holds no image tower by any dialect's names"),
     "missing tensors": (changed(fewer), "lacks visual.transformer.resblocks.1."),
     "more tensors": (changed(more), "visual.extra09 ..."),
     "int8": (as_numbers(torch.int8), "has dtype I8; use F16, BF16, F32"),

@@ -631,3 +631,170 @@ def test_a_pickled_modules_classes_are_its_config(hub, cli, out, refused):
 def test_a_model_that_is_evaluated_is_compared_too(own_family, hub, cli, out, refused):
     configured(hub / "clip", whole(hidden_act="gelu"))
     refused(cli("evaluate", "--family=tiny", "--model", hub / "clip"), "hidden_act 'gelu'")
+
+
+# --- 14: around the tower -------------------------------------------------------------------------
+
+HEADED = {
+    "a classifier of transformers": lambda m: (
+        hugging_face_names(m)
+        | {"classifier.weight": torch.ones(3, 32), "classifier.bias": torch.ones(3)}
+    ),
+    "a head of task-vectors": lambda m: (
+        prefixed("image_encoder.model.", state(m))
+        | {"classification_head.weight": torch.ones(3, 16)}
+    ),
+    "a linear probe": lambda m: tower(m) | {"fc.weight": torch.ones(3, 16)},
+    "a tower alone": lambda m: state(m.visual) | {"head.weight": torch.ones(3, 16)},
+    "within a wrapper": lambda m: prefixed("model.", tower(m) | {"heads.0.weight": torch.ones(3)}),
+    "beside a wrapper": lambda m: (
+        prefixed("clip.", state(m)) | {"classifier.weight": torch.ones(3)}
+    ),
+    "of Lightning": lambda m: (
+        prefixed("clip.", state(m))
+        | {"criterion.weight": torch.ones(3), "head.bias": torch.ones(3)}
+    ),
+}
+
+
+@pytest.mark.parametrize("held", HEADED.values(), ids=HEADED.keys())
+def test_heads_are_left_out_and_that_is_said(held, model, tmp_path, cli, out):
+    tensors = held(model)
+    names = [name for name in tensors if HEAD.search(name)]
+    torch.save({"state_dict": tensors}, tmp_path / "cats.ckpt")
+    agree(read(tmp_path / "cats.ckpt"), tower(model))
+    (said,) = Checkpoint.open(tmp_path / "cats.ckpt", "model").said
+    assert said.startswith("has more than an image tower, which is left out: ")
+    assert said.partition(": ")[2] == ", ".join(name.removeprefix("model.") for name in names)
+    outcome = cli("convert", tmp_path / "cats.ckpt", out)
+    assert outcome.status == 0 and outcome.err == f"warning: cats.ckpt {said}\n"
+
+
+HEAD = re.compile(r"classif|^fc\.|head|criterion")
+
+
+def without(name: str) -> Callable[[dict], dict]:
+    return lambda t: {k: v for k, v in t.items() if name not in k}
+
+
+def resized(tensors: dict) -> dict:
+    positions = tensors["visual.positional_embedding"]
+    return tensors | {"visual.positional_embedding": torch.cat([positions, positions[:5]])}
+
+
+CAUSES = {
+    "an adapter layer": (
+        lambda t: t | {"visual.transformer.resblocks.0.adapter.weight": torch.ones(2)},
+        "has more tensors than its family: visual.transformer.resblocks.0.adapter.weight",
+        "save it without them, or train without them",
+    ),
+    "a tensor lost": (without("conv1"), "lacks visual.conv1.weight", "of the whole image tower"),
+    "no projection": (without("visual.proj"), "lacks visual.proj", "of the whole image tower"),
+    "another image size": (resized, "has shape (10, 32), its family (5, 32)", "base's image size"),
+    "another depth": (without("resblocks.2"), "lacks", "fine-tuned from the same base"),
+    "another width": (
+        lambda t: {k: torch.cat([v, v]) for k, v in t.items()}, "has shape", "from the same base",
+    ),
+    "no tower": (
+        lambda t: {"a.weight": torch.ones(2)},
+        "holds no image tower by any dialect's names, but a.weight",
+        "give a whole CLIP ViT or its image tower",
+    ),
+    "half of it": (without(".mlp"), "lacks", "save the state dict of the whole image tower"),
+    "another ViT": (
+        lambda t: {"visual.trunk.blocks.0.weight": torch.ones(2)}, "lacks", "from the same base",
+    ),
+    "LoRA within": (
+        lambda t: t | {"q.base_layer.weight": torch.ones(2), "q.lora_A.weight": torch.ones(2)},
+        "holds a model with a LoRA adapter beside its weights",
+        "merge it into its base with peft's merge_and_unload first",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change, said, remedy", CAUSES.values(), ids=CAUSES.keys())
+def test_each_cause_has_its_own_remedy(change, said, remedy, own_family, cli, out, refused):
+    path = own_family / "sources" / "bridges.safetensors"
+    tensors = change(load_file(path))
+    path.unlink()
+    save_file(tensors, path)
+    outcome = cli("merge", "--family=tiny", "--method=ties", "--out", out)
+    refused(outcome, "source bridges", said)
+    assert remedy in outcome.err.rpartition("; ")[2], outcome.err
+
+
+TRAINERS = (
+    "optimizer.pt", "optimizer.bin", "optimizer_0.bin", "scheduler.pt", "lr_scheduler.pth",
+    "scaler.pt", "training_args.bin", "trainer_state.pt", "rng_state.pth", "rng_state_1.pth",
+    "random_states_0.pt", "zero_pp_rank_0_mp_rank_00_optim_states.pt",
+)  # fmt: skip
+
+
+def loose(folder: Path) -> Path:
+    """State dicts of Lightning side by side, whose family.toml says what their tensors don't."""
+    folder.mkdir(parents=True)
+    for seed, name in enumerate(("base", *TASKS)):
+        tensors = prefixed("model.", state(open_clip_model(seed=seed)))
+        torch.save({"state_dict": tensors}, folder / f"{name}.ckpt")
+    (folder / "family.toml").write_text('num_attention_heads = 2\nactivation = "gelu"\n')
+    return folder
+
+
+def test_ckpt_files_are_models_and_a_trainers_leftovers_are_none(tmp_path, monkeypatch, own_family):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path))
+    folder = loose(tmp_path / "found")
+    (folder / "clouds.ckpt").rename(folder / "clouds.pth.tar")
+    for place in (folder, own_family / "sources"):
+        for name in TRAINERS:
+            torch.save({"state": {}}, place / name)
+    family = load("found")
+    assert family.sources == TASKS
+    agree(family.source("clouds").read(FAMILY.shapes()), tower(open_clip_model(seed=3)))
+    monkeypatch.setenv("MLOSS_MODELS", str(own_family.parent))
+    assert load("tiny").sources == TASKS
+
+
+# --- 13: twins ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "twin, said",
+    [
+        ("bridges.pt", "bridges.pt: and bridges.ckpt would both be called bridges"),
+        ("sources/bridges.ckpt", "sources/bridges.ckpt: and found/bridges.ckpt would both be"),
+        ("base.safetensors", "base.safetensors: and base.ckpt would both be called base"),
+        ("clouds/model.safetensors", "clouds.ckpt: and clouds would both be called clouds"),
+    ],
+)
+def test_twins_are_refused_and_both_are_named(twin, said, tmp_path, monkeypatch, cli, out, refused):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path))
+    folder = loose(tmp_path / "found")
+    (folder / twin).parent.mkdir(exist_ok=True)
+    shutil.copy(folder / "apples.ckpt", folder / twin)
+    refused(cli("merge", "--family=found", "--method=ties", "--out", out), said, "name one in")
+    shutil.rmtree((folder / twin).parent) if "/" in twin else (folder / twin).unlink()
+    assert load("found").sources == TASKS
+
+
+def test_twins_of_which_one_is_named_are_fine(tmp_path, monkeypatch):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path))
+    folder = loose(tmp_path / "found")
+    save_file(tower(open_clip_model(seed=9)), folder / "bridges.safetensors")
+    lines = (
+        'base = "base.ckpt"\n[sources]\nbridges = "bridges.safetensors"\napples = "apples.ckpt"\n'
+    )
+    with (folder / "family.toml").open("a") as file:
+        file.write(lines)
+    source = load("found").source("bridges")
+    agree(source.read(FAMILY.shapes()), tower(open_clip_model(seed=9)))
+
+
+@pytest.mark.parametrize("name", ["bridges.pt", "bridges.ckpt"])
+def test_twins_in_sources_are_refused_and_any_checkpoint_there_is_one(name, own_family):
+    place = own_family / "sources"
+    shutil.copy(place / "apples.safetensors", place / name)
+    with pytest.raises(InputError, match=r"would both be called bridges; rename one of them, or m"):
+        load("tiny")
+    (place / "bridges.safetensors").unlink()
+    assert load("tiny").sources == TASKS
+    assert load("tiny").source("bridges").shapes

@@ -22,10 +22,11 @@ from ..errors import BadFile, BadTensor, LostLink
 from ..places import lost_link, snapshot
 from ..version import __version__
 from . import read as formats
-from .infer import differences
+from .infer import blocks, differences
 from .read import KEY, FormatError, as_bad_file, tower_shapes
 
-PROJECTION = "visual.proj"
+PROJECTION, POSITIONS = "visual.proj", "visual.positional_embedding"
+SAME_BASE = "use checkpoints fine-tuned from the same base"
 FLOATS = {"F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 
 
@@ -129,19 +130,17 @@ class Checkpoint:
             shapes: what the family has.
             base: of this source; both have the same dtypes, but for what an adapter changes.
         """
-        remedy = "use checkpoints fine-tuned from the same base"
-        if self.dialect == "hugging_face" and shapes.keys() - self.shapes.keys() == {PROJECTION}:
-            remedy = formats.NO_PROJECTION
-        for problem, names in (
-            ("lacks", sorted(shapes.keys() - self.shapes.keys())),
-            ("has more tensors than its family:", sorted(self.shapes.keys() - shapes.keys())),
-        ):
+        self.check_tower()
+        missing, more = shapes.keys() - self.shapes.keys(), self.shapes.keys() - shapes.keys()
+        for problem, names in (("lacks", missing), ("has more tensors than its family:", more)):
             if names:
-                shown = ", ".join(names[:10]) + (" ..." if len(names) > 10 else "")
+                shown = ", ".join(sorted(names)[:10]) + (" ..." if len(names) > 10 else "")
+                remedy = self._remedy(shapes)
                 raise BadTensor(self.name, self.path.name, f"{problem} {shown}", remedy)
         for key, shape in shapes.items():
             if self.shapes[key] != shape:
                 problem = f"{key} has shape {self.shapes[key]}, its family {shape}"
+                remedy = self._remedy(shapes)
                 raise BadTensor(self.name, self.path.name, problem, remedy)
             if self.dtypes[key] not in FLOATS:
                 problem = f"{key} has dtype {self.dtypes[key]}"
@@ -150,6 +149,32 @@ class Checkpoint:
                 problem = f"{key} has dtype {self.dtypes[key]}, the base {base.dtypes[key]}"
                 narrow = base if self.dtypes[key] == "F32" else self
                 raise BadTensor(self.name, self.path.name, problem, _conversion(narrow.path))
+
+    def check_tower(self) -> None:
+        """Raises BadTensor where the names are those of no image tower."""
+        if self.dialect == formats.PLAIN:
+            shown = ", ".join(sorted(self.shapes)[:4]) or "no tensor"
+            problem = f"holds no image tower by any dialect's names, but {shown}"
+            remedy = "give a whole CLIP ViT or its image tower"
+            raise BadTensor(self.name, self.path.name, problem, remedy)
+
+    def _remedy(self, shapes: Mapping[str, tuple[int, ...]]) -> str:
+        """What to do about names or shapes that differ from the family's, by their cause."""
+        missing, more = shapes.keys() - self.shapes.keys(), self.shapes.keys() - shapes.keys()
+        odd = {key for key in shapes.keys() - missing if shapes[key] != self.shapes[key]}
+        if not odd <= {POSITIONS} or blocks(shapes) != blocks(self.shapes):
+            return SAME_BASE
+        if 2 * len(missing) > len(shapes):
+            return SAME_BASE
+        if missing == {PROJECTION} and self.dialect == "hugging_face":
+            return formats.NO_PROJECTION
+        if missing:
+            return "save the state dict of the whole image tower: a part of it is not in the file"
+        if more:
+            return (
+                "save it without them, or train without them: CLIP's image tower has no such part"
+            )
+        return "use fine-tunes at the base's image size: this one has another"
 
     def check_config(self, base: Checkpoint, model: ViTConfig) -> None:
         """Raises BadFile naming the file that says that this is another model than its base.
@@ -275,9 +300,7 @@ def convert(path: Path, name: str, part: str = "") -> Converted:
         BadTensor: it is no image tower of a CLIP ViT, lacks a part, or holds NaN.
     """
     checkpoint = Checkpoint.open(path, name, part=part)
-    if checkpoint.dialect == "plain":
-        remedy = "give a whole CLIP ViT or its image tower"
-        raise BadTensor(name, path.name, "holds no image tower by any dialect's names", remedy)
+    checkpoint.check_tower()
     checkpoint.audit(tower_shapes(checkpoint.shapes))
     checkpoint.check_finite()
     about = {"converted": checkpoint.sha256, "dialect": checkpoint.dialect, "version": __version__}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from ..errors import BadTensor, BadValue
 NO_PROJECTION = "save CLIPVisionModelWithProjection or CLIPModel, not CLIPVisionModel"
 EPSILON = 1e-5  # of the layer norms
 HEAD_WIDTH = 64  # of every CLIP, unless a config says otherwise
+ANY_BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d{1,4})\.")
 BLOCK = re.compile(r"visual\.transformer\.resblocks\.(\d{1,4})\.mlp\.c_fc\.weight")
 # What Hugging Face leaves out of a config.json when it is the default of its CLIPVisionConfig.
 DEFAULTS = {"hidden_act": "quick_gelu", "num_attention_heads": 12}
@@ -103,6 +104,11 @@ def _told(config: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(sides, list) and sides and sides == sides[:1] * len(sides):
         vision["image_size"] = sides[0]
     return {key: value for key, value in vision.items() if value is not None}
+
+
+def blocks(names: Iterable[str]) -> set[str]:
+    """The numbers of the blocks that any of the names is of."""
+    return {match[1] for match in map(ANY_BLOCK.match, names) if match}
 
 
 def _sizes(shapes: Mapping[str, tuple[int, ...]]) -> dict[str, int]:

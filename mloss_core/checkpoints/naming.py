@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from .adapter_config import MERGE_FIRST
 from .folders import ADAPTER, ADAPTER_WEIGHTS
 from .hugging_face import IMAGE, TEXT, renamed
 from .lazy_tensor import FormatError, Stored, transposed
@@ -37,9 +38,11 @@ def to_open_clip_names(tensors: Mapping[str, Stored]) -> tuple[str, dict[str, St
     audit finds it. Files without any name of CLIP ("plain") keep all names.
 
     Raises:
-        FormatError: a LoRA adapter without its config, or two tensors of one name.
+        FormatError: a LoRA adapter without its config, or not merged, or two tensors of one name.
     """
     if any(".lora_" in name for name in tensors):
+        if any(".base_layer." in name for name in tensors):
+            raise FormatError("holds a model with a LoRA adapter beside its weights", MERGE_FIRST)
         problem = f"is a LoRA adapter without {ADAPTER} beside it"
         raise FormatError(problem, f"keep it as {ADAPTER_WEIGHTS[0]} in one folder with that file")
     bare = _unwrapped(tensors)

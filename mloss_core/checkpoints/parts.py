@@ -74,17 +74,17 @@ def parts(dicts: Mapping[str, StateDict]) -> list[Part]:
 
 
 def _parts(place: str, held: StateDict) -> list[Part]:
-    named = {dotted(place, name): tensor for name, tensor in held.tensors.items()}
-    towers = (TOWER.fullmatch(name) or BARE.fullmatch(name) for name in named)
+    names = {dotted(place, name): name for name in held.tensors}
+    towers = (TOWER.fullmatch(name) or BARE.fullmatch(name) for name in names)
     starts = list(dict.fromkeys(match[1] for match in towers if match))
     of: dict[str, dict[str, Stored]] = {start: {} for start in starts}
     beside = []
-    for name, tensor in named.items():
+    for name, key in names.items():
         inner = max((start for start in starts if name.startswith(start)), key=len, default=None)
         if inner is None:
-            beside.append(name)
+            beside.append(key)
         else:
-            of[inner][name.removeprefix(inner)] = tensor
+            of[inner][name.removeprefix(inner)] = held.tensors[key]
     return [
         Part(start.removesuffix("."), tensors, held, tuple(beside)) for start, tensors in of.items()
     ]

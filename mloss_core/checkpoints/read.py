@@ -29,7 +29,7 @@ from .folders import (
     read_json,
     weight_files,
 )
-from .foreign import check_is_checkpoint
+from .foreign import ENDINGS, check_is_checkpoint
 from .infer import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
 from .lazy_tensor import (
     FileId,
@@ -50,11 +50,13 @@ from .torch_archive import ZIP_MAGIC, Archive, check_unpacked, read_legacy, read
 __all__ = [
     "ADAPTER",
     "ADAPTER_WEIGHTS",
+    "ENDINGS",
     "HEAD_WIDTH",
     "KEY",
     "LORA",
     "NO_PROJECTION",
     "OPEN_CLIP_CONFIG",
+    "PLAIN",
     "WEIGHTS",
     "Architecture",
     "Contents",

@@ -9,20 +9,25 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
+from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, ENDINGS, WEIGHTS
 from ..data.names import entry, visible
 from ..errors import BadFile, LostLink
 from ..places import REPOSITORY, allowing, given, links_in, lost_link, roots, snapshot, within
 from ..plain_text import read_text
 from ..text import normal
 
-ENDINGS = (".safetensors", ".pt", ".pth", ".bin")
+# What a trainer leaves beside a model, by the names of transformers, accelerate and deepspeed.
+LEFTOVERS = re.compile(
+    r"(lr_)?scheduler|(optimi[sz]er|optim)(_\d+)?|scaler|training_args|trainer_state|rng_state(_\d+)?|"
+    r"random_states_\d+|.*_optim_states"
+)
 SEPARATORS = "_-. "  # between a base's name and what a source adds to it
 BASES = ("base", "zeroshot", "pretrained")  # names that say what they are
 NOT_MODELS = ("heads", "text", "calibration")  # and head_<Task>, and hidden files
@@ -86,13 +91,14 @@ def _base_and_sources(
     folder: Path, about: Mapping[str, Any]
 ) -> tuple[Path | None, Mapping[str, Path]]:
     """The base and the sources that family.toml names, or else all models that lie there."""
-    models = dict(_apart(_models(folder)))
+    told = "base" in about and "sources" in about
+    models = {} if told else dict(_apart(_models(folder), f", or name one in {TOML}"))
     base = unbroken(folder, about["base"]) if "base" in about else _base(models)
     if "sources" in about:
         return base, {name: unbroken(folder, path) for name, path in about["sources"].items()}
     prefix = ""
     if base is not None:
-        named = normal(base.stem if base.is_file() else base.name)
+        named = normal(_stem(base) if base.is_file() else base.name)
         prefix = next((name for name, path in models.items() if path == base), named)
     rest = ((name, path) for name, path in models.items() if path != base)
     return base, dict(_named(folder, rest, prefix))
@@ -137,54 +143,61 @@ def _normal(about: dict[str, Any]) -> dict[str, Any]:
     return about
 
 
-def _apart(models: Iterator[tuple[str, Path]]) -> Iterator[tuple[str, Path]]:
-    """Models by name; raises BadFile for one name in two Unicode forms."""
-    spelt: dict[str, Path] = {}
+def _apart(models: Iterator[tuple[str, Path]], remedy: str = "") -> Iterator[tuple[str, Path]]:
+    """Models by name; raises BadFile for two of one name, in whatever files and Unicode forms."""
+    former: dict[str, Path] = {}
     for name, path in models:
-        former = spelt.setdefault(name, path)
-        if normal(former.name) == normal(path.name) and former.name != path.name:
-            problem = f"and {former.name} are one name in two Unicode forms"
-            raise BadFile("source", path, problem, "rename one of them")
+        if name in former:
+            other = former[name]
+            place = other.name if other.name != path.name else f"{other.parent.name}/{other.name}"
+            problem = f"and {place} would both be called {name}"
+            if other.name != path.name and normal(other.name) == normal(path.name):
+                problem += ", one name in two Unicode forms"
+            raise BadFile("source", path, problem, f"rename one of them, or move it away{remedy}")
+        former[name] = path
         yield name, path
 
 
 def _models(folder: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of every model in the folder and in its sources/."""
     for path in visible(folder):
-        name = normal(path.name if path.is_dir() else path.stem)
-        if path.stem in NOT_MODELS or path.name.startswith("head_"):
+        if _stem(path) in NOT_MODELS or path.name.startswith("head_"):
             continue
-        if (newest := snapshot(path)) != path:
-            owner_and_name = name.removeprefix(REPOSITORY).split("--")
-            name, path = owner_and_name[-1], newest
         if path.is_dir() and path.name == "sources":
             yield from _models(path)
-        elif path.is_dir() and os.path.lexists(path / "finetuned.pt"):
-            yield name, path / "finetuned.pt"
-        elif _holds(path, FOLDERS) or _is_model(path):
-            yield name, path
+        else:
+            yield from _model(path)
+
+
+def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of each model in the sources/ of a folder that has a family.json."""
+    return _apart(model for path in visible(folder / "sources") for model in _model(path))
+
+
+def _model(path: Path) -> Iterator[tuple[str, Path]]:
+    """Name and path of a model; nothing where there is none."""
+    name = normal(path.name if path.is_dir() else _stem(path))
+    if (newest := snapshot(path)) != path:
+        owner_and_name = name.removeprefix(REPOSITORY).split("--")
+        name, path = owner_and_name[-1], newest
+    if path.is_dir() and os.path.lexists(path / "finetuned.pt"):
+        yield name, path / "finetuned.pt"
+    elif _holds(path, FOLDERS) or _is_model(path):
+        yield name, path
 
 
 def _is_model(path: Path) -> bool:
     """Whether it is a model's file by its name; or was one, or a folder, as a link that is lost."""
+    named = path.name.endswith(ENDINGS) and not LEFTOVERS.fullmatch(_stem(path))
     if os.path.islink(path) and not os.path.exists(path):
-        return path.suffix in ENDINGS or not path.suffix
-    return path.suffix in ENDINGS and path.is_file()
+        return named or not path.suffix
+    return named and path.is_file()
 
 
-def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and path of each file and LoRA adapter in sources/; raises BadFile for two of a name."""
-    paths = visible(folder / "sources")
-    files = [path for path in paths if path.suffix == ".safetensors"]
-    folders = [path for path in paths if _holds(path, (ADAPTER, *ADAPTER_WEIGHTS))]
-    names: dict[str, Path] = {}
-    for path in (*files, *(path for path in folders if path not in files)):
-        name = normal(path.stem if path in files else path.name)
-        if name in names:
-            problem = f"and {names[name].name} would both be called {name}"
-            raise BadFile("source", path, problem, "name one of them otherwise")
-        names[name] = path
-        yield name, path
+def _stem(path: Path) -> str:
+    """A file's name without the ending of a checkpoint, else without its last."""
+    ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), path.suffix)
+    return path.name.removesuffix(ending)
 
 
 def _holds(folder: Path, names: Collection[str]) -> bool:
