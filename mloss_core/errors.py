@@ -7,6 +7,7 @@
     │   ├── BadTensor          a checkpoint's tensor differs from its family's
     │   └── BadFile            a file that is missing, in the way, or cannot be read
     │       └── LostLink       a link to what is not there
+    ├── Incomplete             some tasks failed, all others were evaluated
     └── OutOfMemory            the work did not fit; says what would
 
 Each message is one line: the field, the value given, what is wrong, and what to do. The library
@@ -17,7 +18,7 @@ app its label ("Base keep rate k").
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 
@@ -80,6 +81,19 @@ class LostLink(BadFile):
         problem = f"is a link to {os.path.realpath(link)}, which is not there or cannot be read"
         remedy = "fetch that again (hf download OWNER/NAME brings a model), or remove the link"
         super().__init__(field, link, problem, remedy)
+
+
+class Incomplete(MlossError):
+    """Raised at the end where some tasks failed, and the others' results have been given.
+
+    Args:
+        failed: what is wrong with each of these tasks.
+        total: how many tasks there were.
+    """
+
+    def __init__(self, failed: Mapping[str, InputError], total: int):
+        reasons = ". ".join(f"Task {name}: {error}" for name, error in failed.items())
+        super().__init__(f"{len(failed)} of {total} tasks were not evaluated. {reasons}")
 
 
 class OutOfMemory(MlossError):

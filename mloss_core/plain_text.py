@@ -1,8 +1,8 @@
 """Text that people write, TOML and JSON, as their editors leave it.
 
 What can be meant in one way only is read so: UTF-8 with or without a byte order mark, UTF-16,
-any ends of lines, accents of one-byte encodings, curly quotes around a value, and a Windows path
-between double quotes. All else is refused by file, line and column.
+any ends of lines, accents of one-byte encodings, curly quotes around a value, a Windows path
+between double quotes, and numbers such as .5. All else is refused by file, line and column.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ PAIRS = (
     (re.compile(r'[“”„‟]([^"“”„‟]*)[“”]'), '"'),
     (re.compile(r"[‘’‚‛]([^'‘’‚‛]*)[‘’]"), "'"),
 )
+BARE_POINT = re.compile(r"[-+]?(?<![0-9])\.(?=[0-9])")  # .5, which is 0.5
+POINT, DIGIT = re.compile(r"\.(?![0-9])"), re.compile("[0-9]")  # 5., which is 5.0
 BASIC = re.compile(r'"((?:[^"\\]|\\.)*)"')
 MEANT = re.compile(r'\\(?:["\\/]|u[0-9a-fA-F]{4}|U[0-9a-fA-F]{8})')  # escapes, and no path
 PLACE = re.compile(r" \(at (?:line (\d+), column (\d+)|end of document)\)$")
@@ -145,6 +147,10 @@ def _mended(text: str, place: _Place) -> str | None:
     """The text with the value at that place as it can only be meant; None where it cannot."""
     rows = text.split("\n")
     row, at = rows[place.line - 1], place.column - 1
+    if bare := BARE_POINT.match(row, at) or (DIGIT.match(row, at - 1) and POINT.match(row, at)):
+        digits = f"{bare[0]}0" if bare.re is POINT else bare[0].replace(".", "0.")
+        rows[place.line - 1] = row[:at] + digits + row[bare.end() :]
+        return "\n".join(rows)
     for pair, quote in PAIRS:
         if found := pair.match(row, at):
             rows[place.line - 1] = row[:at] + quote + found[1] + quote + row[found.end() :]

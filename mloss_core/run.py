@@ -6,6 +6,7 @@ ever asks for a gradient.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -20,6 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .data.calibration import preprocess
+from .errors import InputError
+from .evaluation.attempts import Attempts
 from .evaluation.evaluator import Evaluator
 from .families.family import Family
 from .fields import FIELDS, WAYS
@@ -305,21 +308,36 @@ def _partial(
 
 
 def _evaluate(work: _Run, stage: Evaluate) -> Iterator[Event]:
-    """The accuracies of whole models; whoever embeds says so, so that each step is a short one."""
+    """The accuracies of whole models; whoever embeds says so, so that each step is a short one.
+
+    A task that fails is passed over until the stage is done, and raised then.
+    """
     if work.evaluator is None:
         return
+    attempts = Attempts()
     for label in stage.models:
-        tasks = _tasks_of(work.recipe, work.family, work.tasks, label)
+        possible = _tasks_of(work.recipe, work.family, work.tasks, label)
+        tasks = [task for task in possible if task not in attempts.failed]
         if label == "merged" and isinstance(work.model, Tower) and stage.images is not None:
             # All tasks side by side: a few images of one alone would leave threads idle.
             key, build = _embedder(work, label)
-            work.evaluator.extend(key, build(), dict.fromkeys(tasks, stage.images))
+            with contextlib.suppress(InputError):  # whose it is shows one by one
+                work.evaluator.extend(key, build(), dict.fromkeys(tasks, stage.images))
         for task in tasks:
-            for name in _embedders(work.recipe, work.family, label, task):
-                key, build = _embedder(work, name)
-                for seconds, done, total in work.evaluator.embed(key, build, task, stage.images):
-                    yield Embedded(source=name, task=task, seconds=seconds, done=done, total=total)
-            yield _accuracy(work, work.evaluator, label, task, stage)
+            with attempts.of(task):
+                yield from _evaluated(work, work.evaluator, label, task, stage)
+    attempts.finish()
+
+
+def _evaluated(
+    work: _Run, evaluator: Evaluator, label: str, task: str, stage: Evaluate
+) -> Iterator[Embedded | TaskEvaluated]:
+    """A model's accuracy on a task, embedded step by step."""
+    for name in _embedders(work.recipe, work.family, label, task):
+        key, build = _embedder(work, name)
+        for seconds, done, total in evaluator.embed(key, build, task, stage.images):
+            yield Embedded(source=name, task=task, seconds=seconds, done=done, total=total)
+    yield _accuracy(work, evaluator, label, task, stage)
 
 
 def _accuracy(

@@ -54,12 +54,12 @@ def card(family: Family) -> None:
         st.markdown("\n".join(line for line in lines if not line.startswith("![")))
 
 
-def accuracy_text(family: Family, source: str, accuracy: Accuracy | None) -> str:
+def accuracy_text(family: Family, source: str, accuracy: Accuracy | None, awaited: bool) -> str:
     """An accuracy with its 95 % interval and count, or why it is not known."""
     if family.own_task(source) not in family.tasks:
         return "no test images of its own"
     if accuracy is None:
-        return "measuring…"
+        return "measuring…" if awaited else "not measured"
     low, high = accuracy.interval()
     return f"{accuracy.rate:.1%}  ({low:.1%} to {high:.1%}, n = {accuracy.total})"
 
@@ -85,15 +85,15 @@ def measured(family: Family, job: Job, sure: Job) -> None:
         if st.button("Measure again", help="When what it says has been mended."):
             kinds.references(family, again=True)
             st.rerun()
-    standing = before.standing(family, geometry, sure)
+    standing, awaited = before.standing(family, geometry, sure), job.state != "failed"
     rows = [
         {
             "source": family.title(name),
             "own task, this source": accuracy_text(
-                family, name, accuracies.get(own_event(family, name))
+                family, name, accuracies.get(own_event(family, name)), awaited
             ),
             "own task, base": accuracy_text(
-                family, name, accuracies.get(("base", family.own_task(name)))
+                family, name, accuracies.get(("base", family.own_task(name))), awaited
             ),
             "task vector": f"{100 * norm:.3g} % of the base's norm",
             **before.row(standing, place),

@@ -108,3 +108,15 @@ def test_a_card_that_is_a_link_is_not_sent_to_a_browser(visit, own_family, tmp_p
     (tmp_path / "secret").write_text("# a secret")
     (own_family / "README.md").symlink_to(tmp_path / "secret")
     assert "secret" not in str([text.value for text in visit("sources").markdown])
+
+
+def test_a_bad_picture_leaves_the_other_sources_accuracies(visit, own_family):
+    (own_family / "tasks" / "bridges.npz").unlink()
+    for name in ("one", "two", "three", "four"):
+        place = own_family / "tasks" / "bridges" / "test" / name
+        place.mkdir(parents=True)
+        (place / "a.png").write_bytes(b"no picture")
+    test = settled(visit("sources"))
+    own = test.dataframe[0].value["own task, this source"].tolist()
+    assert own[1] == "not measured" and "n = 12" in own[0] and "n = 12" in own[2]
+    assert "1 of 3 tasks were not evaluated. Task bridges: picture" in test.error[0].value

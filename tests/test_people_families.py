@@ -26,16 +26,21 @@ from mloss_core import (
     Finished,
     InputError,
     MergeRecipe,
+    TaskEvaluated,
     __version__,
     families,
     load,
     run,
 )
+from mloss_core.__main__ import main
 from mloss_core.data.images import picture_files
+from mloss_core.errors import Incomplete
+from mloss_core.evaluation.evaluator import Evaluator
 from mloss_core.families.layouts import described
 from mloss_core.places import snapshot
 from mloss_core.plain_text import decoded, read_text
 from mloss_core.recipe import provenance
+from mloss_core.run import launch, live, references
 from mloss_core.runs.cells import Cell, Lab
 from mloss_core.runs.layout import root
 from tiny import TASKS
@@ -235,6 +240,9 @@ MEANT = {
     "many": ("x = [“a”, “b”, 'c']", ["a", "b", "c"]),
     "curly key": ("“x” = 1", 1),
     "curly drive": (r"x = “C:\Users\me”", r"C:\Users\me"),
+    "points": ("x = [.5, -.5, 5., 1.]", [0.5, -0.5, 5.0, 1.0]),
+    "a point": ("x = .25", 0.25),
+    "another": ("[a]\nx = 3.\ny = 1", {"x": 3.0, "y": 1}),
     "inside": ('x = "say “a”"', "say “a”"),
 }
 
@@ -249,8 +257,10 @@ def test_what_can_be_meant_in_one_way_is_read_so(tmp_path, text, value):
 
 def test_json_is_mended_alike(tmp_path):
     path = tmp_path / "family.json"
-    path.write_text('{“a”: "C:\\Users\\m", "b": [“x”], "c": "\\u00e4\\n"}', encoding="utf-8")
-    value = {"a": r"C:\Users\m", "b": ["x"], "c": "ä\n"}
+    path.write_text(
+        '{“a”: "C:\\Users\\m", "b": [“x”, .5, 1.], "c": "\\u00e4\\n"}', encoding="utf-8"
+    )
+    value = {"a": r"C:\Users\m", "b": ["x", 0.5, 1.0], "c": "ä\n"}
     assert read_text(path, json.loads) == value
 
 
@@ -263,6 +273,7 @@ REFUSED = {
     "a space that does not break": ("x\u00a0= 1", "line 1, column 2", "no-break space"),
     "unclosed": ("x = [1,\n2", "line 2, column 2", "mend it there"),
     "no value": ("a = 1\n\nx =", "line 3, column 4", "mend it there"),
+    "an address": ("x = 127.0.0.1", "line 1, column 10", "mend it there"),
     "no quotes": ("a = 1\nx = base.pt\n", "line 2, column 5", "mend it there"),
     "zero byte": ("x = '\0'", "line 1, column 6", "mend it there"),
     "deep": ("x = " + "[" * 5000, "nested too deeply", "mend it there"),
@@ -475,8 +486,8 @@ def test_the_newest_snapshot_is_that_of_main_or_the_one_that_came_last(cache, ow
     other = own_family / "sources" / "apples.safetensors"
     downloaded(cache, "openai/tiny-clip", other, OLD)  # main goes back to it
     assert snapshot(repository).name == OLD
-    for main in (f"{NEW}\n", NEW):
-        (repository / "refs" / "main").write_text(main)
+    for named in (f"{NEW}\n", NEW):
+        (repository / "refs" / "main").write_text(named)
         assert snapshot(repository).name == NEW
     os.utime(repository / "snapshots" / NEW, (1, 1))
     for lost in ("2" * 40, "../../..", "", "\xff"):
@@ -638,3 +649,70 @@ def test_paths_that_no_file_can_have_are_refused(own_family, cli, out, refused, 
     as_toml(own_family, f'base = "{path}"\n'.encode())
     refused(cli("merge", "--family", "tiny", "--out", out), "error: ")
     assert cli("families").status == 0
+
+
+def with_pictures(family: Path, task: str, count: int = 5) -> Path:
+    """A task as folders of pictures; returns the last picture of its first class."""
+    (family / "tasks" / f"{task}.npz").unlink()
+    place = family / "tasks" / task / "test"
+    for name in ("one", "two", "three", "four"):
+        (place / name).mkdir(parents=True)
+        for number in range(count):
+            Image.new("RGB", (20, 20), (40 * number, 99, 7)).save(place / name / f"{number}.png")
+    return place / "one" / f"{count - 1}.png"
+
+
+def rates(rows: list[str]) -> dict[str, str]:
+    return {row.split()[0]: row for row in rows}
+
+
+@pytest.mark.parametrize("chosen", [("--model", "base"), ("--method", "emr")])
+@pytest.mark.parametrize("bad", TASKS)
+def test_a_bad_picture_loses_no_other_tasks_result(own_family, cli, chosen, bad):
+    arguments = ("evaluate", "--family", "tiny", *chosen, "--device", "cpu")
+    picture = with_pictures(own_family, bad)
+    whole = rates(cli(*arguments).out.splitlines())
+    picture.write_bytes(b"no picture")
+    outcome = cli(*arguments)
+    others = [task for task in TASKS if task != bad]
+    assert outcome.status == 1 and [*rates(outcome.out.splitlines())] == ["task", *others]
+    assert all(whole[task] in outcome.out for task in others), "as without it"
+    said = f"error: 1 of 3 tasks were not evaluated. Task {bad}: picture {picture}: cannot be deco"
+    assert outcome.err.startswith(said) and outcome.err.count("\n") == 1
+    *events, last = cli(*arguments, "--json").events
+    assert [event["task"] for event in (*events, last)] == others, "and no average of fewer"
+
+
+def test_all_that_is_bad_is_named_and_nothing_but_bad_is_refused(own_family, cli, refused, out):
+    arguments = ("evaluate", "--family", "tiny", "--model", "base", "--device", "cpu")
+    for task in TASKS[:2]:
+        with_pictures(own_family, task).write_bytes(b"")
+    outcome = cli(*arguments)
+    assert outcome.status == 1 and [*rates(outcome.out.splitlines())] == ["task", "clouds"]
+    assert "2 of 3 tasks" in outcome.err and "Task apples: " in outcome.err
+    assert "Task bridges: picture" in outcome.err and outcome.err.count("\n") == 1
+    refused(cli(*arguments, "--tasks", "apples"), "picture", "cannot be decoded")
+
+
+def test_results_are_printed_as_they_come(own_family, capsys, monkeypatch):
+    told = []
+    judged = Evaluator.judged
+
+    def listening(*arguments, **options):
+        told.append(capsys.readouterr().out)
+        return judged(*arguments, **options)
+
+    monkeypatch.setattr(Evaluator, "judged", listening)
+    main(["evaluate", "--family", "tiny", "--model", "base", "--device", "cpu"])
+    assert [[*rates(lines.splitlines())] for lines in told] == [["task"], ["apples"], ["bridges"]]
+
+
+@pytest.mark.parametrize("stages", [launch(), live(), references()], ids=["launch", "live", "refs"])
+def test_a_run_evaluates_the_other_tasks_of_a_stage_before_it_fails(own_family, stages):
+    with_pictures(own_family, "bridges").write_bytes(b"no picture")
+    recipe = MergeRecipe(family="tiny", method="ties", sources=TASKS)
+    events = []
+    with pytest.raises(Incomplete, match=r"1 of 3 tasks .* Task bridges: picture "):
+        events.extend(run(recipe, load("tiny"), device="cpu", stages=stages, tasks=TASKS))
+    # extend() keeps what came before the error
+    assert {e.task for e in events if isinstance(e, TaskEvaluated)} == {"apples", "clouds"}

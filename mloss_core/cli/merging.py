@@ -20,6 +20,7 @@ from ..checkpoints import image_tower
 from ..checkpoints.image_tower import Checkpoint, save
 from ..data.calibration import load_batch
 from ..errors import BadValue, UnknownName
+from ..evaluation.attempts import Attempts
 from ..evaluation.evaluator import Evaluator, mean_accuracy
 from ..families.family import Family, load
 from ..families.sanity import doubts
@@ -226,22 +227,37 @@ def evaluate(
     else:
         assert model is not None, "checked above"
         events, skipped = _of_file(model, part, models, names, place), ()
-    hits, rows = {}, []
+    _tell(events, names, as_json)
+    if skipped:
+        print(f"warning: no model for {', '.join(skipped)}: no source of theirs", file=sys.stderr)
+
+
+def _tell(events: Iterable[TaskEvaluated], names: Sequence[str], as_json: bool) -> None:
+    """Prints the accuracies as they come, and their average once all are there."""
+    heads = ("task", "accuracy", "95 % interval", "correct")
+    longest = "100.00% - 100.00%"
+    widths = (max(map(len, ("average", *names))), len(heads[1]), len(longest), len(heads[3]))
+
+    def row(*cells: str) -> None:
+        # Above the bar, which goes on below.
+        tqdm.write("  ".join(map(str.ljust, cells, widths)).rstrip())
+
+    if not as_json:
+        row(*heads)
+    hits = {}
     for event in tqdm(events, total=len(names), disable=as_json or None, leave=False):
         hits[event.task] = event.hits
-        low, high = event.accuracy.interval()
-        count = f"{event.accuracy.correct}/{event.accuracy.total}"
-        rows.append((event.task, f"{event.accuracy.rate:.1%}", f"{low:.1%} - {high:.1%}", count))
         if as_json:
             print(json.dumps(store.event_json(event)), flush=True)
+            continue
+        accuracy, (low, high) = event.accuracy, event.accuracy.interval()
+        count = f"{accuracy.correct}/{accuracy.total}"
+        row(event.task, f"{accuracy.rate:.2%}", f"{low:.2%} - {high:.2%}", count)
     mean, low, high = mean_accuracy(hits)
     if as_json:
         print(json.dumps({"event": "Average", "mean": mean, "low": low, "high": high}))
     else:
-        rows.append(("average", f"{mean:.1%}", f"{low:.1%} - {high:.1%}", f"{len(hits)} tasks"))
-        print(plain_table(("task", "accuracy", "95 % interval", "correct"), rows))
-    if skipped:
-        print(f"warning: no model for {', '.join(skipped)}: no source of theirs", file=sys.stderr)
+        row("average", f"{mean:.2%}", f"{low:.2%} - {high:.2%}", f"{len(hits)} tasks")
 
 
 def _of_file(
@@ -255,11 +271,14 @@ def _of_file(
         checkpoint.check_config(family.base(), family.model)
         checkpoint.audit(family.model.shapes())
         checkpoint.check_finite()
-    evaluator = Evaluator(family, device)
+    evaluator, attempts = Evaluator(family, device), Attempts()
     tower = Tower(family.model, checkpoint.load(device))
     for task in tasks:
         start = time.perf_counter()
-        yield evaluator.judged("model", task, evaluator.features("", lambda: tower, task), start)
+        with attempts.of(task):
+            features = evaluator.features("", lambda: tower, task)
+            yield evaluator.judged("model", task, features, start)
+    attempts.finish()
 
 
 def _of_several(
@@ -310,13 +329,24 @@ def _write(call: Call, tensors: dict[str, Tensor], metadata: dict) -> None:
 
 
 def _cast(tensors: Mapping[str, Tensor], word: str) -> dict[str, Tensor]:
-    """The tensors cast to the named dtype; raises BadValue where one overflows."""
+    """The tensors cast to the named dtype; says how many values that makes zero.
+
+    Raises:
+        BadValue: a value is too large for it.
+    """
     dtype = parse_dtype(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    lost: dict[str, int] = {}
     for name, tensor in cast.items():
-        if not torch.isfinite(tensor).all():
-            problem = f"cannot hold {name}, whose values are too large"
+        if large := int((~torch.isfinite(tensor)).sum()):
+            problem = f"cannot hold {large} values of {name}, up to {tensors[name].abs().max():.3g}"
             raise BadValue("dtype", word, problem, "use fp32 or bf16")
+        lost[name] = int(tensors[name].count_nonzero() - tensor.count_nonzero())
+    if total := sum(lost.values()):
+        worst = max(lost, key=lambda name: lost[name])
+        values = sum(tensor.numel() for tensor in cast.values())
+        shown = f"{total} of {values} values, most in {worst} ({lost[worst]})"
+        _say([f"{word} makes {shown}, zero: they are too small for it; fp32 keeps them"])
     return cast
 
 
