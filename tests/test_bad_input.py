@@ -105,7 +105,7 @@ MODELS = {
     "missing tensors": (changed(fewer), "lacks visual.transformer.resblocks.1."),
     "more tensors": (changed(more), "visual.extra09 ..."),
     "int8": (as_numbers(torch.int8), "has dtype I8; use F16, BF16, F32"),
-    "float64": (as_numbers(torch.float64), "has dtype F64; use F16, BF16, F32"),
+    "int16": (as_numbers(torch.int16), "has dtype I16; use F16, BF16, F32"),
 }
 IMAGES = {
     "a picture that is none": (no_image, "cannot be decoded"),

@@ -102,11 +102,11 @@ def test_tensors_that_share_or_stride_a_storage(model, tmp_path):
 
 
 @pytest.mark.parametrize("write", [save_file, torch.save])
-@pytest.mark.parametrize("dtype", [torch.float64, torch.int8])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.int8])
 def test_other_dtypes_are_refused_by_name(dtype, write, model, tmp_path):
     tensors = state(model) | {"visual.proj": torch.ones(32, 16, dtype=dtype)}
     write(tensors, tmp_path / "m")
-    with pytest.raises(MlossError, match=r"visual\.proj has dtype (F64|I8)"):
+    with pytest.raises(MlossError, match=r"visual\.proj has dtype (I16|I8)"):
         Checkpoint.open(tmp_path / "m", "--model").audit(FAMILY.shapes())
 
 

@@ -461,7 +461,7 @@ def test_configs_that_are_refused(config, said, place):
         ({B: GOOD[B][:, 1:].contiguous()}, r"lora_B\.weight of shape \(128, 3\)"),
         ({A: GOOD[A][0].contiguous()}, r"lora_A\.weight of shape \(32,\), .*no linear layer"),
         ({A: torch.zeros(0, 32), B: torch.zeros(128, 0)}, r"lora_A\.weight of rank 0"),
-        ({A: GOOD[A].double()}, r"lora_A\.weight of dtype F64; use F16, BF16, F32"),
+        ({A: GOOD[A].short()}, r"lora_A\.weight of dtype I16; use F16, BF16, F32"),
         ({B: GOOD[B].to(torch.int8)}, r"lora_B\.weight of dtype I8"),
         ({f"{HF}1.mlp.fc1.lora_magnitude_vector": torch.ones(128)}, "but no use_dora"),
         ({f"{HF}1.mlp.fc1.lora_B.bias": torch.ones(128)}, r"lora_B\.bias, which is not read"),

@@ -45,7 +45,7 @@ def test_another_architecture_is_named_with_its_file_and_at_most_ten_tensors(
 
 
 @pytest.mark.parametrize(
-    "dtype, word", [(torch.int8, "I8"), (torch.float64, "F64"), (torch.bool, "BOOL")]
+    "dtype, word", [(torch.int8, "I8"), (torch.int16, "I16"), (torch.bool, "BOOL")]
 )
 @pytest.mark.parametrize("place", ["base.safetensors", "sources/bridges.safetensors"])
 def test_odd_dtypes_are_named(dtype, word, place, cli, own_family, out, refused):

@@ -35,7 +35,7 @@ from mloss_core.checkpoints.export import write_folder
 from mloss_core.checkpoints.image_tower import save
 from mloss_core.checkpoints.read import WEIGHTS
 from mloss_core.families.sanity import doubts
-from tiny import CONFIG, TASKS, open_clip_model
+from tiny import CONFIG, TASKS, open_clip_model, write_family
 
 FAMILY = ViTConfig.from_config("tiny", CONFIG)
 CPU = torch.device("cpu")
@@ -798,3 +798,142 @@ def test_twins_in_sources_are_refused_and_any_checkpoint_there_is_one(name, own_
     (place / "bridges.safetensors").unlink()
     assert load("tiny").sources == TASKS
     assert load("tiny").source("bridges").shapes
+
+
+# --- 17: number types -----------------------------------------------------------------------------
+
+
+def doubled(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: tensor.double() for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("dtype", [(), ("--dtype", "fp32"), ("--dtype", "fp16")], ids=str)
+@pytest.mark.parametrize("write", [save_file, torch.save], ids=["safetensors", "torch"])
+def test_double_precision_is_read_in_single(write, dtype, model, tmp_path, cli, out):
+    write(doubled(tower(model)), tmp_path / "m")
+    agree(read(tmp_path / "m"), tower(model))
+    assert cli("convert", tmp_path / "m", out, *dtype).status == 0
+    half = "fp16" in dtype
+    agree(load_file(out), {k: v.half() if half else v for k, v in tower(model).items()})
+
+
+@pytest.mark.parametrize("doubles", [("base",), ("sources/bridges",), ("base", "sources/bridges")])
+def test_double_precision_merges_as_single(doubles, models, tmp_path, monkeypatch, cli, out):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "models"))
+    results = []
+    for double in (False, True):
+        folder = write_family(tmp_path / "models" / f"tiny{double}", dtype=torch.float32)
+        for name in doubles if double else ():
+            path = folder / f"{name}.safetensors"
+            tensors = doubled(load_file(path))
+            path.unlink()
+            save_file(tensors, path)
+        path = out.with_name(f"{double}.safetensors")
+        outcome = cli("merge", f"--family={folder.name}", "--method=ties", "--out", path)
+        assert outcome.status == 0, outcome.err
+        results.append(load_file(path))
+    agree(*results)
+
+
+def hugging(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
+    return {k: v.contiguous() for k, v in hugging_face_names(model).items()}
+
+
+LAYER = "vision_model.encoder.layers.0.mlp.fc1"
+
+
+def quantised(dtype: torch.dtype, **parts: torch.Tensor) -> Callable[[open_clip.CLIP], dict]:
+    """A CLIPModel with one linear layer in a quantising tool's tensors."""
+
+    def held(model: open_clip.CLIP) -> dict[str, torch.Tensor]:
+        tensors = hugging(model)
+        whole = tensors.pop(f"{LAYER}.weight")
+        named = {f"{LAYER}.{name.replace('__', '.', 1)}": part for name, part in parts.items()}
+        if dtype != torch.int32:
+            tensors[f"{LAYER}.weight"] = whole.to(dtype)
+        return tensors | named
+
+    return held
+
+
+BYTES = torch.ones(8, dtype=torch.uint8)
+QUANTISED_FILES = {
+    "bitsandbytes int8": (quantised(torch.int8, SCB=torch.ones(128)), "bitsandbytes in 8 bits"),
+    "bitsandbytes nf4": (
+        quantised(
+            torch.uint8, weight__absmax=torch.ones(8), weight__quant_map=torch.ones(16),
+            weight__quant_state=BYTES,
+        ),
+        "bitsandbytes in 4 bits",
+    ),
+    "GPTQ": (
+        quantised(torch.int32, qweight=BYTES.int(), qzeros=BYTES.int(), scales=torch.ones(2)),
+        "GPTQ or AWQ",
+    ),
+    "compressed-tensors": (
+        quantised(torch.int32, weight_packed=BYTES.int(), weight_scale=torch.ones(2)),
+        "compressed-tensors",
+    ),
+    "fp8": (quantised(torch.float8_e4m3fn), "dtype F8_E4M3"),
+    "HQQ": (quantised(torch.int32, W_q=BYTES, scale=torch.ones(2)), "HQQ"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("held, said", QUANTISED_FILES.values(), ids=QUANTISED_FILES.keys())
+def test_quantised_files_are_named_with_the_way_to_the_full_ones(
+    held, said, model, tmp_path, cli, out, refused
+):
+    save_file(held(model), tmp_path / "m.safetensors")
+    outcome = cli("convert", tmp_path / "m.safetensors", out)
+    refused(outcome, "m.safetensors: is quantised", said, LAYER)
+    assert "take the full-precision model that it was made from" in outcome.err
+    assert ("dequantize()" in outcome.err) == ("bitsandbytes" in said)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_a_model_quantised_by_torch_is_named(tmp_path, cli, out, refused):
+    mixed = torch.ao.quantization.quantize_dynamic(open_clip_model(), {torch.nn.Linear})
+    torch.save(mixed.state_dict(), tmp_path / "m.pt")
+    refused(cli("convert", tmp_path / "m.pt", out), "m.pt: is quantised by torch", "zero_point")
+
+
+def small(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """With 5 values that half precision makes zero, and 2 that are zero already."""
+    tensors = {name: tensor.half().float() for name, tensor in tensors.items()}
+    tensors["visual.proj"][:3, 0], tensors["visual.proj"][3:5, 0] = 1e-9, 0
+    tensors["visual.ln_pre.bias"][:2] = torch.tensor([1e-9, -1e-9])
+    return tensors
+
+
+def test_values_that_become_zero_are_said_with_count_and_tensor(model, tmp_path, cli, out):
+    save_file(small(tower(model)), tmp_path / "m.safetensors")
+    outcome = cli("convert", tmp_path / "m.safetensors", out, "--dtype", "fp16")
+    count = sum(tensor.numel() for tensor in tower(model).values())
+    said = f"fp16 makes 5 of {count} values, most in visual.proj (3), zero: they are too small"
+    assert outcome.status == 0 and outcome.err == f"warning: {said} for it; fp32 keeps them\n"
+    for dtype in ("bf16", "fp32"):
+        path = out.with_name(dtype)
+        assert cli("convert", tmp_path / "m.safetensors", path, "--dtype", dtype).err == ""
+
+
+def test_values_that_become_infinite_are_refused_with_count_and_tensor(
+    model, tmp_path, cli, out, refused
+):
+    tensors = tower(model)
+    tensors["visual.proj"][:2, 0] = torch.tensor([1e6, -7e5])
+    save_file(tensors, tmp_path / "m.safetensors")
+    outcome = cli("convert", tmp_path / "m.safetensors", out, "--dtype", "fp16")
+    refused(outcome, "--dtype fp16: cannot hold 2 values of visual.proj, up to 1e+06; use fp32")
+
+
+def test_a_merge_says_what_becomes_zero(tmp_path, monkeypatch, cli, out):
+    monkeypatch.setenv("MLOSS_MODELS", str(tmp_path))
+    folder = write_family(tmp_path / "tiny", dtype=torch.float32)
+    for path in (folder / "base.safetensors", *(folder / "sources").iterdir()):
+        tensors = small(load_file(path))
+        path.unlink()
+        save_file(tensors, path)
+    method = ("merge", "--family=tiny", "--method=simple-average", "--dtype=fp16", "--out", out)
+    assert re.match(
+        r"warning: fp16 makes \d of \d+ values, most in visual\.proj \(3\)", cli(*method).err
+    )

@@ -138,6 +138,17 @@ def transposed(matrix: Stored) -> Stored:
     return Stored(matrix.shape[::-1], matrix.dtype, partial(_transposed, matrix))
 
 
+def as_single(tensor: Stored) -> Stored:
+    """A tensor of double precision in single, in which all is computed; any other as it is."""
+    if tensor.dtype != "F64":
+        return tensor
+    return Stored(tensor.shape, "F32", partial(_single, tensor))
+
+
+def _single(tensor: Stored) -> Tensor:
+    return tensor.fetch().float()
+
+
 def _from_safetensors(at: FileId, key: str) -> Tensor:
     return safetensors(at).get_tensor(key)
 

@@ -35,6 +35,7 @@ from .lazy_tensor import (
     FileId,
     FormatError,
     Stored,
+    as_single,
     check_unchanged,
     file_id,
     from_safetensors,
@@ -44,6 +45,7 @@ from .lora import LORA, expanded
 from .naming import PLAIN, is_head, is_left_out, left_out, text_tower, to_open_clip_names
 from .parts import chosen, parts
 from .preprocessing import Normalisation, normalisation, read_normalisation
+from .quantised import check_not_quantised
 from .state_dict import StateDict, flat, state_dicts
 from .torch_archive import ZIP_MAGIC, Archive, check_unpacked, read_legacy, read_zip
 
@@ -169,6 +171,8 @@ def _of_names(
         said: of the choice; empty texts are nothing.
     """
     dialect, named = to_open_clip_names(tensors)
+    if dialect != PLAIN:
+        check_not_quantised(tensors)
     if dialect != PLAIN and file.scripted:
         dialect = "openai_jit"
     elif dialect != PLAIN and held.module:
@@ -211,7 +215,7 @@ def _file(at: FileId) -> File:
         check_is_checkpoint(at)
     file = safetensors(at)
     about = file.metadata() or {}
-    tensors = {key: from_safetensors(at, key) for key in file.keys()}
+    tensors = {key: as_single(from_safetensors(at, key)) for key in file.keys()}
     # safetensors' save_model leaves out what shares memory, and says whose values it has.
     tied = {key: tensors[other] for key, other in about.items() if other in tensors}
     return File({"": StateDict(tied | tensors)}, json.loads(about.get(KEY, "{}")))
@@ -225,7 +229,7 @@ def _is_safetensors(at: FileId) -> bool:
 
 
 def _archive(archive: Archive) -> File:
-    dicts = state_dicts(archive.value, archive.stored)
+    dicts = state_dicts(archive.value, lambda tensor: as_single(archive.stored(tensor)))
     # Views may repeat a few values without end.
     sizes = (tensor.nbytes for held in dicts.values() for tensor in held.tensors.values())
     check_unpacked(sum(sizes), archive.at)
@@ -246,7 +250,7 @@ def read_head(path: Path) -> Tensor:
         if weight is None or len(tensors) > 2 or len(weight.shape) != 2:
             problem = f"holds no head but {len(tensors)} tensors"
             raise BadTensor("head", path.name, problem, "give one matrix, weight")
-        if weight.dtype not in ("F16", "BF16", "F32", "F64"):
+        if weight.dtype not in ("F16", "BF16", "F32"):
             raise BadTensor("head", path.name, f"has dtype {weight.dtype}", "save it as F32")
         if bias is not None and bias.fetch().any():
             raise BadTensor("head", path.name, "has a bias, which no zero-shot head has", "drop it")

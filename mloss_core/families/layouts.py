@@ -176,7 +176,8 @@ def _own_sources(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _model(path: Path) -> Iterator[tuple[str, Path]]:
     """Name and path of a model; nothing where there is none."""
-    name = normal(path.name if path.is_dir() else _stem(path))
+    is_named = path.name.endswith(ENDINGS) or not path.is_dir()
+    name = normal(_stem(path) if is_named else path.name)
     if (newest := snapshot(path)) != path:
         owner_and_name = name.removeprefix(REPOSITORY).split("--")
         name, path = owner_and_name[-1], newest
@@ -191,7 +192,7 @@ def _is_model(path: Path) -> bool:
     named = path.name.endswith(ENDINGS) and not LEFTOVERS.fullmatch(_stem(path))
     if os.path.islink(path) and not os.path.exists(path):
         return named or not path.suffix
-    return named and path.is_file()
+    return named and path.exists()  # a folder called so is refused when it is opened
 
 
 def _stem(path: Path) -> str:
