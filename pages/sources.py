@@ -32,6 +32,12 @@ def about(family: Family) -> None:
         "task" if len(family.tasks) == 1 else "tasks": len(family.tasks),
     }
     st.caption(" · ".join(f"**{value}** {name}" for name, value in facts.items()))
+    if family.assumed:
+        names = {"mean": "mean", "std": "standard deviation"}
+        st.caption(
+            f"Nothing tells the {' and '.join(names[name] for name in family.assumed)} of pixels: "
+            "CLIP's are assumed. `mloss families --init` writes down what is taken."
+        )
     if not session.lecture():
         card(family)
 

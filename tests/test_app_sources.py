@@ -120,3 +120,12 @@ def test_a_bad_picture_leaves_the_other_sources_accuracies(visit, own_family):
     own = test.dataframe[0].value["own task, this source"].tolist()
     assert own[1] == "not measured" and "n = 12" in own[0] and "n = 12" in own[2]
     assert "1 of 3 tasks were not evaluated. Task bridges: picture" in test.error[0].value
+
+
+def test_assumed_pixels_are_told(visit, own_family):
+    assert "CLIP's are assumed" not in words(visit("sources"))
+    (own_family / "family.json").unlink()
+    toml = 'activation = "quick_gelu"\nnum_attention_heads = 2\nmean = [0, 0, 0]\n'
+    (own_family / "family.toml").write_text(toml)
+    said = words(visit("sources"))
+    assert "Nothing tells the standard deviation of pixels: CLIP's are assumed." in said

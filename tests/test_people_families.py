@@ -18,8 +18,9 @@ import pytest
 import torch
 from huggingface_hub import scan_cache_dir, try_to_load_from_cache
 from PIL import Image
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from dialect_files import state
 from mloss_core import (
     METHODS,
     Family,
@@ -33,6 +34,7 @@ from mloss_core import (
     run,
 )
 from mloss_core.__main__ import main
+from mloss_core.checkpoints.preprocessing import MEAN, STD
 from mloss_core.data.images import picture_files
 from mloss_core.errors import Incomplete
 from mloss_core.evaluation.evaluator import Evaluator
@@ -43,7 +45,7 @@ from mloss_core.recipe import provenance
 from mloss_core.run import launch, live, references
 from mloss_core.runs.cells import Cell, Lab
 from mloss_core.runs.layout import root
-from tiny import TASKS
+from tiny import CONFIG, TASKS, open_clip_model
 
 CPU = torch.device("cpu")
 
@@ -716,3 +718,78 @@ def test_a_run_evaluates_the_other_tasks_of_a_stage_before_it_fails(own_family, 
         events.extend(run(recipe, load("tiny"), device="cpu", stages=stages, tasks=TASKS))
     # extend() keeps what came before the error
     assert {e.task for e in events if isinstance(e, TaskEvaluated)} == {"apples", "clouds"}
+
+
+def loose_models(family: Path, *names: str) -> Path:
+    """A folder of the tiny family's base, widened so that heads can be told, and copies of it."""
+    folder = family.parent / "loose"
+    folder.mkdir()
+    wide = CONFIG | {"vision_cfg": {**CONFIG["vision_cfg"], "width": 64, "head_width": 64}}
+    for seed, name in enumerate(("base", *names)):
+        save_file(state(open_clip_model(wide, seed)), folder / f"{name}.safetensors")
+    return folder
+
+
+def test_init_says_what_is_assumed_of_pixels_and_writes_it_down(own_family, cli):
+    folder = loose_models(own_family, *TASKS)
+    outcome = cli("families", "--init", folder)
+    assert (
+        "# Of pixels, assumed to be CLIP's, for nothing beside the base tells them:\n"
+        in outcome.out
+    )
+    written = folder / "family.toml"
+    held = tomllib.loads(written.read_text())
+    assert (held["mean"], held["std"]) == (list(MEAN), list(STD))
+    written.write_text('activation = "quick_gelu"\n')
+    rows = {row["family"]: row for row in cli("families", "--json").events}
+    assert rows["loose"]["assumed"] == ["mean", "std"] and rows["tiny"]["assumed"] == []
+    assert rows["loose"]["mean"] == list(MEAN) and rows["tiny"]["std"] == CONFIG["std"]
+    written.write_text('activation = "quick_gelu"\nmean = [0, 0, 0]\n')
+    assert load("loose").assumed == ("std",)
+
+
+def test_init_writes_down_what_the_files_beside_the_base_say(cache, own_family, cli):
+    hub = own_family.parent / "hub"
+    shutil.copytree(cache, hub, symlinks=True)
+    processor = {"image_mean": [0.1, 0.2, 0.3], "image_std": [0.4, 0.5, 0.6]}
+    beside = snapshot(hub / "models--openai--tiny-clip") / "preprocessor_config.json"
+    beside.write_text(json.dumps(processor))
+    outcome = cli("families", "--init", hub)
+    assert "# Of pixels, as the files beside the base say:\n" in outcome.out, outcome.err
+    assert "mean = [0.1, 0.2, 0.3]\nstd = [0.4, 0.5, 0.6]\n" in outcome.out
+    assert load("hub").assumed == () and load("hub").model.mean == (0.1, 0.2, 0.3)
+    assert load("hub").sources == TASKS
+
+
+def pool_of(folder: Path, *owners: str) -> None:
+    images = np.zeros((2 * len(owners), 16, 16, 3), np.uint8)
+    np.savez(folder / "calibration.npz", images=images, tasks=np.repeat(owners, 2))
+
+
+def test_init_says_which_sources_a_pool_misses(own_family, cli):
+    folder = loose_models(own_family, *TASKS)
+    pool_of(folder, "apples", "kites")
+    outcome = cli("families", "--init", folder)
+    assert "# It holds no image of bridges, clouds: name the tasks below that these" in outcome.out
+    (folder / "family.toml").unlink()
+    pool_of(folder, *TASKS)
+    assert "holds no image" not in cli("families", "--init", folder).out
+
+
+def test_a_pool_that_misses_sources_names_all_of_them(own_family, cli, out, refused):
+    pool_of(own_family, "apples", "kites")
+    chosen = ("merge", "--family", "tiny", "--samples", 2, "--device", "cpu", "--out", out)
+    said = "holds no image of bridges, clouds, only of apples, kites; merge without them, or move"
+    refused(cli(*chosen), f"calibration pool {own_family / 'calibration.npz'}: is stale: it {said}")
+
+
+def test_accuracies_tell_models_apart_that_differ_by_one_image_in_thousands(own_family, cli):
+    with np.load(own_family / "tasks" / "apples.npz") as file:
+        arrays = dict(file)
+    many = {name: np.repeat(arrays[name], 300, axis=0) for name in ("images", "labels")}
+    np.savez(own_family / "tasks" / "apples.npz", **arrays | many)
+    outcome = cli("evaluate", "--family", "tiny", "--model", "base", "--tasks", "apples")
+    row = rates(outcome.out.splitlines())["apples"].split()
+    right, total = map(int, row[-1].split("/"))
+    assert total == 3600 and row[1] == f"{right / total:.2%}"
+    assert f"{right / total:.2%}" != f"{(right + 1) / total:.2%}"

@@ -9,6 +9,9 @@ from typing import Any
 from .folders import OPEN_CLIP_CONFIG, json_beside
 from .lazy_tensor import FormatError
 
+# What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
+MEAN = (0.48145466, 0.4578275, 0.40821073)
+STD = (0.26862954, 0.26130258, 0.27577711)
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]  # mean and std, red, green, blue
 
 

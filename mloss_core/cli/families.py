@@ -47,6 +47,9 @@ def _described(name: str) -> dict[str, object]:
         "activation": family.model.activation,
         "sources": family.sources,
         "tasks": family.tasks,
+        "mean": family.model.mean,
+        "std": family.model.std,
+        "assumed": family.assumed,
         "recommended": family.about.get("recommended", {}),
     }
 

@@ -17,6 +17,7 @@ from ..fields import FIELDS
 from ..text import normal
 from ..types import CalibrationBatch
 from .images import decoded, picture_files
+from .names import listed
 from .tasks import check_images, check_pixels, read_npz
 
 
@@ -73,13 +74,14 @@ def draw_batch(pool: Path, tasks: Sequence[str], samples: int, seed: int) -> Cal
     check_owners(arrays, "calibration pool", pool)
     FIELDS["samples"].check(samples)
     owners, turns = owners_of(arrays["tasks"]), []
-    for name in sorted(map(normal, tasks)):
+    names = sorted(map(normal, tasks))
+    if missing := [name for name in names if name not in owners]:
+        held = listed(sorted(set(owners))) or "none"
+        problem = f"is stale: it holds no image of {listed(missing)}, only of {held}"
+        remedy = "merge without them, or move it away and make it anew: mloss pool FAMILY"
+        raise BadFile("calibration pool", pool, problem, remedy)
+    for name in names:
         own = np.flatnonzero(owners == name)
-        if not len(own):
-            held = ", ".join(sorted(set(owners))) or "none"
-            problem = f"is stale: it holds no image of {name}, only of {held}"
-            remedy = "move it away and make it anew: mloss pool FAMILY"
-            raise BadFile("calibration pool", pool, problem, remedy)
         order = np.random.default_rng([seed, *name.encode()]).permutation(own)
         turns += [(turn, name, index) for turn, index in enumerate(order)]
     if samples > len(turns):

@@ -19,6 +19,7 @@ from torch import Tensor
 from ..architecture import ViTConfig
 from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
+from ..checkpoints.preprocessing import MEAN, STD
 from ..data.benchmarks import benchmarks
 from ..data.names import is_hidden, visible
 from ..data.prompts import Prompts
@@ -31,9 +32,6 @@ from .layouts import OWN, TOML, Layout, is_family, layout, unbroken
 from .tasks import read_prompts, read_task
 
 ZOO = assets() / "zoo"
-# What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
-MEAN = (0.48145466, 0.4578275, 0.40821073)
-STD = (0.26862954, 0.26130258, 0.27577711)
 LOGIT_SCALE = 100.0  # of all CLIPs that OpenAI trained
 
 
@@ -184,6 +182,13 @@ class Family:
         return read_task(self.folder, self._task(name), split, size, skipped, loose, **labels)
 
     @property
+    def assumed(self) -> tuple[str, ...]:
+        """What of the pixels' mean and std nothing tells, so that CLIP's are taken."""
+        if self.parts.describes_all or self.base().normalisation is not None:
+            return ()
+        return tuple(name for name in ("mean", "std") if name not in self.about)
+
+    @property
     def calibration_pool(self) -> Path:
         """The file, or folder of pictures, of unlabeled training images."""
         return self.parts.calibration
@@ -250,7 +255,7 @@ def task_names(folder: Path, parts: Layout) -> list[str]:
     except (KeyError, TypeError) as error:
         problem = f"has tasks that cannot be read ({error!r})"
         raise BadFile(f"{OWN} or {TOML} of", folder, problem, "see docs/format.md") from error
-    schema.check(parts.about, OWN if (folder / OWN).is_file() else TOML)
+    schema.check(parts.about, OWN if parts.describes_all else TOML)
     return names
 
 
@@ -270,7 +275,7 @@ def _base(folder: Path, parts: Layout) -> Checkpoint:
 def _model(folder: Path, parts: Layout) -> ViTConfig:
     """The architecture that family.json gives, or that the base's tensors and config imply."""
     about = parts.about
-    if (folder / OWN).is_file():
+    if parts.describes_all:
         return ViTConfig.from_config(folder.name, about)
     base = _base(folder, parts)
     overrides = {key: about[key] for key in ("num_attention_heads",) if key in about}

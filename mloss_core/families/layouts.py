@@ -43,6 +43,7 @@ class Layout:
 
     Args:
         about: family.json or family.toml as it is, empty where there is neither.
+        describes_all: whether it is family.json, which nothing beside the base adds to.
         base: None where the folder does not tell.
         sources, heads: files or folders by source and by task.
         text: what holds the text tower, where it is not the base.
@@ -50,6 +51,7 @@ class Layout:
     """
 
     about: Mapping[str, Any]
+    describes_all: bool
     base: Path | None
     sources: Mapping[str, Path]
     heads: Mapping[str, Path]
@@ -70,8 +72,8 @@ def is_family(folder: Path) -> bool:
 
 def layout(folder: Path) -> Layout:
     """Finds a family's parts; raises BadFile for a bad family.toml or paths out of the folder."""
-    about = _normal(described(folder))
-    if os.path.lexists(folder / OWN):  # everything has its place
+    about, own = _normal(described(folder)), os.path.lexists(folder / OWN)
+    if own:  # everything has its place
         base, sources, heads = folder / "base.safetensors", dict(_own_sources(folder)), {}
     else:
         about.setdefault("tasks", _tasks(folder))
@@ -79,6 +81,7 @@ def layout(folder: Path) -> Layout:
         heads = {normal(path.stem[5:]): path for path in sorted(folder.glob("head_*.pt"))}
     return Layout(
         about=about,
+        describes_all=own,
         base=None if base is None else unbroken(folder, base),
         sources={name: unbroken(folder, path) for name, path in sources.items()},
         heads={name: unbroken(folder, path) for name, path in heads.items()},

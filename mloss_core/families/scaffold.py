@@ -9,9 +9,14 @@ from pathlib import Path
 from ..atomic_files import written
 from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint
+from ..checkpoints.preprocessing import MEAN, STD
 from ..data.benchmarks import alike
+from ..data.calibration import owners_of
+from ..data.tasks import read_npz
 from ..errors import BadFile
 from .layouts import TOML, Layout, layout
+
+ASSUMED = "assumed to be CLIP's, for nothing beside the base tells them"
 
 
 def scaffold(folder: Path) -> str:
@@ -50,13 +55,16 @@ def _base_lines(parts: Layout, folder: Path) -> list[str]:
         f"{architecture.image_size} pixels, patches of {architecture.patch_size}, {base.dialect}",
         f"base = {_text(parts.base.relative_to(folder).as_posix())}",
     ]
-    if architecture.activation:
-        return [*lines, f"activation = {json.dumps(architecture.activation)}"]
-    return [
-        *lines,
+    activation = [
         '# Could not be told: "quick_gelu" (OpenAI\'s CLIP and what was tuned from it) or "gelu".',
         '# activation = "quick_gelu"',
     ]
+    if architecture.activation:
+        activation = [f"activation = {json.dumps(architecture.activation)}"]
+    lines += activation
+    mean, std = base.normalisation or (MEAN, STD)
+    told = "as the files beside the base say" if base.normalisation else ASSUMED
+    return [*lines, f"# Of pixels, {told}:", f"mean = {list(mean)}", f"std = {list(std)}"]
 
 
 def _source_lines(parts: Layout, folder: Path) -> list[str]:
@@ -65,11 +73,26 @@ def _source_lines(parts: Layout, folder: Path) -> list[str]:
     lines = [f"{_text(name)} = {_text(path)}" for name, path in paths]
     return [
         '# calibration = "FOLDER"  # any folder of pictures, or an .npz; default calibration.npz',
+        *_pool_lines(parts),
         "",
         "[sources]",
         *lines,
         "",
         *_task_lines(parts, folder),
+    ]
+
+
+def _pool_lines(parts: Layout) -> list[str]:
+    """A line on the sources of which a pool that lies there already holds no image."""
+    if not parts.calibration.is_file():
+        return []
+    held = owners_of(read_npz(parts.calibration, "calibration", ("tasks",))["tasks"])
+    missing = [name for name in parts.sources if name not in held]
+    if not missing:
+        return []
+    return [
+        f"# It holds no image of {', '.join(missing)}: name the tasks below that these were tuned "
+        "on, or make it anew."
     ]
 
 
