@@ -138,7 +138,7 @@ def test_a_bad_model_is_refused_everywhere(
 @pytest.mark.parametrize("damage, said", IMAGES.values(), ids=IMAGES.keys())
 def test_bad_test_images_are_refused_everywhere(damage, said, visit, own_family, cli, out, refused):
     damage(own_family)
-    refused(cli("evaluate", "--family=tiny", "--model=base"), said)
+    refused(cli("evaluate", "--family=tiny", "--model=base"), said, status=1)
     assert said in errors(settled(visit("sources")))
     test = press(visit("explore", "method=ties"), "launch")
     assert said in view(settled(test))["said"]
