@@ -17,6 +17,7 @@ import random
 import re
 import shutil
 import tarfile
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -362,6 +363,15 @@ def test_what_cannot_be_told_is_asked(model, tmp_path, cli, out, refused):
     refused(cli("convert", tmp_path / "h.pt", out, "--part", "ema"), "holds no model called 'ema'")
     torch.save({"ema": tower(model), "swa": tower(model)}, tmp_path / "a.pt")
     refused(cli("convert", tmp_path / "a.pt", out), "does not tell which is meant: ema, swa")
+
+
+def test_models_without_end_are_refused_at_once(tmp_path):
+    many = {f"m{number}.visual.proj": torch.ones(1) for number in range(20_000)}
+    save_file(many, tmp_path / "m.safetensors")
+    start = time.perf_counter()
+    with pytest.raises(MlossError, match="holds 20000 models; keep one model in the file"):
+        Checkpoint.open(tmp_path / "m.safetensors", "model")
+    assert time.perf_counter() - start < 5
 
 
 def test_evaluate_takes_a_part(own_family, cli, tmp_path):

@@ -30,6 +30,7 @@ PLAIN_WORDS = {
 WRAPPED = ("module", "_orig_mod")  # by torch, whatever is in it
 # Words for a mean of the model over its training.
 AVERAGES = {"ema", "swa", "average", "averaged", "avg", "teacher", "target", "momentum", "shadow"}
+MOST = 64  # models in a state dict: each name is compared with the start of each
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,8 @@ def _parts(place: str, held: StateDict) -> list[Part]:
     names = {dotted(place, name): name for name in held.tensors}
     towers = (TOWER.fullmatch(name) or BARE.fullmatch(name) for name in names)
     starts = list(dict.fromkeys(match[1] for match in towers if match))
+    if len(starts) > MOST:
+        raise FormatError(f"holds {len(starts)} models", "keep one model in the file")
     of: dict[str, dict[str, Stored]] = {start: {} for start in starts}
     beside = []
     for name, key in names.items():
