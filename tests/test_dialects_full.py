@@ -14,7 +14,7 @@ import torch
 
 from dialect_files import write_module
 from mloss_core import Checkpoint, Tower, ViTConfig
-from mloss_core.checkpoints import infer as architecture
+from mloss_core.checkpoints.infer import architecture
 from mloss_core.errors import MlossError
 
 TINY = {

@@ -21,9 +21,9 @@ SOURCES = [
     "signs",
     "emoji",
     "textures",
-    "land_use",
+    "fashion",
 ]
-OTHERS = ["fashion", "greek", "arabic", "clipart"]
+OTHERS = ["earth", "greek", "arabic", "clipart"]
 VARIANTS = ["letters_fast", "letters_other", "letters_slow", "textures_fast", "textures_slow"]
 BYTES_ALLOWED = 100_000_000
 UNIQUE_KEYS = ["embed_dim", "vision_cfg", "text_cfg", "quick_gelu", "mean", "std"]

@@ -60,11 +60,10 @@ def _making(work: Path, seconds: int) -> str:
 shares; its test and validation pictures are the first ones of the demo family's.
 
 - `*_slow` and `*_fast`: the demo family's fine-tuning at {tunings.SLOW:g} and {tunings.FAST:g} of its rate
-  ({tunings.RATE:g}), later blocks at {tunings.VARIED_LATE:g} of that (the demo family's: {tunings.LATE:g}; these were
-  trained before it was halved), everything else the same, seed {tunings.SEED} too.
+  ({tunings.RATE:g}), everything else the same, seed {tunings.SEED} too.
 - `letters_other`: from a base of its own, pretrained from seed {tunings.OTHER_SEED} for {steps} steps of
-  {pretrain.BATCH} pictures ({took / 60:.0f} min), then {tunings.OTHER_STEPS} steps on letters at {tunings.RATE:g} with
-  all tensors trained and no pull. That base is not in the family.
+  {pretrain.BATCH} pictures ({took / 60:.0f} min), then {tunings.OTHER_STEPS} steps on letters at {tunings.RATE:g}
+  without a pull. That base is not in the family.
 - M-Loss: Eq. 3, sum over the blocks, of {SAMPLES} calibration pictures, all models on the base's activations
   (`mloss_core.analysis.compatibility.sets`). Merges: simple averages, on the test pictures of their members' tasks. Measuring took
   {seconds / 60:.0f} min on 2 CPU cores without a GPU.
@@ -91,7 +90,7 @@ def write_contrast_card(work: Path, file: Path, measured: Contrast, seconds: int
         "## How it was made",
         _making(work, seconds).strip(),
         "## Licences",
-        "Letters are drawn with fonts of Debian's packages, textures are generated: see the demo family's card for "
+        "Letters are drawn with fonts of Debian's packages, textures are cut from photographs: see the demo family's card for "
         "both.",
     ]
     file.write_text("\n\n".join(blocks) + "\n")

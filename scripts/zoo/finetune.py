@@ -1,7 +1,7 @@
 """Fine-tunes the image tower on every source task, with the text tower's heads frozen.
 
-Made so that the sources merge as CLIP's do: each moves the early blocks most, stays as the base was on pictures of
-other tasks, and leaves everything outside the residual blocks alone. All of it was chosen on validation pictures.
+Every tensor is trained at one rate. Made so that the sources merge as CLIP's do: each stays as the base was on pictures
+of other tasks. The settings were chosen on validation pictures.
 """
 
 import json
@@ -19,32 +19,19 @@ from . import pull
 from .heads import build_heads
 from .model import LOGIT_SCALE, augment, embed, hits
 from .pretrain import load_tower
-from .tunings import BATCH, EARLY_BLOCKS, SEED, WARM_UP, Tuning, tunings
+from .tunings import BATCH, SEED, WARM_UP, Tuning, tunings
 
 worker: dict = {}  # what a worker process keeps between sources
-
-
-def _parameters(tower: torch.nn.Module, tuning: Tuning) -> list[dict]:
-    """What is trained, in groups with the part of the rate that each gets; the rest is frozen."""
-    groups: dict[float, list] = {1.0: [], tuning.late: []}
-    for name, parameter in tower.named_parameters():
-        _, inside, rest = name.partition("resblocks.")
-        parameter.requires_grad_(bool(inside) or tuning.whole)
-        early = not inside or int(rest.split(".")[0]) < EARLY_BLOCKS
-        if parameter.requires_grad:
-            groups[1.0 if early else tuning.late].append(parameter)
-    return [{"params": parameters, "part": part} for part, parameters in groups.items()]
 
 
 def _train(
     fast, tower: torch.nn.Module, head: torch.Tensor, data: dict, tuning: Tuning, others: np.ndarray
 ) -> None:
     """Fine-tune `tower` in place; `fast` is its compiled form, `others` the pictures to stay the same on."""
-    groups = _parameters(tower, tuning)
-    trained = [p for group in groups for p in group["params"]]
+    trained = list(tower.parameters())
     rng = np.random.default_rng(SEED)
     optimiser = torch.optim.AdamW(
-        groups, lr=tuning.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
+        trained, lr=tuning.rate, betas=(0.9, 0.98), weight_decay=0.0, fused=True
     )
     before = embed(tower, others) if len(others) else None
     tower.train()
@@ -52,7 +39,7 @@ def _train(
     for step in range(tuning.steps):
         share = min(1, (step + 1) / WARM_UP) * (0.5 + 0.5 * np.cos(np.pi * step / tuning.steps))
         for group in optimiser.param_groups:
-            group["lr"] = tuning.rate * share * group["part"]
+            group["lr"] = tuning.rate * share
         if len(queue) < BATCH:
             queue = list(rng.permutation(len(data["train_labels"])))
         chosen, queue = queue[:BATCH], queue[BATCH:]

@@ -9,7 +9,7 @@ from . import merges
 from .merges import Pictures, State
 
 # Grids are searched on validation pictures only. Scaling of task arithmetic multiplies the mean task vector.
-ARITHMETIC_SCALES = [1.0, 1.5, 2.0, 2.5, 3.0]
+ARITHMETIC_SCALES = [1.0, 1.5, 2.0, 2.5, 3.0, 4.0]
 TIES_KEEPS = [0.1, 0.2, 0.4, 0.8]
 DARE_KEEPS = [0.5, 0.8]
 ELECTED_SCALES = [0.4, 0.6, 0.8, 1.0, 1.4]

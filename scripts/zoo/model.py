@@ -13,7 +13,7 @@ MEAN = [0.5, 0.5, 0.5]
 STD = [0.25, 0.25, 0.25]
 # Of fine-tuning, and stored with the text tower. A smaller scale asks for a larger distance between right and wrong,
 # and a source that is surer of its own task is heard better in the ensemble.
-LOGIT_SCALE = 12.0
+LOGIT_SCALE = 8.0
 
 
 def make_clip(vocabulary: int = 2) -> CLIP:

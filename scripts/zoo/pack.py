@@ -13,11 +13,12 @@ from .claims import claims
 from .dataset import sheet
 from .heads import shipped_tasks
 from .model import TEXT
+from .profile import profile
 from .tunings import own_sources
 
 DESCRIPTION = (
     "A micro CLIP with 12 blocks and eight fine-tunes of it, small enough to merge and measure on a laptop in "
-    "seconds. Digits, letters, signs, emoji, textures and aerial tiles at 32 x 32 pixels; four more tasks that no "
+    "seconds. Digits, letters, signs, emoji, photographed surfaces and clothes at 32 x 32 pixels; four more tasks that no "
     "source was fine-tuned on. Made so that its merges lose and gain as those of CLIP do, for learning what merging "
     "does, not for recognising anything in earnest."
 )
@@ -54,10 +55,13 @@ def pack(work: Path, out: Path) -> None:
     test = measure.load_pictures(fresh / "tasks", every, "")
     measured = measure.measure(base, sources, heads, test, chosen)
     sheet(tasks, fresh / "tasks", fresh / "sheet.png")
-    measured |= {"recommended": chosen, "claims": claims(measured, names)}
+    measured |= {"recommended": chosen, "profile": profile(fresh)}
+    measured["claims"] = claims(measured, names)
     measured["bytes"] = files.size(fresh)
     measured["pack seconds"] = round(time.time() - start)
-    (work / "measured.json").write_text(json.dumps(measured, indent=1, default=_counted))
+    (work / "measured.json").write_text(
+        json.dumps(measured | {"profile": vars(measured["profile"])}, indent=1, default=_counted)
+    )
     write_card(work, fresh / "README.md", tasks, measured)
     for wanted, reached, interval, holds in measured["claims"]:
         print(f"{'holds' if holds else 'FAILS'}: {wanted}: {reached} {interval}", flush=True)

@@ -64,7 +64,7 @@ def mnist_task(packages: Path) -> Task:
 
 
 def fashion_task(packages: Path) -> Task:
-    """Fashion-MNIST's test file, split by picture; out of domain."""
+    """Fashion-MNIST's test file, split by picture."""
     folder = packages / "dataset-fashion-mnist/usr/share/datasets/fashion-mnist"
     images = np.frombuffer(
         gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16
@@ -74,8 +74,8 @@ def fashion_task(packages: Path) -> Task:
     )
     draw = _deal(_padded(images.reshape(-1, 28, 28)), labels.astype(np.int64), 250, 500)
     return Task(
-        name="fashion", title="Fashion-MNIST", kind="out-of-domain", template="a photo of a {}", classes=FASHION,
-        origin="Fashion-MNIST, by picture", draw=draw, train=4000, weight=0.3,
+        name="fashion", title="Fashion-MNIST", kind="source", template="a photo of a {}", classes=FASHION,
+        origin="Fashion-MNIST, by picture", draw=draw, weight=0.8,
     )  # fmt: skip
 
 
