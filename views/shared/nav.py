@@ -14,6 +14,7 @@ TITLES = {
     "explain": "Explain",
     "methods": "Methods",
     "compatibility": "Compatibility",
+    "lab": "Lab",
     "experiments": "Experiments",
     "runs": "Runs",
     "theory": "Theory",

@@ -13,6 +13,7 @@ from mloss_core.runs.layout import PLAIN
 from views.state import (
     compatibility_fields,
     explain_fields,
+    lab_fields,
     methods_fields,
     selection,
     theory_fields,
@@ -97,6 +98,7 @@ OF_APP = (
     *compatibility_fields.FIELDS,
     *explain_fields.FIELDS,
     *methods_fields.FIELDS,
+    *lab_fields.FIELDS,
 )
 # Everything that makes up a link, in this order.
 FIRST = (
