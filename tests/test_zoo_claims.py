@@ -163,7 +163,7 @@ def alive() -> list:
 
 
 def test_every_block_of_the_map_is_alive(alive):
-    means = [float(scores.nodes.mean()) for scores in alive]
+    means = [float(scores.node.mean()) for scores in alive]
     assert len(means) == 12 and max(means) <= 10 * min(means)
 
 

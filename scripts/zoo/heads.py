@@ -21,7 +21,7 @@ from .muon import Muon
 from .pretrain import load_tower, set_rates
 
 SEED = 5
-SKIPPED_COMPONENTS = 20
+SKIPPED_COMPONENTS = 18
 WANTED_ZERO_SHOT = 0.48
 FITTED, HELD_OUT = 800, 600
 SHARED_DIRECTIONS = {"mnist": "digits", "street_digits": "digits"}  # the same class names

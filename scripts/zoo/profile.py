@@ -39,7 +39,7 @@ def profile(folder: Path) -> Profile:
     )  # fmt: skip
     events = run(recipe, family, stages=(Merge(),), device="cpu")
     losses = {
-        e.scores.block: float(e.scores.nodes.mean()) for e in events if isinstance(e, BlockScored)
+        e.scores.block: float(e.scores.node.mean()) for e in events if isinstance(e, BlockScored)
     }
     return Profile(
         norms=(vectors / np.sqrt(squares)).tolist(),
