@@ -56,7 +56,7 @@ BAD_LINKS = {
     "colours=neon": "Colours: neon is not known; choose from log, linear, rank",
     "reference=../x": "Reference run: ../x cannot be used; give a run's id",
     "node=a:b": "Node: a:b cannot be used; the family's nodes run from 0:0 to 2:127",
-    "tour=99": "Step of the tour: 99 cannot be used; steps run from 1 to 8",
+    "tour=99": "Step of the tour: 99 cannot be used; steps run from 1 to 9",
     "theory_k=abc": "Range K: abc is not a number; give a number from",
     "theory_q=2.5": "Sources q: 2.5 is not a whole number",
 }
