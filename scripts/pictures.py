@@ -3,7 +3,8 @@
 
 Starts the app on a free port with runs of its own and Debian's chromium (playwright). Without
 options it renews the README's pictures in assets/; `--all FOLDER` also writes every page in every
-look there, for somebody to look at.
+look there, for somebody to look at. `--runs FOLDER` begins with a copy of these runs: the grid of
+experts takes half an hour where it was not measured before.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ PATHS = {
     "methods": "methods", "experiments": "experiments", "runs": "runs", "theory": "theory",
     "tour": "?tour=3",
     "lecture": "?view=lecture", "card": "", "kept": "?by=kept", "left": "?by=left",
-    "blocks": "explain?explain=blocks",
+    "blocks": "explain?explain=blocks", "experts": "experiments?experiment=experts",
 }  # fmt: skip
 LOOKS: dict[str, dict[str, Any]] = {
     "wide": {"viewport": {"width": 1440, "height": 900}, "color_scheme": "light"},
@@ -56,24 +57,33 @@ class Shown:
     Args:
         name: its file in assets/, without the ending.
         height: of what is shown of the page; None for all of it.
+        part: the page's element that is shown alone, as a CSS selector.
     """
 
     name: str
     page: str
     look: str
     height: int | None = None
+    part: str | None = None
 
 
 README = (
     Shown(name="app", page="explore", look="light", height=800),
     Shown(name="card", page="card", look="dark", height=800),
     Shown(name="tour", page="tour", look="light", height=800),
+    Shown(name="experts", page="experts", look="light", part="[data-testid=stPlotlyChart]"),
 )
 
 
 @contextlib.contextmanager
-def serving(folder: Path) -> Iterator[str]:
-    """The app on a free port, with its runs in `folder`; gives its address."""
+def serving(folder: Path, runs: Path | None) -> Iterator[str]:
+    """The app on a free port, with its runs in `folder`; gives its address.
+
+    Args:
+        runs: that it begins with; they stay as they are.
+    """
+    if runs is not None:
+        shutil.copytree(runs, folder / "runs")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -120,8 +130,11 @@ def settle(page: Page) -> None:
         page.wait_for_timeout(2000)  # plotly draws after the script has ended
 
 
-def taken(page: Page, height: int | None) -> bytes:
-    """A picture of the page from its top, as high as asked or as high as it is."""
+def taken(page: Page, height: int | None, part: str | None) -> bytes:
+    """A picture of the page from its top, as high as asked or as high as it is; or of the first of
+    its elements that `part` selects."""
+    if part is not None:
+        return page.locator(part).first.screenshot(timeout=MINUTES)
     size = page.viewport_size
     assert size is not None
     tall = page.get_by_test_id("stMain").evaluate("e => e.scrollHeight")
@@ -153,6 +166,17 @@ def point(page: Page) -> None:
     page.mouse.move(0, 0)
 
 
+def experts(page: Page) -> None:
+    """Measures the grid of experts, as far as it is not on disk."""
+    page.get_by_role("button", name="Measure, or go on").click()
+    page.get_by_text("What follows", exact=True).wait_for(timeout=4 * MINUTES)
+    settle(page)
+
+
+# What is done on a page before its picture is taken.
+ACTS = {"card": point, "experts": experts}
+
+
 def small(picture: bytes, path: Path) -> None:
     """Writes a picture with 256 colours, which plots and text do not miss, whole or not at all."""
     aside = path.with_suffix(".part")
@@ -166,7 +190,9 @@ def main() -> None:
     """Starts everything, takes the pictures."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="every page in every look, too")
-    folder = parser.parse_args().all
+    parser.add_argument("--runs", type=Path, metavar="FOLDER", help="runs to begin with")
+    given = parser.parse_args()
+    folder = given.all
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
     chromium = shutil.which("chromium")
@@ -174,7 +200,7 @@ def main() -> None:
         sys.exit("pictures: chromium is not installed (apt-get install chromium)")
     with (
         tempfile.TemporaryDirectory() as temporary,
-        serving(Path(temporary)) as url,
+        serving(Path(temporary), given.runs) as url,
         sync_playwright() as playwright,
     ):
         browser = playwright.chromium.launch(executable_path=chromium, args=list(ARGUMENTS))
@@ -190,12 +216,13 @@ def main() -> None:
                     continue
                 page.goto(url + path)
                 settle(page)
-                if name == "card":
-                    point(page)
+                if name in ACTS:
+                    ACTS[name](page)
                 if readme is not None:
-                    small(taken(page, readme.height), ROOT / "assets" / f"{readme.name}.png")
+                    picture = taken(page, readme.height, readme.part)
+                    small(picture, ROOT / "assets" / f"{readme.name}.png")
                 if folder is not None:
-                    small(taken(page, None), folder / f"{name}-{look}.png")
+                    small(taken(page, None, None), folder / f"{name}-{look}.png")
             page.close()
         browser.close()
 

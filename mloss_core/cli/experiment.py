@@ -13,17 +13,22 @@ from tqdm import tqdm
 
 from ..analysis.compatibility.prediction import LEAST, TRIPLES
 from ..atomic_files import check_output, written
-from ..errors import UnknownName
-from ..experiments.perform import CellDone, count, perform, start_recipe
+from ..errors import BadValue, UnknownName
+from ..experiments.experts import Grid, experts
+from ..experiments.perform import CellDone, cells_of, perform, start_recipe
 from ..experiments.plans import EXPERIMENTS
 from ..experiments.report import report, section
+from ..experiments.steps import Plan
 from ..experiments.tables import rows
 from ..families.family import Family, load
 from ..hardware import device as devices
 from ..runs.cells import Lab
+from ..text import normal
+from ..training.settings import SETTINGS
 from ..types import MergeRecipe
 from .compatibility import judged
 from .options import (
+    Function,
     command,
     device_option,
     family_option,
@@ -34,6 +39,20 @@ from .options import (
     varied,
 )
 
+# Settings of a fine-tune that the grid of experts varies, and the option that lists their values.
+GRID = {"rate": "--rates", "steps": "--steps", "batch": "--batches"}
+
+
+def _grid(function: Function) -> Function:
+    """The options of the experiment experts: its grid."""
+    function = click.option(
+        "--tasks", metavar="NAMES", help="Of experts: that they are fine-tuned on."
+    )(function)
+    for name, flag in reversed(GRID.items()):
+        words = f"Of experts: {SETTINGS[name].label.lower()}, each of these."
+        function = click.option(flag, name, metavar="LIST", help=words)(function)
+    return function
+
 
 @command()
 @click.argument("name", metavar="NAME")
@@ -42,6 +61,7 @@ from .options import (
 @varied("keep", "variation", "scaling")
 @setting("samples", None, "128")
 @setting("seed", None, "42")
+@_grid
 @device_option
 @out_option("The Markdown file to write.")
 def experiment(
@@ -53,10 +73,14 @@ def experiment(
     if out is not None:
         check_output(out)
     models = load(family)
+    grid = _grid_of(name, {key: settings.pop(key) for key in (*GRID, "tasks")})
     start = _start(models, settings)
     lab = Lab(models, devices.choose(device))
     names = list(EXPERIMENTS) if name == "all" else [name]
-    outcomes = {n: list(_measured(n, models, start, lab, as_json)) for n in names}
+    outcomes = {}
+    for n in names:
+        plan = experts(models, start, grid) if grid else EXPERIMENTS[n].plan(models, start)
+        outcomes[n] = list(_measured(n, plan, start, lab, as_json))
     if name == "all":
         text = report(models, start, outcomes, lab.device.type)
         text += _mergeability(start, lab, as_json)
@@ -90,12 +114,26 @@ def _start(family: Family, settings: Mapping[str, Any]) -> MergeRecipe:
     return start_recipe(family, **changes)
 
 
+def _grid_of(name: str, given: Mapping[str, str | None]) -> Grid | None:
+    """The grid of experts that the options ask for, the usual one where they leave it open; None
+    where none was given. Raises BadValue for options that the experiment does not read."""
+    texts = {key: text for key, text in given.items() if text is not None}
+    if not texts:
+        return None
+    if name != "experts":
+        key, text = next(iter(texts.items()))
+        raise BadValue(key, text, f"is nothing that {name} reads", "leave it out")
+    values = {k: tuple(map(SETTINGS[k].parse, texts[k].split(","))) for k in GRID if k in texts}
+    tasks = tuple(normal(texts["tasks"]).split(",")) if "tasks" in texts else None
+    return Grid(tasks=tasks, **values)
+
+
 def _measured(
-    name: str, family: Family, start: MergeRecipe, lab: Lab, as_json: bool
+    name: str, plan: Plan, start: MergeRecipe, lab: Lab, as_json: bool
 ) -> Iterator[CellDone]:
-    total = count(name, family, start)
+    total, family = cells_of(plan), lab.family
     with tqdm(total=total, unit="cell", desc=name, disable=as_json or None, leave=False) as bar:
-        for event in perform(name, family, start, lab=lab):
+        for event in perform(name, family, start, lab=lab, plan=plan):
             if isinstance(event, CellDone):
                 bar.update()
                 if as_json:

@@ -12,6 +12,8 @@ from ..evaluation.paired_test import Comparison, compare, points, spread, verdic
 from ..evaluation.rank_correlation import spearman
 from ..runs.store import RunRecord
 from .controlled import at_each_keep, controlled, on_grid
+from .expert_grid import points as expert_points
+from .expert_words import words
 from .perform import CellDone
 from .plans import ALIKE
 from .tables import Row
@@ -242,6 +244,10 @@ def _controls(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
     yield from at_each_keep(controlled(rows))
 
 
+def _experts(cells: Sequence[CellDone], rows: Sequence[Row]) -> Iterator[str]:
+    yield from words(expert_points(cells))
+
+
 CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] = {
     "methods": _methods,
     "keep-and-variation": _grid,
@@ -250,6 +256,7 @@ CLAIMS: dict[str, Callable[[Sequence[CellDone], Sequence[Row]], Iterator[str]]] 
     "few-blocks": _few_blocks,
     "controls": _controls,
     "fit": _fit,
+    "experts": _experts,
 }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,8 +15,11 @@ from ..hardware import device as devices
 from ..recipe import check
 from ..runs.cells import Cell, Lab
 from ..runs.store import RunRecord
+from ..training.events import TrainingEvent
 from ..types import Event, MergeRecipe
+from .experts import ExpertCell, Experts, vectors
 from .plans import EXPERIMENTS
+from .steps import Plan
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,7 @@ class CellDone:
         done, total: cells so far, and in all.
         left: seconds that the rest will take, about; None before one was measured.
         seconds: that this one took now.
+        vectors: of a cell that measures an expert's task vector, see `experts.vectors`.
     """
 
     cell: Cell
@@ -37,6 +41,7 @@ class CellDone:
     total: int
     left: float | None
     seconds: float
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 def start_recipe(family: Family, **changes: Any) -> MergeRecipe:
@@ -46,8 +51,13 @@ def start_recipe(family: Family, **changes: Any) -> MergeRecipe:
 
 
 def perform(
-    name: str, family: Family, start: MergeRecipe, device: str = "auto", lab: Lab | None = None
-) -> Generator[Event | CellDone, None, None]:
+    name: str,
+    family: Family,
+    start: MergeRecipe,
+    device: str = "auto",
+    lab: Lab | None = None,
+    plan: Plan | None = None,
+) -> Generator[Event | TrainingEvent | CellDone, None, None]:
     """Measures an experiment's cells in order, passing on their events.
 
     What was measured before, by anybody, is found on disk and not measured again; that is how an
@@ -58,6 +68,7 @@ def perform(
         start: gives sources, weights, k, e, lambda, samples and seed, as far as the experiment
             does not vary them.
         lab: of the same family and device, for what it remembers; None starts afresh.
+        plan: instead of the experiment's own, such as one of another grid of experts.
 
     Raises:
         InputError: before any work, where the recipe or the files are wrong.
@@ -66,17 +77,40 @@ def perform(
         raise UnknownName("experiment", name, EXPERIMENTS)
     check(start, family)
     lab = lab or Lab(family, devices.choose(device))
-    plan = EXPERIMENTS[name].plan(family, start)
-    progress = _Progress(total=sum(step.count for step in plan))
+    plan = EXPERIMENTS[name].plan(family, start) if plan is None else plan
+    experts = Experts(lab)
+    progress = _Progress(total=cells_of(plan))
     for step in plan:
-        records = yield from _measured(step.cells, lab, progress)
+        records = yield from _measured(step.cells, experts, progress)
         if step.then is not None:
-            yield from _measured(step.then(records), lab, progress)
+            yield from _measured(step.then(records), experts, progress)
 
 
 def count(name: str, family: Family, start: MergeRecipe) -> int:
     """The number of an experiment's cells."""
-    return sum(step.count for step in EXPERIMENTS[name].plan(family, start))
+    return cells_of(EXPERIMENTS[name].plan(family, start))
+
+
+def cells_of(plan: Plan) -> int:
+    """The number of a plan's cells."""
+    return sum(step.count for step in plan)
+
+
+def experts_on_disk(start: MergeRecipe, lab: Lab) -> list[CellDone]:
+    """The cells of the family's experts that were measured before; nothing is measured now."""
+    experts, kept = Experts(lab), []
+    for cell in experts.cells(start):
+        place = experts.kept(cell)
+        record = place.cached_run(cell) if place else None
+        arrays = place.cached_arrays(cell) if place and cell.of_vectors else {}
+        if record is not None and arrays is not None:
+            kept.append(
+                CellDone(
+                    cell=cell, record=record, cached=True, done=len(kept) + 1,
+                    total=len(kept) + 1, left=None, seconds=0.0, vectors=arrays,
+                )
+            )  # fmt: skip
+    return kept
 
 
 @dataclass
@@ -94,22 +128,26 @@ class _Progress:
 
 
 def _measured(
-    cells: Sequence[Cell], lab: Lab, progress: _Progress
-) -> Generator[Event | CellDone, None, list[RunRecord]]:
+    cells: Sequence[Cell], experts: Experts, progress: _Progress
+) -> Generator[Event | TrainingEvent | CellDone, None, list[RunRecord]]:
     """Measures cells in turn, or reads them from disk; returns their records."""
     records = []
     for cell in cells:
-        begun = time.perf_counter()
+        begun, lab = time.perf_counter(), experts.lab
+        if isinstance(cell, ExpertCell):
+            lab = yield from experts.trained(cell)
         record = lab.cached_run(cell)
         cached = record is not None
         if record is None:
             record = yield from lab.compute(cell)
+        of_vectors = isinstance(cell, ExpertCell) and cell.of_vectors
+        arrays = vectors(lab, cell) if of_vectors else {}
         seconds = time.perf_counter() - begun
         progress.done += 1
         progress.seconds += [] if cached else [seconds]
         yield CellDone(
             cell=cell, record=record, cached=cached, done=progress.done, total=progress.total,
-            left=progress.left, seconds=seconds,
+            left=progress.left, seconds=seconds, vectors=arrays,
         )  # fmt: skip
         records.append(record)
     return records

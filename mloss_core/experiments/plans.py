@@ -1,4 +1,4 @@
-"""Plans of the seven experiments: steps of cells, as data."""
+"""Plans of the experiments: steps of cells, as data; that of experts is in `experts`."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from ..recipe import published
 from ..runs.cells import Cell
 from ..runs.store import RunRecord
 from ..types import MergeRecipe
+from .experts import experts
 from .search import candidates, of_paper, replaced, searched
 from .steps import Plan, Step, cell_of
 
@@ -284,5 +285,12 @@ EXPERIMENTS: dict[str, Experiment] = {
         paper="of our own method",
         published=(),
         plan=fit,
+    ),
+    "experts": Experiment(
+        title="Heterogeneous experts",
+        question="How do the rate and the steps of a fine-tune decide whether it merges?",
+        paper="the Lab",
+        published=(),
+        plan=experts,
     ),
 }

@@ -15,6 +15,7 @@ from ..text import markdown_table
 from ..types import MergeRecipe
 from ..version import __version__
 from .claims import claims
+from .expert_words import tables as expert_tables
 from .perform import CellDone
 from .plans import EXPERIMENTS
 from .tables import Row, percent, published, rows, settings
@@ -28,6 +29,7 @@ SECTIONS: tuple[tuple[str, str, str, Callable[[MergeRecipe], bool]], ...] = (
     ("Table 4", "out of domain", "out-of-domain", lambda recipe: True),
     ("Table 5", "few blocks", "few-blocks", lambda recipe: True),
     ("Beside Table 1", "our fit of activations", "fit", lambda recipe: True),
+    ("Beside the paper", "heterogeneous experts", "experts", lambda recipe: True),
     ("Controls", "rows trimmed alike, random and reversed ranks", "controls", lambda recipe: True),
 )
 
@@ -81,7 +83,10 @@ def section(name: str, family: Family, cells: Sequence[CellDone]) -> Iterator[st
     if not model_rows:
         yield f"Nothing to measure: {family.name} has no such tasks."
         return
-    yield table(family, model_rows)
+    if name == "experts":  # a grid, in which each row of that table would be an axis
+        yield from expert_tables(family, cells)
+    else:
+        yield table(family, model_rows)
     yield "\n".join(f"- {line}" for line in claims(name, cells, model_rows))
     for file in experiment.published:
         if "vitl14" not in file:

@@ -72,7 +72,7 @@ def rows(cells: Sequence[CellDone], model: ViTConfig) -> list[Row]:
         if cell.split != "test":
             continue
         for name in cell.beside:
-            if name in record.hits:
+            if name in NAMES and name in record.hits:
                 table.append(_row(NAMES[name], None, record.hits[name], None, None, None))
         if "merged" in record.hits:
             row = row_of(cell.label, cell.recipe, record, model)

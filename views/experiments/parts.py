@@ -10,8 +10,10 @@ import streamlit as st
 from mloss_core import METHODS, Family
 from mloss_core.evaluation.paired_test import RULE
 from mloss_core.experiments import EXPERIMENTS, CellDone, Row, claims, rows
+from mloss_core.experiments.expert_grid import by_task, points
 from mloss_core.experiments.report import memory, passed, section
 from mloss_core.experiments.tables import percent, published, settings
+from views.experiments import expert_figures
 from views.experiments import figures as experiment_figures
 from views.state import session
 from views.state.job_board import Job, elapsed
@@ -43,8 +45,11 @@ def results(name: str, family: Family, cells: Sequence[CellDone]) -> None:
     table_rows = rows(cells, family.model)
     if not table_rows:
         return
-    figure, alt = experiment_figures.FIGURES[name]
-    st.plotly_chart(figure(table_rows), key=f"figure-{name}", alt=alt)
+    if name == "experts":
+        experts(family, cells)
+    else:
+        figure, alt = experiment_figures.FIGURES[name]
+        st.plotly_chart(figure(table_rows), key=f"figure-{name}", alt=alt)
     st.dataframe(table(family, table_rows), hide_index=True, width="stretch")
     if (last := cells[-1]).done == last.total:
         st.markdown("**What follows**")
@@ -54,6 +59,20 @@ def results(name: str, family: Family, cells: Sequence[CellDone]) -> None:
             take_away(name, family, cells, table_rows)
     else:
         st.caption("What follows from it is said when all cells are measured.")
+
+
+def experts(family: Family, cells: Sequence[CellDone]) -> None:
+    """The experts measured so far: curves over the steps, and maps of each task's grid."""
+    grid = points(cells)
+    if not grid:
+        return
+    titles = {task: family.title(task) for task in by_task(grid)}
+    alt = "Merged accuracy over the steps of an expert's fine-tune, by rate"
+    st.plotly_chart(expert_figures.curves(grid, titles), key="figure-experts", alt=alt)
+    for task, own in by_task(grid).items():
+        st.markdown(f"**Experts of {titles[task]}**, over rate and steps")
+        alt = f"Accuracies and measures of experts of {titles[task]} over rate and steps"
+        st.plotly_chart(expert_figures.maps(own), key=f"figure-experts-{task}", alt=alt)
 
 
 def table(family: Family, table_rows: Sequence[Row]) -> pd.DataFrame:
@@ -92,6 +111,8 @@ def take_away(
 def paper(name: str) -> None:
     """The paper's own numbers, apart from what is measured here."""
     experiment = EXPERIMENTS[name]
+    if not experiment.published:
+        return
     with st.expander("Published numbers (not measured here)"):
         st.caption("CLIP ViT-B/32 or ViT-L/14 on eight tasks, as the paper prints them; files "
                    "that begin with released_logs are the authors' released logs.")  # fmt: skip
