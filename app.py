@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING
 
 import streamlit as st
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import (
     FileResponse,
@@ -26,7 +27,8 @@ from starlette.responses import (
 )
 from starlette.routing import Route
 
-from views.app import warm
+from views.app import guard, warm
+from views.state import serving
 
 if TYPE_CHECKING:
     from mloss_core import RunRecord
@@ -102,6 +104,13 @@ async def look(request: Request) -> Response:
     return JSONResponse(await answer(dict(request.query_params)))
 
 
+async def too_large(request: Request, error: Exception) -> Response:
+    """Says how large a file may be."""
+    most = st.get_option("server.maxUploadSize")
+    words = f"upload: is larger than {most} MB, the most that this server takes; send less at once"
+    return PlainTextResponse(f"{words}\n", status_code=413)
+
+
 def run_of(request: Request) -> RunRecord | None:
     """The run that a path asks for, if it is there and readable."""
     from mloss_core import MlossError, load_run
@@ -125,8 +134,14 @@ ROUTES = {
     "/live": live,
     "/look": look,
 }
+try:
+    serving.begin()
+except ValueError as error:
+    sys.exit(f"error: {error}")
 app = st.App(
     "views/app/shell.py",
     lifespan=warm_up,
     routes=[Route(path, answer) for path, answer in ROUTES.items()],
+    middleware=[Middleware(guard.Guard)],
+    exception_handlers={413: too_large},
 )
