@@ -22,7 +22,7 @@ from views.compatibility import parts as views
 from views.jobs import kinds, strip
 from views.shared import nav, widgets
 from views.shared.figures import block_means
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 
@@ -47,8 +47,12 @@ def controls(family: Family) -> MergeRecipe | None:
 def measured(family: Family, recipe: MergeRecipe) -> Job | None:
     """The job that has what is asked; small families are measured without being asked."""
     job = kinds.find_job("compatibility", recipe)
-    small = family.model.width <= kinds.NARROW
-    clicked = job is None and not small and st.button("Measure compatibility", type="primary")
+    why = allowed.why_no_job()
+    small = family.model.width <= kinds.NARROW and not why
+    clicked = (
+        job is None and not small
+        and allowed.button("Measure compatibility", why, type="primary")
+    )  # fmt: skip
     if (job is None and small) or clicked:
         job = kinds.measure(family, recipe)
         session.head_start(job if clicked else session.begun(job))
@@ -56,7 +60,8 @@ def measured(family: Family, recipe: MergeRecipe) -> Job | None:
         session.looked_at(job)
     if job is None:
         st.info(
-            "Press *Measure compatibility*: the calibration images go once through the base and "
+            why
+            or "Press *Measure compatibility*: the calibration images go once through the base and "
             f"each source's {family.model.blocks} blocks. {widgets.memory(recipe, family)}"
         )
     return job
@@ -65,7 +70,7 @@ def measured(family: Family, recipe: MergeRecipe) -> Job | None:
 def maps(family: Family, recipe: MergeRecipe, job: Job) -> None:
     """Everything that is known before merging, as far as it is measured."""
     strip.outcome(job, gone=False)
-    if job.state == "failed" and st.button("Measure again"):
+    if job.state == "failed" and allowed.button("Measure again", allowed.why_no_job()):
         kinds.measure(family, recipe)
         st.rerun()
     events = list(job.events)

@@ -10,7 +10,7 @@ from mloss_core.experiments.report import settings_of
 from views.experiments import parts as experiments
 from views.jobs import kinds, strip
 from views.shared import widgets
-from views.state import session
+from views.state import allowed, session
 from views.state.bound import bound
 from views.state.error_text import error_text
 
@@ -37,7 +37,7 @@ def launch(name: str, family: Family, recipe: MergeRecipe) -> None:
         f"{settings_of(recipe)} They are those of the Explore page. Cells measured before are "
         "found on disk and not measured again: an experiment that was stopped goes on where it was."
     )
-    if st.button("Measure, or go on", type="primary"):
+    if allowed.button("Measure, or go on", allowed.why_no_job(), type="primary"):
         job = kinds.experiment(name, family, recipe)
         session.choose_value("experiment_job", job.id)
         session.head_start(job)  # what is on disk comes at once

@@ -9,7 +9,7 @@ from mloss_core.training.keep_as import keep_as
 from views.jobs import lab, strip
 from views.lab import parts
 from views.shared import nav, sources
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 
@@ -31,7 +31,8 @@ def begin(work: lab.Training) -> None:
     """The button that trains; one that was stopped goes on."""
     stopped = bool(lab.on_disk(work))
     label = "Go on, or show it again" if stopped else "Train"
-    if st.button(label, type="primary", help="Stops within a step when it is cancelled."):
+    why, stops = allowed.why_no_job(), "Stops within a step when it is cancelled."
+    if allowed.button(label, why, type="primary", help=stops):
         job = lab.train(work)
         session.choose_value("lab_job", job.id)
         session.choose_value("along_job", "")
@@ -63,7 +64,8 @@ def keep(job: Job) -> None:
             "Sources that a new family gets, too", list(work.family.sources),
             format_func=work.family.title,
         )  # fmt: skip
-        if not st.button("Keep"):
+        why = allowed.why_only_looking()
+        if not allowed.button("Keep", why):
             return
         tuned = job.result
         try:
@@ -82,8 +84,9 @@ def along(job: Job) -> None:
     if not names:
         st.info("Choose a source or more.")
         return
-    label = "Merge the checkpoints"
-    if st.button(label, disabled=not lab.on_disk(work), help="Each with these sources."):
+    label, why = "Merge the checkpoints", allowed.why_no_job()
+    ready = bool(lab.on_disk(work))
+    if allowed.button(label, why, disabled=not ready, help="Each with these sources."):
         merges = lab.merges(work, names)
         session.choose_value("along_job", merges.id)
         session.head_start(merges)

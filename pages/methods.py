@@ -11,7 +11,7 @@ from views.methods import comparison, parts
 from views.methods.at_published import Measured
 from views.runs import parts as runs
 from views.shared import nav, sources, widgets
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 
@@ -54,9 +54,10 @@ def actions(family: Family) -> None:
         if st.button("Merge with it on Explore", help="The same choice, on the one-screen view."):
             session.remember()
             st.switch_page(nav.page("explore"))
-        keeps = st.button(
-            "Launch and keep", help="Merges, measures on all test images, and records the run."
-        )
+        keeps = allowed.button(
+            "Launch and keep", allowed.why_no_job(),
+            help="Merges, measures on all test images, and records the run.",
+        )  # fmt: skip
     st.caption(f"It {widgets.memory(recipe, family, len(family.own_tasks(recipe.sources)))}.")
     if keeps:
         launch(family, recipe)
@@ -78,7 +79,7 @@ def compare(family: Family, measured: dict[str, Measured]) -> None:
     with right:
         seconds = comparison.budget()
     wanted = comparison.recipes(family, names)
-    if wanted and st.button("Compare", type="primary"):
+    if wanted and allowed.button("Compare", allowed.why_no_job(), type="primary"):
         times = {name: of.seconds for name, of in measured.items() if of.seconds is not None}
         job = kinds.compare(family, wanted, seconds, times)
         session.choose_value("compare_job", job.id)

@@ -8,7 +8,7 @@ from mloss_core import METHODS, Family, InputError, MlossError, RunRecord, list_
 from mloss_core.runs import store
 from views.runs import parts as runs
 from views.shared import readouts
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 
 
@@ -49,7 +49,8 @@ def undo() -> None:
         return
     left, right = st.columns([5, 1], vertical_alignment="center")
     left.info(f"Deleted: {gone[1]}. It stays in the trash for {store.TRASH_DAYS} days.")
-    if right.button("Undo", width="stretch"):
+    why = allowed.why_no_change(gone[0])
+    if allowed.button("Undo", why, right, width="stretch"):
         store.undelete(gone[0])
         del st.session_state.deleted_run
         st.rerun()
@@ -73,8 +74,9 @@ def actions(run: RunRecord) -> None:
     if back.button("Open in Explore", key=f"open-{run.id}", width="stretch"):
         forget_deleted()
         runs.open_in_explore(run)
-    if remove.button(
-        "Delete", key=f"delete-{run.id}", disabled=run.state == "running", width="stretch"
+    running, why = run.state == "running", allowed.why_no_change(run.id)
+    if allowed.button(
+        "Delete", why, remove, key=f"delete-{run.id}", disabled=running, width="stretch"
     ):
         store.delete(run.id)
         st.session_state.deleted_run = (run.id, runs.named(run))
@@ -90,8 +92,12 @@ def show_run(family: Family, run: RunRecord) -> None:
     st.caption(f"{readouts.summary(run.metadata['recipe'])} · `{run.id}`")
     runs.why(run)
     actions(run)
-    given = st.text_input("Name", value=run.title or "", key=f"name-{run.id}", max_chars=200)
-    if given.strip() != (run.title or ""):
+    why = allowed.why_no_change(run.id)
+    given = st.text_input(
+        "Name", value=run.title or "", key=f"name-{run.id}", max_chars=200, disabled=bool(why),
+        help=why or None,
+    )  # fmt: skip
+    if given.strip() != (run.title or "") and not why:
         forget_deleted()
         store.rename(run.id, given)
         st.rerun()

@@ -10,7 +10,7 @@ from mloss_core import Family, InputError
 from mloss_core.analysis.curvature import SMOOTH
 from views.jobs import kinds, strip
 from views.shared import widgets
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 from views.theory import parts as theory_readouts
@@ -75,7 +75,7 @@ def measurement_job(family: Family) -> Job | None:
             "GELU or QuickGELU on the Explore page."
         )
         return None
-    if st.button("Measure this family", type="primary"):
+    if allowed.button("Measure this family", allowed.why_no_job(), type="primary"):
         job = kinds.theory(family, recipe)
         session.choose_value("theory_job", job.id)
         session.head_start(job)

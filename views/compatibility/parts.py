@@ -24,7 +24,7 @@ from views.compatibility import figures
 from views.jobs import kinds
 from views.shared import widgets
 from views.shared.theme import written_alike
-from views.state import session
+from views.state import allowed, session
 from views.state.compatibility_fields import RULES, pair_blocks
 from views.state.error_text import error_text
 from views.state.job_board import Job
@@ -156,7 +156,8 @@ def job_or_button(kind: str, spec: Any, label: str, begin: Callable[[], Job]) ->
     failed."""
     job = kinds.find_job(kind, spec)
     again = job is not None and job.state == "failed"
-    if (job is None or again) and st.button(label, type="primary", key=f"ask-{kind}"):
+    due, why = job is None or again, allowed.why_no_job()
+    if due and allowed.button(label, why, type="primary", key=f"ask-{kind}"):
         begin()
         session.remember()
         st.rerun()

@@ -14,7 +14,7 @@ from mloss_core.experiments import Tried, tried
 from views.explain import block_figures
 from views.jobs import kinds, strip
 from views.shared import block_picker, nav, readouts
-from views.state import selection, session
+from views.state import allowed, selection, session
 from views.state.job_board import Job
 
 TIES, ENSEMBLE = "TIES, same k", "ensemble"
@@ -58,11 +58,11 @@ def _launch(
     """
     words = selection.text(blocks, family.model.blocks)
     some = {"all": "all blocks", "none": "no block"}.get(words, f"blocks {words}")
-    if st.button(f"Merge with {some}", type="primary", disabled=bool(_jobs())):
-        wanted = [None if words == "all" else tuple(blocks), *([None] if whole else [])]
+    wanted = dict.fromkeys([None if words == "all" else tuple(blocks), *([None] if whole else [])])
+    why = allowed.why_no_job(len(wanted))  # both or none
+    if allowed.button(f"Merge with {some}", why, type="primary", disabled=bool(_jobs())):
         jobs = [
-            kinds.merge(family, dataclasses.replace(recipe, blocks=chosen))
-            for chosen in dict.fromkeys(wanted)
+            kinds.merge(family, dataclasses.replace(recipe, blocks=chosen)) for chosen in wanted
         ]
         session.choose_value("merge_job", jobs[0].id)
         st.session_state["few-layer"] = [job.id for job in jobs]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
@@ -18,7 +17,7 @@ from views.explore import component, picture, shipped, stream
 from views.jobs import kinds, live
 from views.runs import parts as runs
 from views.shared import nav, readouts
-from views.state import selection, session, tour_steps
+from views.state import allowed, selection, session, tour_steps
 from views.state.error_text import error_text
 from views.state.job_board import Job
 from views.state.link import FIELDS, RECIPE
@@ -99,6 +98,8 @@ def _node(family: Family, sent: str) -> None:
 
 def _launch(family: Family, sent: dict[str, Any]) -> None:
     _setting(family, sent)
+    if allowed.why_no_job():
+        return  # the button was disabled and says why
     job = kinds.merge(family, session.current_recipe())
     session.choose_value("merge_job", job.id)
     st.session_state["explore-next"] = "app"  # so that the strip shows it
@@ -130,10 +131,11 @@ def contents(family: Family) -> dict[str, Any]:
     return {
         **frame(family, st.session_state.chosen),
         "epoch": st.session_state.get("drawn", 0),
-        "visitor": st.session_state.setdefault("visitor", uuid.uuid4().hex),
+        "visitor": allowed.visitor(),
         "live": not problem and is_live(family),
         "follow": launched.id if launched is not None and launched.active else "",
         "said": _outcome(launched),
+        "barred": allowed.why_no_job(),
         "kept": _kept(launched),
         "isKept": launched is not None and bool(launched.result) and launched.spec == recipe,
         "problem": problem,
@@ -166,6 +168,8 @@ def frame(family: Family, state: Mapping[str, str]) -> dict[str, Any]:
 def is_live(family: Family) -> bool:
     """Whether every move is merged at once: on at first for small families."""
     choice = session.chosen("live")
+    if allowed.why_only_looking():
+        return False
     return choice == "on" or (not choice and family.model.width <= kinds.NARROW)
 
 

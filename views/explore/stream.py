@@ -18,7 +18,7 @@ from mloss_core.analysis.left import BlockLeft
 from views.explore import picture, shipped
 from views.explore.picture import Hits, Picture
 from views.jobs import kinds, live
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 
@@ -78,6 +78,9 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
     visitor = query.get("visitor", "")
     if not VISITOR.fullmatch(visitor):
         yield {"error": "visitor: give letters, digits and -"}
+        return
+    if why_not := allowed.why_only_looking():
+        yield {"note": why_not, "end": True}
         return
     if why_not := live.why_not(recipe):
         yield {"note": f"Not live: {why_not}. Launch it.", "end": True}

@@ -11,7 +11,6 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import streamlit as st
 
 from mloss_core import (
     METHODS,
@@ -42,7 +41,7 @@ from mloss_core.runs.layout import root
 from mloss_core.runs.store import new_id
 from mloss_core.types import Embedded, Planned
 from mloss_core.types import progress as share_of
-from views.state import session
+from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job, elapsed
 
@@ -139,16 +138,20 @@ def begin_references(family: Family) -> None:
 
 def score(family: Family, recipe: MergeRecipe) -> Job:
     """M-Loss of every block along an M-TIES merge of the recipe, recorded as a run."""
+    name = new_id(recipe)
 
     def events() -> Events:
         merge = run(recipe, family, stages=(Merge(),))
-        with contextlib.closing(recorded(merge, recipe, kind="score", keep_model=False)) as log:
+        options = {"kind": "score", "keep_model": False, "id": name}
+        with contextlib.closing(recorded(merge, recipe, **options)) as log:
             yield from map(without_weights, log)
 
     board = session.board()
-    return board.find("score", recipe) or board.submit(
-        "score", "M-Loss of every block", events, spec=recipe
-    )
+    if (job := board.find("score", recipe)) is not None:
+        return job
+    job = board.submit("score", "M-Loss of every block", events, spec=recipe)
+    allowed.own(name)
+    return job
 
 
 def merge(family: Family, recipe: MergeRecipe) -> Job:
@@ -163,7 +166,9 @@ def merge(family: Family, recipe: MergeRecipe) -> Job:
             yield from map(without_weights, log)
 
     title = f"Merging {len(recipe.sources)} sources: {METHODS[recipe.method].title}"
-    return session.board().submit("merge", title, events, spec=recipe, finish=lambda log: name)
+    job = session.board().submit("merge", title, events, spec=recipe, finish=lambda log: name)
+    allowed.own(name)
+    return job
 
 
 def experiment(name: str, family: Family, recipe: MergeRecipe) -> Job:
@@ -451,8 +456,9 @@ def job_or_button(
     if job is not None and job.state in ("queued", "running", "finished"):
         session.looked_at(job)
         return job
-    alone = quick and job is None and family.model.width <= NARROW
-    if alone or st.button(label, key=f"ask-{kind}-{hash(spec)}"):
+    why = allowed.why_no_job()
+    alone = quick and job is None and family.model.width <= NARROW and not why
+    if alone or allowed.button(label, why, key=f"ask-{kind}-{hash(spec)}"):
         job = session.begun(begin()) if alone else begin()
         session.head_start(job)
     return job

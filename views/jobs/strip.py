@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import streamlit as st
 
-from views.state import session
+from views.state import allowed, session
 from views.state.job_board import Job, elapsed
 
 EARLY = 0.1  # share of the work before which nothing is said of the time left
@@ -27,9 +27,11 @@ def _row(job: Job) -> None:
     waiting = " (waiting for the job before it)" if job.state == "queued" else ""
     stopping = job.cancelled.is_set()
     left.progress(job.share, f"{'Cancelling: ' * stopping}{job.title}{waiting} · {far(job)}")
-    if right.button(
-        "Cancel", key=f"cancel-{job.id}", help="Stops within two seconds.", disabled=stopping
-    ):
+    why = allowed.why_no_cancel(job)
+    if allowed.button(
+        "Cancel", why, right, key=f"cancel-{job.id}", help="Stops within two seconds.",
+        disabled=stopping,
+    ):  # fmt: skip
         job.cancel()
         job.wait(1.0)
         st.rerun()

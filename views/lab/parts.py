@@ -17,7 +17,7 @@ from mloss_core.training.settings import SETTINGS, Finetune
 from views.jobs.lab import Training, on_disk
 from views.lab import figures
 from views.shared import readouts
-from views.state import link, session
+from views.state import allowed, link, session
 from views.state.bound import bound
 from views.state.job_board import Job, elapsed
 from views.state.lab_fields import OF_SETTINGS
@@ -45,6 +45,9 @@ def lesson(family: Family) -> Lesson | None:
 
 def _own(family: Family) -> Lesson | None:
     """Pictures that a visitor brings: a zip, or class by class."""
+    if why := allowed.why_only_looking():
+        st.info(why)
+        return None
     whole = st.file_uploader(
         "A .zip with a folder per class", type=["zip"], help="Eight pictures a class or more."
     )

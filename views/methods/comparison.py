@@ -16,7 +16,7 @@ from views.jobs import strip
 from views.jobs.kinds import LeftOut
 from views.methods import at_published, figures
 from views.shared import readouts
-from views.state import session
+from views.state import allowed, session
 from views.state.bound import bound
 from views.state.error_text import error_text
 from views.state.job_board import Job, elapsed
@@ -214,8 +214,8 @@ def keep(so_far: Compared, launch: Callable[[MergeRecipe], None]) -> None:
     best = so_far.best
     if best is None or best.recipe is None:
         return
-    if st.button(
-        f"Keep the best: {best.label}", type="primary",
+    if allowed.button(
+        f"Keep the best: {best.label}", allowed.why_no_job(), type="primary",
         help="Merges with it again, records the run, and offers the checkpoint for download.",
     ):  # fmt: skip
         launch(best.recipe)

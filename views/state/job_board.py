@@ -35,6 +35,7 @@ class Job:
         spec: what was asked for, as the page that asked wants to find it again.
         idle: whether it gives way to what was asked for; also from GIVES_WAY on.
         shown: whether every page tells of it.
+        owner: the visitor who asked for it, where one did.
     """
 
     id: str
@@ -43,6 +44,7 @@ class Job:
     spec: Any
     idle: bool = False
     shown: bool = True
+    owner: str = ""
     planned: Planned | None = None
     events: list[Any] = field(default_factory=list)
     state: str = "queued"
@@ -108,16 +110,21 @@ ASKED, GAVE_WAY, IDLE = range(3)
 
 
 class JobBoard:
-    """All jobs of this server, and the one daemon thread that works on them."""
+    """All jobs of this server, and the one daemon thread that works on them.
 
-    def __init__(self, keep: int = 50):
+    Args:
+        keep: ended jobs of a kind that stay.
+        admit: called with every job before it is queued; raises MlossError where it may not be.
+    """
+
+    def __init__(self, keep: int = 50, admit: Callable[[Job], None] = lambda job: None):
         self._jobs: dict[str, Job] = {}
         self._queues: tuple[deque[_Work], ...] = (deque(), deque(), deque())
         self._works: dict[str, _Work] = {}
         self._wanted: dict[tuple[str, str], Job] = {}
         self._wake = threading.Condition()
         self._numbers = itertools.count(1)
-        self._keep = keep
+        self._keep, self._admit = keep, admit
         self._stamp = f"{int(time.time()):x}"
         threading.Thread(target=self._forever, daemon=True, name="jobs").start()
 
@@ -144,6 +151,7 @@ class JobBoard:
         """
         with self._wake:
             job = Job(f"{self._stamp}-{next(self._numbers)}", kind, title, spec, idle, shown)
+            self._admit(job)
             self._jobs[job.id] = job
             # Of each kind: a hundred settings tried on a slider don't push out what was launched.
             ended = [j for j in self._jobs.values() if not j.active and j.kind == kind]

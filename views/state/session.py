@@ -31,7 +31,7 @@ from mloss_core.fields import FIELDS as OF_RECIPE
 from mloss_core.hardware.device import choose
 from mloss_core.recipe import check
 from mloss_core.tensor_cache import TensorCache
-from views.state import tour_steps
+from views.state import allowed, tour_steps
 from views.state.error_text import error_text
 from views.state.job_board import GAVE_WAY, IDLE, Job, JobBoard
 from views.state.link import FIELDS, defaults, fields
@@ -43,7 +43,7 @@ WAITING = ("after", "norms")
 @st.cache_resource(show_spinner=False)
 def board() -> JobBoard:
     """The job board of this server."""
-    return JobBoard()
+    return JobBoard(admit=allowed.admit)
 
 
 def device() -> torch.device:
@@ -262,6 +262,7 @@ def begun(job: Job) -> Job:
     what the pages that were left have begun."""
     st.session_state.setdefault("begun", {})[job.id] = st.session_state.get("page", "")
     board().move(job, GAVE_WAY)
+    allowed.stands_back(job)
     return job
 
 

@@ -274,7 +274,8 @@ class View {
     const share = this.status && !this.data.follow ? Math.round(100 * (this.share || 0)) : 0;
     this.bar.firstElementChild.style.width = `${share}%`;
     this.bar.setAttribute("aria-valuenow", share);
-    launch.disabled = Boolean(this.data.problem);
+    launch.disabled = Boolean(this.data.problem || this.data.barred);
+    launch.title = this.data.barred || "";
     const kept = this.data.kept;
     download.textContent = kept ? `Download (${kept.size})` : "Download";
     kept ? download.setAttribute("href", kept.href) : download.removeAttribute("href");
@@ -285,7 +286,7 @@ class View {
 
   words(now) {
     if (this.status || this.note) return this.status || this.note;
-    if (now.kind !== "exact" || !this.merged) return this.data.live ? "" : "Live is off: launch to merge and measure.";
+    if (now.kind !== "exact" || !this.merged) return this.data.live ? "" : this.data.barred || "Live is off: launch to merge and measure.";
     const { seconds } = this.merged, all = this.took ? ` (${this.took.toFixed(1)} s with all that was measured)` : "";
     const made = seconds ? `merged in ${seconds.toFixed(1)} s${all}` : "a picture that comes with the family";
     const kept = this.data.isKept ? "kept, see Compare and the Runs page" : "nothing is recorded until you launch";
