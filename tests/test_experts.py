@@ -277,7 +277,7 @@ def test_the_section_has_a_row_for_every_expert_and_says_what_follows(family, on
 
 
 def test_advice_reads_what_is_on_disk(family, start, on_disk, runs):
-    assert "Of 4 fine-tunes measured on this family, at rates from 0.001 to 0.01" in advice(
+    assert "Of the fine-tunes measured on this family, at rates from 0.001 to 0.01" in advice(
         family, start, "cpu"
     )
     shutil.rmtree(runs / experts.FOLDER)

@@ -194,8 +194,8 @@ def _going_with(task: str, method: str, values: dict[str, Correlation]) -> str:
 
 
 def advice(family: Family, start: MergeRecipe | None = None, device: str = "auto") -> str | None:
-    """Advice before a fine-tune of this family's base: a sentence with the numbers of the experts
-    that were measured of it, as they are on disk; None where there are none.
+    """Advice before a fine-tune of this family's base: two sentences with the numbers of the
+    experts that were measured of it, as they are on disk; None where there are none.
 
     It takes a second or more for a whole grid: it hashes each expert's file.
 
@@ -216,17 +216,23 @@ def advice_of(grid: Sequence[Point]) -> str | None:
         return None
     rows = [fall for axis in AXES for m in MERGES for fall in falls(grid, m, axis)]
     there = [(f.collapse.comparison, f) for f in rows if f.collapse.comparison and f.collapse.there]
+    merges = [(point.mean(method), point, method) for point in grid for method in MERGES]
+    reached, best, method = max(merges, key=lambda merge: merge[0][0])
+    highest = (
+        f"The best of {len(grid)} is {_named(best)}: {percent(*reached)} % merged by "
+        f"{METHODS[method].title}."
+    )
     if not there:
         rates, steps = ({getattr(point, axis) for point in grid} for axis in ("rate", "steps"))
         return (
-            f"Of {len(grid)} fine-tunes measured on this family, at rates from {min(rates):g} to "
+            f"Of the fine-tunes measured on this family, at rates from {min(rates):g} to "
             f"{max(rates):g} and {min(steps)} to {max(steps)} steps, none is shown to merge worse "
-            "than one of fewer steps or a lower rate."
+            f"than one of fewer steps or a lower rate. {highest}"
         )
     gap, worst = max(there, key=lambda pair: pair[0].difference)
     return (
         f"On this family {_named(worst.last)}, moved norms apart by {worst.last.apart:.1f} (its "
         f"task vector against the other sources') and lost {gap.difference:.1f} "
         f"({gap.low:.1f} to {gap.high:.1f}) points of accuracy merged by "
-        f"{METHODS[worst.method].title}, against {_named(worst.best)}."
+        f"{METHODS[worst.method].title}, against {_named(worst.best)}. {highest}"
     )

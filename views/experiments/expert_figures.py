@@ -24,7 +24,7 @@ def curves(grid: Sequence[Point], titles: Mapping[str, str]) -> go.Figure:
         titles: of the tasks, each a row of panels.
     """
     tasks, methods = by_task(grid), [METHODS[method].title for method in MERGES]
-    names = [f"{titles[task]}: merged by {method}" for task in tasks for method in methods]
+    names = [f"{titles[task]}: {method}" for task in tasks for method in methods]
     figure = make_subplots(
         rows=len(tasks), cols=len(MERGES), subplot_titles=names, shared_yaxes=True,
         shared_xaxes=True, vertical_spacing=0.12, horizontal_spacing=0.04,
@@ -82,7 +82,12 @@ def _lines(
 Value = Callable[[Point], float]
 MAPS: tuple[tuple[str, Value, bool], ...] = (
     ("accuracy alone", lambda point: point.own_accuracy.rate, True),
-    *((f"merged by {METHODS[m].title}", lambda point, m=m: point.mean(m)[0], True) for m in MERGES),
+    *((METHODS[m].title, lambda point, m=m: point.mean(m)[0], True) for m in MERGES),
+    (
+        f"{METHODS[MERGES[-1]].title}, on its task",
+        lambda point: float(point.merged[MERGES[-1]][point.task].mean()),
+        True,
+    ),
     *(
         (PREDICTORS[name][0], PREDICTORS[name][1], name == "conflict")
         for name in ("norm", "mloss", "conflict", "overlap")
