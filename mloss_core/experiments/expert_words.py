@@ -130,7 +130,7 @@ def _theory(rows: Sequence[Fall]) -> Iterator[str]:
     there = [fall for fall in rows if fall.collapse.there]
     outcome = "is not shown here"
     if there:
-        outcome = "holds here at every rate" if len(there) == len(rows) else "holds here in part"
+        outcome = "holds here in every row" if len(there) == len(rows) else "holds here in part"
     yield f"**{THEORY}. That {outcome}**: along the steps at each rate, {_count(rows)}"
     paid = [fall for fall in there if fall.own.low > 0]
     if there:

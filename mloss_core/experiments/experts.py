@@ -35,7 +35,7 @@ from ..types import MergeRecipe
 from .search import replaced
 from .steps import Plan, Step, cell_of
 
-RATES = (1e-4, 3e-4, 1e-3, 3e-3)
+RATES = (1e-4, 3e-4, 1e-3, 2e-3)
 STEPS = (10, 30, 100, 300)
 BATCHES = (32,)
 TASKS = 2
