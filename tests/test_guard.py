@@ -28,6 +28,7 @@ OWN = "lab.example.org"
 FOREIGN = "evil.example"
 STREAM, LIVE = "/_stcore/stream", "/live?family=tiny&visitor=me"
 PATHS = ("/", "/sources", "/_stcore/health", "/look?family=tiny", LIVE, "/download/x", "/export/x")
+PART = b'--x\r\nContent-Disposition: form-data; name="f"; filename="a.zip"\r\n\r\n'
 UPGRADE = {
     "Connection": "Upgrade", "Upgrade": "websocket", "Sec-WebSocket-Version": "13",
     "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
@@ -296,7 +297,8 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit(closed, whole):
         cookie = answer(closed, "/_stcore/health")[1]["set-cookie"].partition(";")[0]
         connection = http.client.HTTPConnection(closed.url.removeprefix("http://"), timeout=60)
         with contextlib.closing(connection):
-            file = bytes(2_000_000) if whole else iter([bytes(1_000_000)] * 2)
+            pieces = (PART, bytes(1_000_000), bytes(1_000_000))
+            file = b"".join(pieces) if whole else iter(pieces)
             headers = {"Cookie": cookie, "X-Xsrftoken": cookie.partition("=")[2]}
             headers |= {"Content-Type": "multipart/form-data; boundary=x"}
             connection.request("PUT", f"/_stcore/upload_file/{session}/a", file, headers)
