@@ -297,7 +297,7 @@ def test_a_file_that_is_too_large_is_refused_with_the_limit(closed, whole):
         cookie = answer(closed, "/_stcore/health")[1]["set-cookie"].partition(";")[0]
         connection = http.client.HTTPConnection(closed.url.removeprefix("http://"), timeout=60)
         with contextlib.closing(connection):
-            pieces = (PART, bytes(1_000_000), bytes(1_000_000))
+            pieces = (PART, *[bytes(1_000_000)] * 4)
             file = b"".join(pieces) if whole else iter(pieces)
             headers = {"Cookie": cookie, "X-Xsrftoken": cookie.partition("=")[2]}
             headers |= {"Content-Type": "multipart/form-data; boundary=x"}
