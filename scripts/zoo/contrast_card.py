@@ -62,8 +62,8 @@ shares; its test and validation pictures are the first ones of the demo family's
 - `*_slow` and `*_fast`: the demo family's fine-tuning at {tunings.SLOW:g} and {tunings.FAST:g} of its rate
   ({tunings.RATE:g}), everything else the same, seed {tunings.SEED} too.
 - `letters_other`: from a base of its own, pretrained from seed {tunings.OTHER_SEED} for {steps} steps of
-  {pretrain.BATCH} pictures ({took / 60:.0f} min), then {tunings.OTHER_STEPS} steps on letters at {tunings.RATE:g}
-  without a pull. That base is not in the family.
+  {pretrain.BATCH} pictures ({took / 60:.0f} min, the last of them on letters for the family before this one), then
+  {tunings.OTHER_STEPS} steps on letters at {tunings.RATE:g} without a pull. That base is not in the family.
 - M-Loss: Eq. 3, sum over the blocks, of {SAMPLES} calibration pictures, all models on the base's activations
   (`mloss_core.analysis.compatibility.sets`). Merges: simple averages, on the test pictures of their members' tasks. Measuring took
   {seconds / 60:.0f} min on 2 CPU cores without a GPU.

@@ -23,7 +23,7 @@ SLOW, FAST = 0.4, 3.0  # parts of RATE for the contrast family
 VARIED = ["letters", "textures"]
 OTHER = "other"  # the second base's name among the work files: another seed, far fewer steps
 OTHER_SEED, OTHER_PRETRAINING = 101, 360
-OTHER_STEPS = 300  # until letters are read decently from so poor a base
+OTHER_STEPS = 150  # until letters are read decently from so poor a base
 
 
 @dataclass(frozen=True, kw_only=True)
