@@ -11,6 +11,7 @@ setup(
             "pages/*.py",
             "views/**/*.py",
             "views/explore/browser/*",
+            "views/lab/browser/*",
             "assets/**/*",
             ".streamlit/config.toml",
         ]

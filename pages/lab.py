@@ -2,37 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import streamlit as st
 
 from mloss_core import Family, InputError
-from mloss_core.training.keep_as import keep_as
 from views.jobs import lab, strip
-from views.lab import parts
-from views.shared import nav, sources
+from views.lab import parts, pictures
+from views.shared import nav, readouts, sources
 from views.state import allowed, session
 from views.state.error_text import error_text
 from views.state.job_board import Job
 
+MERGE = "Merge the checkpoints"
 
-def choose(family: Family) -> lab.Training | None:
-    """What the page's choices would train; None, with the reason, where that cannot be."""
+
+def choose(family: Family) -> tuple[lab.Training | None, tuple[str, ...]]:
+    """What the page's choices would train; None, with the reason, where that cannot be. And the
+    sources to merge it with."""
+    others: tuple[str, ...] = ()
     try:
-        lesson = parts.lesson(family)
-        if lesson is None:
-            return None
-        parts.about(lesson)
-        return lab.training(family, lesson, parts.settings(family))
+        lesson = pictures.lesson(family)
+        if lesson is not None:
+            parts.about(lesson)
+        settings = parts.settings(family)
+        others = parts.others(family, lesson.name if lesson is not None else "")
+        now = parts.during(family)
+        if lesson is not None:
+            return lab.training(family, lesson, settings, others if now else ()), others
     except InputError as error:
-        st.error(error_text(error))
-        return None
+        parts.wrong(error)
+    return None, others
 
 
 def begin(work: lab.Training) -> None:
     """The button that trains; one that was stopped goes on."""
-    stopped = bool(lab.on_disk(work))
-    label = "Go on, or show it again" if stopped else "Train"
+    now = session.job_of("lab_job")
+    running = now is not None and now.active and now.spec.key == work.key
+    label = "Go on, or show it again" if lab.on_disk(work) and not running else "Train"
     why, stops = allowed.why_no_job(), "Stops within a step when it is cancelled."
-    if allowed.button(label, why, type="primary", help=stops):
+    if allowed.button(label, why, type="primary", help=stops, disabled=running):
         job = lab.train(work)
         session.choose_value("lab_job", job.id)
         session.choose_value("along_job", "")
@@ -42,72 +51,71 @@ def begin(work: lab.Training) -> None:
 
 
 def trained(job: Job) -> None:
-    """A training live; once it is complete, its file and its way into a family."""
+    """A training live, with its merges on the way."""
+    merges = session.job_of("along_job") or job
 
     def draw() -> None:
         strip.outcome(job, gone=False)
+        strip.progress(job)
         parts.live(job)
+        if lab.merged_with(merges):
+            names = ", ".join(map(job.spec.family.title, lab.merged_with(merges)))
+            st.markdown(f"**Does it merge?** With {names}:")
+            if merges is not job:
+                strip.outcome(merges, gone=False)
+                strip.progress(merges)
+            parts.merged(merges)
 
-    session.while_active(job)(draw)()
-    if job.result is not None:
-        parts.download(job)
-        keep(job)
+    session.while_active(merges if merges.active else job)(draw)()
 
 
-def keep(job: Job) -> None:
-    """Keeps the result as a source of a family of the visitor's own."""
+def along(job: Job, names: Sequence[str]) -> None:
+    """The button that merges the checkpoints with other sources than those of the picture."""
     work: lab.Training = job.spec
-    with st.expander("Keep it as a source of a family of yours"):
-        target = st.text_input("Family", "mine", help="Made where there is none; the demo stays.")
-        name = st.text_input("Source", work.lesson.name)
-        beside = st.multiselect(
-            "Sources that a new family gets, too", list(work.family.sources),
-            format_func=work.family.title,
-        )  # fmt: skip
-        why = allowed.why_only_looking()
-        if not allowed.button("Keep", why):
-            return
-        tuned = job.result
-        try:
-            keep_as(work.family, work.lesson, tuned.weights, tuned.metadata, target, name, beside)
-        except InputError as error:
-            st.error(error_text(error))
-            return
-        st.success(f"{name} is a source of {target} now: choose that family on any page.")
-
-
-def along(job: Job) -> None:
-    """The merges of its checkpoints with other sources, as they come."""
-    work: lab.Training = job.spec
-    st.subheader("Does it merge?")
-    names = parts.others(work.family, work.lesson.name)
-    if not names:
-        st.info("Choose a source or more.")
+    shown = lab.merged_with(session.job_of("along_job") or job)
+    if not names or tuple(names) == shown or not set(names) <= set(work.family.sources):
         return
-    label, why = "Merge the checkpoints", allowed.why_no_job()
-    ready = bool(lab.on_disk(work))
-    if allowed.button(label, why, disabled=not ready, help="Each with these sources."):
+    why, ready = allowed.why_no_job(), bool(lab.on_disk(work)) and not job.active
+    with_ = ", ".join(map(work.family.title, names))
+    if allowed.button(MERGE, why, disabled=not ready, help=f"Each with {with_}."):
         merges = lab.merges(work, names)
         session.choose_value("along_job", merges.id)
         session.head_start(merges)
         session.remember()
         st.rerun()
-    strip.followed(
-        session.job_of("along_job"), label, lambda merges: parts.merged(merges, work.lesson.title)
-    )
+
+
+def keep(job: Job) -> None:
+    """The result as a file, and as a source of a family of the visitor's own."""
+    parts.download(job)
+    work: lab.Training = job.spec
+    with st.expander("Keep it as a source of a family of yours"):
+        family, source, beside = parts.target(work.family, work.lesson, lab.merged_with(job))
+        if not allowed.button("Keep", allowed.why_only_looking()):
+            return
+        try:
+            lab.keep(job, family, source, beside)
+        except InputError as error:
+            st.error(error_text(error))
+            return
+        st.success(f"{source} is a source of {family} now: choose that family on any page.")
 
 
 st.title("Lab")
 st.caption("Train an expert of your own, and see at which step it still merges with the others.")
-family = sources.choose_family()
-work = choose(family)
+with st.columns([1, 2])[0]:
+    family = sources.choose_family()
+work, others = choose(family)
 if work is not None:
+    parts.beforehand(work)
     begin(work)
 job = session.job_of("lab_job")
 if job is None:
     strip.outcome(None, gone=bool(session.chosen("lab_job")))
 else:
-    st.subheader(f"Training on {job.spec.lesson.title}")
+    st.subheader(f"Training on {readouts.plain(job.spec.lesson.title)}")
     trained(job)
-    along(job)
+    along(job, others)
+    if job.result is not None:
+        keep(job)
 nav.next_step("explore", "Merge on Explore")

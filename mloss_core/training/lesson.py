@@ -177,7 +177,10 @@ def _read(path: Path, place: Path, size: int, skip_damaged: bool) -> _Found:
     Args:
         path: what messages call it.
     """
-    classes = class_folders(place, "pictures")
+    try:
+        classes = class_folders(place, "pictures")
+    except BadFile as error:
+        raise BadFile("pictures", path, error.problem, error.remedy) from error
     if {name.lower() for name in classes} <= SPLITS:
         problem = f"holds {listed(classes)}, which are splits and no classes"
         raise BadFile("pictures", path, problem, f"give one of them: {path / classes[0]}")

@@ -10,9 +10,11 @@ import plotly.graph_objects as go
 from mloss_core.training.along import Collapse, MergedAt
 from mloss_core.training.events import Looked, Stepped
 from views.shared.figures import ROW
-from views.shared.theme import CHOSEN, HUES, MAGNITUDES, MERGED, framed
+from views.shared.theme import CHOSEN, HUES, MAGNITUDES, MARKS, MERGED, faint, framed
 
-OWN, LOSS = HUES[0], HUES[5]
+OWN, LOSS = MARKS["own source"], HUES[5]
+TICKS = 9  # steps named below a map, at most
+HEIGHT = 360
 
 
 def learning(steps: Sequence[Stepped], looks: Sequence[Looked]) -> go.Figure:
@@ -25,14 +27,9 @@ def learning(steps: Sequence[Stepped], looks: Sequence[Looked]) -> go.Figure:
     )  # fmt: skip
     rates = [look.accuracy.rate for look in looks]
     ends = [look.accuracy.interval() for look in looks]
-    _curve(
-        figure, [look.step for look in looks], rates, ends, "held-out accuracy (95 %)", OWN, "solid"
-    )
-    figure.update_xaxes(title="step", rangemode="tozero")
+    _curve(figure, [look.step for look in looks], rates, ends, "held-out accuracy", OWN, "solid")
     figure.update_yaxes(title="accuracy", tickformat=".0%", range=[0, 1.02])
-    right = {"title": {"text": "loss"}, "overlaying": "y", "side": "right", "showgrid": False}
-    figure.update_layout(yaxis2=right | {"tickformat": None, "range": None, "rangemode": "tozero"})
-    return framed(figure, 340, legend="below")
+    return _beside(figure, "loss", "")
 
 
 def distances(looks: Sequence[Looked]) -> go.Figure:
@@ -65,11 +62,21 @@ def merging(points: Sequence[MergedAt], collapse: Collapse | None) -> go.Figure:
             x=collapse.best, line={"color": CHOSEN, "dash": "dash"},
             annotation_text="merges worse from here", annotation_position="top left",
         )  # fmt: skip
-    figure.update_xaxes(title="step", rangemode="tozero")
     figure.update_yaxes(title="accuracy", tickformat=".0%")
-    right = {"title": {"text": "M-Loss"}, "overlaying": "y", "side": "right", "showgrid": False}
-    figure.update_layout(yaxis2=right | {"tickformat": ".2g", "rangemode": "tozero"})
-    return framed(figure, 380, legend="below")
+    return _beside(figure, "M-Loss", ".2g")
+
+
+def _beside(figure: go.Figure, title: str, written: str) -> go.Figure:
+    """The figure with a second axis at its right, whose ticks are its own."""
+    figure.update_xaxes(title="step", rangemode="tozero")
+    figure.update_layout(
+        yaxis2={
+            "title": {"text": title}, "overlaying": "y", "side": "right", "showgrid": False,
+            "tickformat": written, "rangemode": "tozero", "tickmode": "auto", "nticks": 6,
+            "zeroline": False,
+        }
+    )  # fmt: skip
+    return framed(figure, HEIGHT, legend="below")
 
 
 def _curve(
@@ -81,16 +88,17 @@ def _curve(
     colour: str,
     dash: str,
 ) -> None:
-    """A curve with its intervals as bars."""
+    """A curve and the band of its 95 % intervals."""
+    lows, highs = zip(*ends, strict=True)
+    figure.add_scatter(
+        x=[*steps, *steps[::-1]], y=[*highs, *lows[::-1]], fill="toself", mode="lines",
+        fillcolor=faint(colour, 0.15), line={"width": 0}, hoverinfo="skip", showlegend=False,
+    )  # fmt: skip
     figure.add_scatter(
         x=list(steps), y=list(values), name=name, mode="lines+markers",
-        line={"color": colour, "width": 2, "dash": dash},
-        error_y={
-            "type": "data", "symmetric": False, "thickness": 1, "width": 3,
-            "array": [high - v for v, (_, high) in zip(values, ends, strict=True)],
-            "arrayminus": [v - low for v, (low, _) in zip(values, ends, strict=True)],
-        },
-        hovertemplate=f"step %{{x}}<br>{name} %{{y:.1%}}<extra></extra>",
+        line={"color": colour, "width": 2, "dash": dash}, customdata=list(ends),
+        hovertemplate=f"step %{{x}}<br>{name} %{{y:.1%}} "
+        "(%{customdata[0]:.1%} to %{customdata[1]:.1%})<extra></extra>",
     )  # fmt: skip
 
 
@@ -103,6 +111,6 @@ def _by_step(table: np.ndarray, steps: Sequence[int], what: str, words: str) -> 
         hovertemplate=f"block %{{y}}, step %{{x}}<br>{words}<extra></extra>",
     )  # fmt: skip
     figure = go.Figure(heat)
-    figure.update_xaxes(title="step", type="category", showgrid=False)
+    figure.update_xaxes(title="step", type="category", nticks=TICKS, tickangle=0, showgrid=False)
     figure.update_yaxes(title="block", dtick=1, showgrid=False, zeroline=False)
-    return framed(figure, ROW * len(table) + 110)
+    return framed(figure, max(HEIGHT, ROW * len(table) + 110))

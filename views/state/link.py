@@ -134,4 +134,5 @@ def fields(family: Family) -> dict[str, Field]:
     pairs = replace(FIELDS["pair_block"], choices=compatibility_fields.pair_blocks(count))
     saved = replace(FIELDS["saved"], rule=lambda value: _check_saved(value, count))
     node = replace(FIELDS["node"], rule=lambda value: _check_node(value, count, nodes))
-    return FIELDS | {"blocks": blocks, "pair_block": pairs, "saved": saved, "node": node}
+    of_family = {"blocks": blocks, "pair_block": pairs, "saved": saved, "node": node}
+    return FIELDS | of_family | lab_fields.of_family(family)

@@ -160,17 +160,16 @@ STEPS = (
     Step(
         title="Train your own expert",
         page="lab",
-        words="Now a model of your own. Choose *Pictures of my own* and bring ten pictures of each "
-        "of two things, drawn or photographed; or take one of the tasks. Press *Train*: in less "
-        "than a minute it learns to tell them apart. Then press *Merge the checkpoints*: the "
-        "model as it was on the way is merged with others, and the map below shows which blocks "
-        "light up.",
+        words="Now a model of your own. Draw ten pictures of each of two things on the pad, or "
+        "bring them as files; or choose one of the tasks. Press *Train*: in about a minute it "
+        "learns to tell them apart. While it does, the model as it is so far is merged with "
+        "others, and the map at the right shows which blocks light up.",
         question="Does more training always make a better ingredient for a merge?",
         answer="The more it is trained, the further it moves from the base, and the more it can "
         "disturb the others: own accuracy rises or stays while M-Loss rises. Whether the merge "
         "suffers is measured, and the sentence below the picture says so, or that it cannot be "
         "told.",
-        settings={"lab_steps": "100", "lab_rate": "0.0005"},
+        settings={"lab_task": "own pictures", "lab_steps": "100", "lab_rate": "0.0005"},
     ),
 )  # fmt: skip
 
