@@ -81,9 +81,10 @@ def errors(models: dict[str, Answers], value: Callable[[dict[str, Answers]], flo
 
 
 def share(models: dict[str, Answers], model: str) -> float:
-    """Part of the gain, own average minus base average, in percent."""
+    """Part of the gain, own average minus base average, in percent; NaN of no gain."""
     base = mean(models["base"])
-    return 100 * (mean(models[model]) - base) / (mean(models["own"]) - base)
+    gain = mean(models["own"]) - base
+    return 100 * (mean(models[model]) - base) / gain if gain else float("nan")
 
 
 def ahead(models: dict[str, Answers], model: str, other: str) -> float:

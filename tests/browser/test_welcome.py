@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 def test_a_first_visit_sees_the_demo_family(open_page):
     page = open_page("/")
-    expect(page.locator(".explore .big")).to_have_text(re.compile(r"7\d\.\d %"))
+    expect(page.locator(".explore .big")).to_have_text(re.compile(r"8\d\.\d %"))
     expect(page.locator(".explore .finding")).to_contain_text("of the M-Loss")
     demo = load("demo")
     pills = page.get_by_test_id("stButtonGroup")
