@@ -34,7 +34,8 @@ MINUTES = 15 * 60_000  # ms: how long a page may take to settle on a busy machin
 ARGUMENTS = ("--no-sandbox", "--disable-gpu", "--disable-background-networking")
 PATHS = {
     "explore": "", "sources": "sources", "explain": "explain", "compatibility": "compatibility",
-    "methods": "methods", "experiments": "experiments", "runs": "runs", "theory": "theory",
+    "methods": "methods", "lab": "lab", "pad": "lab?lab_task=own pictures",
+    "experiments": "experiments", "runs": "runs", "theory": "theory",
     "tour": "?tour=3",
     "lecture": "?view=lecture", "card": "", "kept": "?by=kept", "left": "?by=left",
     "blocks": "explain?explain=blocks", "experts": "experiments?experiment=experts",

@@ -24,6 +24,7 @@ PATHS = (
     "/explain?family={}&explain=routing&method=smile",
     "/experiments?family={}",
     "/methods?family={}&method=tsv-m",
+    "/lab?family={}&lab_task=own pictures",
     "/runs?family={}",
     "/theory?family={}&tour=2",
     "/theory?family={}&keep=7",
