@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from mloss_core import Family, InputError
+from mloss_core.training.lesson import Lesson
 from views.jobs import lab, strip
 from views.lab import parts, pictures
 from views.shared import nav, readouts, sources
@@ -17,22 +18,31 @@ from views.state.job_board import Job
 MERGE = "Merge the checkpoints"
 
 
+def learnt(family: Family) -> Lesson | None:
+    """What is to be learnt; None, with the reason, where that cannot be."""
+    try:
+        lesson = pictures.lesson(family)
+    except InputError as error:
+        st.error(error_text(error))
+        return None
+    if lesson is not None:
+        parts.about(lesson)
+    return lesson
+
+
 def choose(family: Family) -> tuple[lab.Training | None, tuple[str, ...]]:
     """What the page's choices would train; None, with the reason, where that cannot be. And the
     sources to merge it with."""
-    others: tuple[str, ...] = ()
+    lesson, settings = learnt(family), None
     try:
-        lesson = pictures.lesson(family)
-        if lesson is not None:
-            parts.about(lesson)
         settings = parts.settings(family)
-        others = parts.others(family, lesson.name if lesson is not None else "")
-        now = parts.during(family)
-        if lesson is not None:
-            return lab.training(family, lesson, settings, others if now else ()), others
     except InputError as error:
         parts.wrong(error)
-    return None, others
+    others = parts.others(family, lesson.name if lesson is not None else "")
+    now = parts.during(family)
+    if lesson is None or settings is None:
+        return None, others
+    return lab.training(family, lesson, settings, others if now else ()), others
 
 
 def begin(work: lab.Training) -> None:

@@ -20,7 +20,7 @@ from mloss_core.training.finetune import finetune
 from mloss_core.training.lesson import of_task
 from mloss_core.training.settings import Finetune
 from views.jobs.lab import on_disk
-from views.lab import figures, pad, pictures
+from views.lab import figures, pad, parts, pictures
 from views.state import session
 
 SHORT = Finetune(steps=6, batch=8, checkpoints=3, rate=0.001)
@@ -134,6 +134,13 @@ def test_a_warm_up_of_all_steps_is_told_and_nothing_can_be_trained(visit):
     assert "Train" not in buttons(test)
 
 
+def test_advice_of_the_measured_experts_stands_before_the_button(visit, monkeypatch):
+    assert "moved norms" not in words(visit("lab", QUICK)), "nothing was measured"
+    monkeypatch.setattr(parts, "advice", lambda family: f"On {family.name} steps moved norms.")
+    parts._advice.clear()
+    assert "On tiny steps moved norms." in words(visit("lab", QUICK))
+
+
 def test_a_rate_that_ends_in_no_number_is_told_with_its_step(visit):
     test = launched(visit("lab", f"{QUICK}&lab_rate=1000000&lab_optimizer=sgd"), "Train")
     job = list(session.board()._jobs.values())[-1]
@@ -239,7 +246,9 @@ def test_two_classes_of_one_name_are_refused(visit):
     test = visit("lab", OWN)
     for number, name in enumerate(("cat ", "cat")):
         next(t for t in test.text_input if t.label == f"Class {number + 1}").set_value(name)
-    assert "is the name of two classes" in words(sound(test.run()))
+    test = sound(test.run())
+    assert "is the name of two classes" in words(test)
+    assert "Learning rate" in [n.label for n in test.number_input], "the rest of the page stays"
 
 
 FILES = {f"{c}/{i}.png": picture(60 * k + i) for k, c in enumerate("ab") for i in range(10)}

@@ -58,9 +58,10 @@ def merging(points: Sequence[MergedAt], collapse: Collapse | None) -> go.Figure:
         hovertemplate="step %{x}<br>M-Loss %{y:.3g}<extra></extra>",
     )  # fmt: skip
     if collapse is not None and collapse.there:
+        side = "right" if 2 * collapse.best < collapse.last else "left"  # where there is room
         figure.add_vline(
             x=collapse.best, line={"color": CHOSEN, "dash": "dash"},
-            annotation_text="merges worse from here", annotation_position="top left",
+            annotation_text="merges worse from here", annotation_position=f"top {side}",
         )  # fmt: skip
     figure.update_yaxes(title="accuracy", tickformat=".0%")
     return _beside(figure, "M-Loss", ".2g")

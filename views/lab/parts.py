@@ -17,7 +17,6 @@ from views.lab import figures
 from views.shared import readouts
 from views.state import link, session
 from views.state.bound import bound
-from views.state.error_text import error_text
 from views.state.job_board import Job, elapsed
 from views.state.lab_fields import OF_SETTINGS, listed
 
@@ -31,7 +30,7 @@ def settings(family: Family) -> Finetune:
     with left:
         bound("lab_rate", st.number_input, min_value=1e-9, max_value=1e6, format="%g", step=1e-4)
     with middle:
-        bound("lab_steps", st.number_input, min_value=1, max_value=100_000, step=50)
+        bound("lab_steps", st.number_input, min_value=1, max_value=100_000, step=10)
     with right:
         bound("lab_batch", st.number_input, min_value=1, max_value=4096, step=8)
     if not session.lecture():
@@ -47,7 +46,10 @@ def _more(family: Family) -> None:
     left, right = st.columns(2)
     with left:
         bound("lab_decay", st.number_input, min_value=0.0, max_value=10.0, step=0.05, format="%g")
-        bound("lab_warm_up", st.number_input, min_value=0, max_value=100_000, step=1)
+        bound(
+            "lab_warm_up", st.number_input, min_value=0, max_value=100_000, step=1,
+            placeholder="a tenth of the steps",
+        )  # fmt: skip
         bound("lab_optimizer", st.selectbox)
         bound("lab_outside", st.selectbox)
     with right:
@@ -92,9 +94,8 @@ def during(family: Family) -> bool:
 
 
 def wrong(error: InputError) -> None:
-    """What cannot be, by the label of its setting."""
-    field = SETTINGS.get(error.field)
-    st.error(error.labelled(field.label) if field is not None else error_text(error))
+    """What cannot be of the settings, by its label."""
+    st.error(error.labelled(SETTINGS[error.field].label))
 
 
 def about(of: Lesson) -> None:
