@@ -340,9 +340,15 @@ def test_the_fit_agrees_whatever_its_ridge(ridge, single):
     assert_agrees(recipe_for(single, "fit", ridge=ridge), single, 1e-3)
 
 
+# Adam carries fp32's rounding through 300 steps; and a sign that KnOTS elects by a sum of nearly
+# nothing, in coordinates that were divided by small singular values, may fall otherwise in fp32.
+LOOSE = {"wudi": 2e-3, "knots": 0.05}
+
+
 @pytest.mark.parametrize("method", (*MATRIX_RULES, "consensus", *WHOLE_RULES, *LOOKING))
 def test_the_methods_agree_on_the_demo_family(method, demo):
-    assert_agrees(recipe_for(demo, method, keep=0.2, scaling=1.2, **UNTIED), demo, 5e-4)
+    recipe = recipe_for(demo, method, keep=0.2, scaling=1.2, **UNTIED)
+    assert_agrees(recipe, demo, LOOSE.get(method, 5e-4))
 
 
 # --- SMILE ---------------------------------------------------------------------------------------
