@@ -37,7 +37,7 @@ def lesson(family: Family) -> Lesson | None:
         format_func=lambda name: choices[name], key=session.widget(f"w-lab-task-{family.name}"),
         help="Of a task, four in five validation pictures are trained on; its test pictures never.",
     )  # fmt: skip
-    session.choose_value("lab_task", picked)
+    session.choose_value("lab_task", "" if picked == next(iter(choices)) else picked)
     if picked != OWN:
         return _kept(("task", family.name, picked), lambda: of_task(family, picked))
     if why := allowed.why_only_looking():

@@ -163,7 +163,7 @@ STEPS = (
         words="Now a model of your own. Draw ten pictures of each of two things on the pad, or "
         "bring them as files; or choose one of the tasks. Press *Train*: in about a minute it "
         "learns to tell them apart. While it does, the model as it is so far is merged with "
-        "others, and the map at the right shows which blocks light up.",
+        "others, and a map shows which blocks light up.",
         question="Does more training always make a better ingredient for a merge?",
         answer="The more it is trained, the further it moves from the base, and the more it can "
         "disturb the others: own accuracy rises or stays while M-Loss rises. Whether the merge "
