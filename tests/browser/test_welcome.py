@@ -23,7 +23,7 @@ def test_a_first_visit_sees_the_demo_family(open_page):
     demo = load("demo")
     pills = page.get_by_test_id("stButtonGroup")
     for source in demo.sources:
-        expect(pills.get_by_role("button", name=demo.title(source))).to_be_visible()
+        expect(pills.get_by_role("button", name=demo.title(source), exact=True)).to_be_visible()
 
 
 def test_on_a_phone_a_short_link_opens_its_step_and_nothing_scrolls_sideways(open_page):
