@@ -3,45 +3,23 @@
 The five-minute path: types -> mloss -> trim -> methods -> sweep -> run.
 """
 
+from __future__ import annotations
+
+import importlib
 import os
+import sys
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 # Before torch is imported: threads that spin long at barriers starve each other when something else
 # (a browser beside the app) wants a core, and threads that never spin are slow on an idle machine.
 # A short spin is best in both cases (docs/architecture.md).
 os.environ.setdefault("GOMP_SPINCOUNT", "20000")
 
-from .activations import ACTIVATIONS
-from .analysis.expectation import Setting, expected, simulated
-from .analysis.second_order import SecondOrder, second_order
-from .analysis.task_vectors import Geometry, geometry
-from .analysis.theory import BlockTheory, theory
-from .architecture import ViTConfig
-from .checkpoints.image_tower import Checkpoint, save
-from .data.calibration import draw_batch, load_batch
-from .errors import InputError, MlossError
-from .evaluation.evaluator import Evaluator, mean_accuracy
-from .evaluation.paired_test import Comparison, compare, verdict
-from .families.family import Family, families, load
-from .methods import METHODS, Method
-from .mloss import keep_rates, layer_mloss, node_mloss, node_sums, score_block, token_gap
-from .run import Evaluate, Merge, cell, launch, live, run
-from .runs.store import RunRecord, list_runs, load_run, recorded
-from .types import (
-    Accuracy,
-    BlockMerged,
-    BlockScored,
-    CalibrationBatch,
-    Embedded,
-    Event,
-    Finished,
-    MergeRecipe,
-    NodeScores,
-    Planned,
-    TaskEvaluated,
-    progress,
-)
 from .version import __version__
-from .vit import Tower
+
+if TYPE_CHECKING:
+    from .interface import *
 
 __all__ = [
     "ACTIVATIONS",
@@ -102,3 +80,25 @@ __all__ = [
     "token_gap",
     "verdict",
 ]
+
+
+class _Package(ModuleType):
+    """Imports the public names when the first of them is asked for: they need torch, which takes
+    seconds, and much of the command line does not."""
+
+    def __getattr__(self, name: str) -> object:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        interface = importlib.import_module(".interface", __name__)
+        return vars(self).setdefault(name, getattr(interface, name))
+
+    def __setattr__(self, name: str, value: object) -> None:
+        # Import would put the modules `run` and `families` in the place of these functions.
+        if name not in __all__ or not isinstance(value, ModuleType):
+            super().__setattr__(name, value)
+
+    def __dir__(self) -> list[str]:
+        return sorted({*vars(self), *__all__})
+
+
+sys.modules[__name__].__class__ = _Package

@@ -27,6 +27,7 @@ from .evaluation.evaluator import Evaluator
 from .families.family import Family
 from .fields import FIELDS, WAYS
 from .hardware import device as devices
+from .hardware.out_of_memory import reported_memory
 from .hardware.peak import watched
 from .methods import METHODS
 from .methods.keep_rates import draws_images, measured_blocks
@@ -183,7 +184,7 @@ def run(
     if drawn:
         merges = any(isinstance(stage, Merge) for stage in stages)
         calibration = calibration_of(recipe, family) if merges else None
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         if tasks and evaluator is None:
             evaluator = Evaluator(family, place)
         work = _Run(

@@ -12,6 +12,7 @@ import pytest
 from jaxtyping import TypeCheckError
 
 import mloss_core
+from mloss_core.cli.main import COMMANDS, imported
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = [
@@ -96,6 +97,33 @@ def test_the_core_loads_no_user_interface_library():
     modules, loaded = json.loads(result.stdout)
     assert {"mloss_core.run", "mloss_core.sweep"} <= set(modules)
     assert loaded == []
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version", "nosuch", "app"])
+def test_what_needs_no_torch_does_not_import_it(argument):
+    code = f"""
+import os, sys
+os.execv = lambda *line: None  # the app would start
+from mloss_core.cli.main import main
+main([{argument!r}])
+print(sorted({{"torch", "numpy", "scipy", "pandas", "streamlit"}} & set(sys.modules)))
+"""
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "[]"
+
+
+def test_the_list_of_commands_says_what_their_docstrings_say():
+    for name, (_, line) in COMMANDS.items():
+        command = imported(name)
+        assert command.name == name
+        assert line == command.get_short_help_str(limit=1000) + "." * (not line.endswith("."))
+
+
+def test_functions_named_like_a_module_stay_functions():
+    code = "import mloss_core as m, mloss_core.run; from mloss_core.families import family; "
+    code += "assert m.run.__module__ == 'mloss_core.run' and m.families is family.families"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_shapes_are_checked_while_tests_run():

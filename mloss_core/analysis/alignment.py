@@ -17,6 +17,7 @@ from torch import Tensor
 from ..families.family import Family
 from ..fields import FIELDS
 from ..hardware import device as devices
+from ..hardware.out_of_memory import reported_memory
 from ..methods.matrices import LAYERS, Deltas, svd
 from ..mloss import wide
 from ..recipe import check
@@ -104,7 +105,7 @@ def alignment(
     place, base = devices.choose(device), family.base()
     files = [family.source(name) for name in sources]
     signs = (s for s in count_signs(recipe, family, device=device) if s.block is not None)
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         for block in range(family.model.blocks):
             matrices = []
             for layer in LAYERS:

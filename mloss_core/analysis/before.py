@@ -21,6 +21,7 @@ from ..errors import BadFile, InputError
 from ..families.family import Family
 from ..fields import FIELDS
 from ..hardware import device as devices
+from ..hardware.out_of_memory import reported_memory
 from ..mloss import wide
 from ..recipe import check, images_of
 from ..types import MergeRecipe
@@ -108,7 +109,7 @@ def confidences(
         own, heads = _own_images(recipe, family), family.heads(place)
     except InputError as error:
         why = str(error)
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         for name, file in zip(sources, files, strict=True):
             head = heads.get(family.own_task(name))
             if head is None:

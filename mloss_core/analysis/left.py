@@ -20,6 +20,7 @@ from ..checkpoints.image_tower import Checkpoint
 from ..data.calibration import preprocess
 from ..families.family import Family
 from ..hardware import device as devices
+from ..hardware.out_of_memory import reported_memory
 from ..mloss import Layer, wide
 from ..parallel import thread_map
 from ..recipe import calibration_of, check
@@ -74,7 +75,7 @@ def left_after(
     batch = calibration_for(recipe, family)
     sources = [family.source(name) for name in recipe.sources]
     rows = _own_rows(recipe, family, batch) if own else None
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         merged = {name: tensor.to(place) for name, tensor in weights.items()}
         images = preprocess(batch.images, model, place)
         streams = [

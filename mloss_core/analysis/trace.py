@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import BadValue
 from ..families.family import Family
 from ..hardware import device as devices
+from ..hardware.out_of_memory import reported_memory
 from ..methods.keep_rates import measured_blocks
 from ..mloss import Layer
 from ..recipe import check
@@ -71,6 +72,6 @@ def trace_blocks(
             block = event
         elif isinstance(event, BlockScored) and block is not None:
             traced = TracedBlock(scores=event.scores, inputs=block.inputs, layers=block.layers)
-            with devices.reported_memory(place.type):
+            with reported_memory(place.type):
                 result = of(traced)
             yield result

@@ -13,7 +13,7 @@ import click
 
 from ..errors import BadFile, BadValue
 from ..places import app_folder
-from .options import Command
+from .named import Command
 
 HOSTS = "MLOSS_HOSTS"  # read by app.py
 EVERYWHERE = ("0.0.0.0", "::")

@@ -5,6 +5,7 @@ Exit status 0 when done, 2 for bad input, 1 for anything else that went wrong.
 
 from __future__ import annotations
 
+import importlib
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,21 +14,83 @@ import click
 
 from ..errors import MlossError
 from ..version import __version__
-from . import app, compatibility, experiment, families, merging, preparing, runs, training
+
+# Where each command is, and what the list of commands says of it: the beginning of its docstring. A
+# module is imported when its command is called, since most need torch, which takes seconds.
+COMMANDS = {
+    "app": ("app.app", "Starts the app and opens it in a browser; Ctrl-C ends it."),
+    "compatibility": (
+        "compatibility.compatibility",
+        "Measures whether M-Loss predicts what merges of three or more sources lose.",
+    ),
+    "convert": (
+        "merging.convert",
+        "Writes the image tower of any checkpoint, file or folder, by open_clip's names.",
+    ),
+    "evaluate": (
+        "merging.evaluate",
+        "Prints the accuracy of an image tower, or of several models, on each task, with count and "
+        "95 % interval.",
+    ),
+    "experiment": (
+        "experiment.experiment",
+        "Redoes a table of the paper, or all of them, and prints it in Markdown.",
+    ),
+    "export": (
+        "runs.export",
+        "Writes a run's model as a folder of another library, with its card.",
+    ),
+    "families": (
+        "families.families",
+        "Lists the families with their sources and recommended settings.",
+    ),
+    "fetch": (
+        "preparing.fetch",
+        "Downloads a family's base and the datasets of its tasks.",
+    ),
+    "finetune": (
+        "training.finetune_command",
+        "Fine-tunes the base's image tower on a task, or on pictures of your own.",
+    ),
+    "heads": ("preparing.heads", "Makes zero-shot heads from the base's text tower."),
+    "merge": ("merging.merge", "Merges sources into one image tower."),
+    "pool": (
+        "preparing.pool",
+        "Makes calibration images from the tasks' validation images.",
+    ),
+    "rerun": ("runs.rerun", "Does a finished run again and compares the bytes."),
+    "score": (
+        "merging.score",
+        "Measures the M-Loss of every node along an M-TIES merge.",
+    ),
+}
 
 
-@click.group(no_args_is_help=False, context_settings={"max_content_width": 100})
+class Commands(click.Group):
+    """A group that lists its commands without importing them."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The command that is called, imported."""
+        name, listed, rest = super().resolve_command(ctx, args)
+        return name, imported(name) if name and listed else None, rest
+
+
+def imported(name: str) -> click.Command:
+    """The command of that name."""
+    module, _, attribute = COMMANDS[name][0].partition(".")
+    return getattr(importlib.import_module(f".{module}", __package__), attribute)
+
+
+@click.group(cls=Commands, no_args_is_help=False, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="mloss")
 def commands() -> None:
     """Measures M-Loss between fine-tuned CLIP models, merges them and evaluates the result."""
 
 
-for _command in (
-    *(families.families, preparing.fetch, preparing.heads, preparing.pool, merging.convert),
-    *(merging.score, merging.merge, merging.evaluate, experiment.experiment),
-    *(training.finetune_command, compatibility.compatibility, runs.rerun, runs.export, app.app),
-):
-    commands.add_command(_command)
+for _name, (_, _line) in COMMANDS.items():
+    commands.add_command(click.Command(_name, help=_line))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

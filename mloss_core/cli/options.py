@@ -1,8 +1,7 @@
-"""What commands share: their class, which names options in errors, and options made from FIELDS."""
+"""What commands share: options made from FIELDS, and what their texts mean."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -12,15 +11,15 @@ import click
 import torch
 from tqdm import tqdm
 
-from ..errors import InputError, UnknownName
+from ..errors import UnknownName
 from ..families.family import Family
 from ..fields import FIELDS, Choice, Field, Number, parse_blocks, parse_weights
-from ..hardware.device import reported_memory
 from ..methods import METHODS
 from ..places import given
 from ..recipe import published
 from ..text import normal
 from ..types import Event, MergeRecipe, Planned, as_shares
+from .named import Command
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -33,41 +32,6 @@ SETTINGS = (
 )
 # Of these a method may have published settings of its own.
 PUBLISHED = ("keep", "variation", "scaling", "samples")
-
-
-class Refused(click.ClickException):
-    """Bad input, in one line that names the option."""
-
-    exit_code = InputError.exit_status
-
-
-class Command(click.Command):
-    """A command whose errors call a field by the option or argument that it was given by."""
-
-    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
-        """Parses the arguments."""
-        with self._named_options():
-            return super().make_context(*arguments, **extra)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
-        with self._named_options(), reported_memory(ctx.params.get("device", "cpu")):
-            return super().invoke(ctx)
-
-    @contextlib.contextmanager
-    def _named_options(self) -> Iterator[None]:
-        try:
-            yield
-        except InputError as error:
-            raise Refused(error.named(self._option(error.field))) from error
-
-    def _option(self, field: str) -> str:
-        """The option of that field, or the word that stands for an argument in the usage line."""
-        for param in self.params:
-            if param.name == field:
-                option = isinstance(param, click.Option)
-                return param.opts[0] if option else param.human_readable_name
-        return field
 
 
 class FieldType(click.ParamType):

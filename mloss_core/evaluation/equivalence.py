@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import ndtri
 
 from .paired_test import Answers
 
@@ -51,7 +51,7 @@ def equivalence(ours: Answers, other: Answers, margin: float = MARGIN) -> Equiva
         margin: in points of accuracy, above 0.
     """
     difference, error = paired_difference(ours, other)
-    half = error * float(norm.ppf(1 - LEVEL))
+    half = error * float(ndtri(1 - LEVEL))
     return Equivalence(
         difference=difference,
         low=difference - half,

@@ -1,13 +1,10 @@
-"""Choice of the torch device, and out-of-memory errors."""
+"""Choice of the torch device."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-
 import torch
 
-from ..errors import BadValue, OutOfMemory, UnknownName
+from ..errors import BadValue, UnknownName
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 
@@ -31,17 +28,3 @@ def choose(name: str) -> torch.device:
     if not present[name]:
         raise BadValue("device", name, "is not on this machine", "use auto or cpu")
     return torch.device(name)
-
-
-@contextlib.contextmanager
-def reported_memory(name: str = "auto") -> Iterator[None]:
-    """Translates the out-of-memory errors of torch and NumPy into OutOfMemory."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        words = ("out of memory", "allocate memory")
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            word in str(error) for word in words
-        ):
-            raise OutOfMemory(name) from error
-        raise

@@ -25,6 +25,7 @@ from ..errors import BadValue
 from ..evaluation.evaluator import hits
 from ..families.family import Family
 from ..hardware import device as devices
+from ..hardware.out_of_memory import reported_memory
 from ..parallel import thread_map
 from ..types import Planned
 from ..version import __version__
@@ -59,7 +60,7 @@ def finetune(
     _check(settings, family, lesson)
     about = provenance(settings, family, lesson, place)
     known = kept(folder, about)
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         base = family.base().load(place)
         student = Student(settings, family.model, base, lesson.head.to(place), family.logit_scale)
         yield from _Training(family, lesson, folder, student, known).events()

@@ -18,7 +18,7 @@ from mloss_core.analysis.before import confidences
 from mloss_core.analysis.left import BlockLeft, calibration_for, left_after
 from mloss_core.data.calibration import preprocess
 from mloss_core.fields import FIELDS
-from mloss_core.hardware.device import reported_memory
+from mloss_core.hardware.out_of_memory import reported_memory
 from mloss_core.methods import Models
 from mloss_core.methods.matrices import LAYERS
 from mloss_core.methods.smile import Smile

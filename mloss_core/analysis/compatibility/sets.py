@@ -20,6 +20,7 @@ from ...architecture import c_fc
 from ...data.calibration import preprocess
 from ...families.family import Family
 from ...hardware import device as devices
+from ...hardware.out_of_memory import reported_memory
 from ...intervals import with_interval
 from ...mloss import SetLosses, block_losses, some_tokens
 from ...recipe import calibration_of, check
@@ -52,7 +53,7 @@ def losses_of_sets(
     place = devices.choose(device)
     batch = calibration or calibration_of(recipe, family)
     assert batch is not None, "M-TIES reads images"
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         base, files = family.base(), [family.source(name) for name in recipe.sources]
         tower = Tower(family.model, base.load(place))
         images = preprocess(batch.images, family.model, place)

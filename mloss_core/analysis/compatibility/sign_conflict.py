@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...families.family import Family
 from ...hardware import device as devices
+from ...hardware.out_of_memory import reported_memory
 from ...recipe import check
 from ...tensor_cache import read
 from ...trim import TaskVectors, trim_
@@ -53,7 +54,7 @@ def count_signs(
     """
     check(recipe, family)
     place = devices.choose(device)
-    with devices.reported_memory(place.type):
+    with reported_memory(place.type):
         files, base = [family.source(name) for name in recipe.sources], family.base()
         for block in (None, *range(family.model.blocks)):
             start = time.perf_counter()
