@@ -8,6 +8,7 @@
     │   └── BadFile            a file that is missing, in the way, or cannot be read
     │       └── LostLink       a link to what is not there
     ├── Incomplete             some tasks failed, all others were evaluated
+    ├── WorkerLost             a worker process died again and again
     └── OutOfMemory            the work did not fit; says what would
 
 Each message is one line: the field, the value given, what is wrong, and what to do. The library
@@ -20,12 +21,23 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 
 class MlossError(Exception):
     """Base of all errors raised on purpose; its text is fit to be shown as it is."""
 
     exit_status = 1
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # From a worker process it comes as it was raised, whatever its class is made from.
+        return _again, (type(self), self.args, self.__dict__)
+
+
+def _again(kind: type[MlossError], args: tuple[Any, ...], fields: dict[str, Any]) -> MlossError:
+    error = kind.__new__(kind, *args)
+    error.__dict__.update(fields)
+    return error
 
 
 class InputError(MlossError):
@@ -94,6 +106,16 @@ class Incomplete(MlossError):
     def __init__(self, failed: Mapping[str, InputError], total: int):
         reasons = ". ".join(f"Task {name}: {error}" for name, error in failed.items())
         super().__init__(f"{len(failed)} of {total} tasks were not evaluated. {reasons}")
+
+
+class WorkerLost(MlossError):
+    """Raised where a worker process died on the same work, again and again."""
+
+    def __init__(self, work: str, times: int):
+        super().__init__(
+            f"worker: died {times} times measuring {shown(work)}, as when memory runs out; use "
+            f"fewer workers, or --engine process"
+        )
 
 
 class OutOfMemory(MlossError):

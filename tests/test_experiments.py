@@ -236,6 +236,7 @@ def test_a_killed_experiment_resumes_and_ends_with_the_same_table(
     family, models, tmp_path, cli, short, monkeypatch
 ):
     arguments = ["experiment", "keep-and-variation", "--family=tiny", "--samples=6", "--device=cpu"]
+    arguments += ["--engine=process"]
     folder = tmp_path / "killed"
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     env = {"MLOSS_MODELS": str(models), "MLOSS_RUNS": str(folder), "PYTHONPATH": paths}

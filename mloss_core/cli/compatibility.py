@@ -33,7 +33,9 @@ from ..families.family import Family, load
 from ..hardware import device as devices
 from ..methods import METHODS
 from ..recipe import check
+from ..runs.engines import Engine
 from ..types import MergeRecipe
+from .engines import engine_options, opened_engine
 from .options import (
     command,
     device_option,
@@ -57,12 +59,16 @@ from .options import (
     "--triples", type=int, default=TRIPLES, metavar="NUMBER",
     help=f"Random triples that are merged beside all pairs.  [default: {TRIPLES}]",
 )  # fmt: skip
+@engine_options
 @device_option
 @out_option("Also write the section to this Markdown file.")
 def compatibility(
     family: str,
     method: str,
     triples: int,
+    engine: str | None,
+    workers: int | None,
+    address: str | None,
     device: str,
     out: Path | None,
     as_json: bool,
@@ -79,7 +85,8 @@ def compatibility(
         raise BadValue("method", method, problem, remedy)
     evaluator = Evaluator(models, devices.choose(device))
     m_ties = _recipe(models, "m-ties", settings)
-    text, rows = judged(recipe, m_ties, evaluator, triples, as_json)
+    with opened_engine(engine, workers, address, evaluator.device) as where:
+        text, rows = judged(recipe, m_ties, evaluator, triples, as_json, where)
     if out:
         with written(out) as aside:
             aside.write_text(text, encoding="utf-8")
@@ -90,7 +97,12 @@ def compatibility(
 
 
 def judged(
-    recipe: MergeRecipe, m_ties: MergeRecipe, evaluator: Evaluator, triples: int, as_json: bool
+    recipe: MergeRecipe,
+    m_ties: MergeRecipe,
+    evaluator: Evaluator,
+    triples: int,
+    as_json: bool,
+    engine: Engine | None = None,
 ) -> tuple[str, tuple[Any, ...]]:
     """The report section in Markdown, and every number as the arguments of `_print_rows`.
 
@@ -99,6 +111,7 @@ def judged(
         m_ties: of the M-TIES whose distance to the ensemble is measured beside that of TIES.
         triples: random ones, beside all pairs.
         as_json: whether no progress is shown.
+        engine: where sets are merged and evaluated; None for this process.
 
     Raises:
         BadValue: nothing could be learned, see `check_studied`.
@@ -106,7 +119,7 @@ def judged(
     family = evaluator.family
     check_studied(recipe, family, triples)
     sets = len(sets_of(len(recipe.sources), triples, recipe.seed))
-    events = list(_shown(as_json, study(recipe, evaluator, triples), sets, "set"))
+    events = list(_shown(as_json, study(recipe, evaluator, triples, engine), sets, "set"))
     losses = losses_of_sets(
         m_ties, family, compatibility_sets(m_ties), device=evaluator.device.type
     )

@@ -23,10 +23,12 @@ from ..experiments.tables import rows
 from ..families.family import Family, load
 from ..hardware import device as devices
 from ..runs.cells import Lab
+from ..runs.engines import Engine
 from ..text import normal
 from ..training.settings import SETTINGS
 from ..types import MergeRecipe
 from .compatibility import judged
+from .engines import engine_options, opened_engine
 from .options import (
     Function,
     command,
@@ -62,10 +64,19 @@ def _grid(function: Function) -> Function:
 @setting("samples", None, "128")
 @setting("seed", None, "42")
 @_grid
+@engine_options
 @device_option
 @out_option("The Markdown file to write.")
 def experiment(
-    name: str, family: str, device: str, out: Path | None, as_json: bool, **settings: Any
+    name: str,
+    family: str,
+    engine: str | None,
+    workers: int | None,
+    address: str | None,
+    device: str,
+    out: Path | None,
+    as_json: bool,
+    **settings: Any,
 ) -> None:
     """Redoes a table of the paper, or all of them, and prints it in Markdown."""
     if name not in (*EXPERIMENTS, "all"):
@@ -77,13 +88,15 @@ def experiment(
     start = _start(models, settings)
     lab = Lab(models, devices.choose(device))
     names = list(EXPERIMENTS) if name == "all" else [name]
-    outcomes = {}
-    for n in names:
-        plan = experts(models, start, grid) if grid else EXPERIMENTS[n].plan(models, start)
-        outcomes[n] = list(_measured(n, plan, start, lab, as_json))
+    outcomes, of_sets = {}, ""
+    with opened_engine(engine, workers, address, lab.device) as where:
+        for n in names:
+            plan = experts(models, start, grid) if grid else EXPERIMENTS[n].plan(models, start)
+            outcomes[n] = list(_measured(n, plan, start, lab, as_json, where))
+        if name == "all":
+            of_sets = _mergeability(start, lab, as_json, where)
     if name == "all":
-        text = report(models, start, outcomes, lab.device.type)
-        text += _mergeability(start, lab, as_json)
+        text = report(models, start, outcomes, lab.device.type) + of_sets
     else:
         text = "\n\n".join(section(name, models, outcomes[name])) + "\n"
     if out is not None:
@@ -93,7 +106,7 @@ def experiment(
         print(text if out is None else f"wrote {out}")
 
 
-def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
+def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool, engine: Engine | None) -> str:
     """The report's section on predicting accuracy drops; empty for too few sources."""
     family = lab.family
     tested = tuple(s for s in start.sources if family.own_task(s) in family.tasks)
@@ -102,7 +115,7 @@ def _mergeability(start: MergeRecipe, lab: Lab, as_json: bool) -> str:
     start = dataclasses.replace(start, sources=tested, weights=None)
     settings = family.recommended("ties") | {"variation": 0.0}
     ties = dataclasses.replace(start, method="ties", **settings)
-    return "\n" + judged(ties, start, lab.evaluators["test"], TRIPLES, as_json)[0]
+    return "\n" + judged(ties, start, lab.evaluators["test"], TRIPLES, as_json, engine)[0]
 
 
 def _start(family: Family, settings: Mapping[str, Any]) -> MergeRecipe:
@@ -129,11 +142,11 @@ def _grid_of(name: str, given: Mapping[str, str | None]) -> Grid | None:
 
 
 def _measured(
-    name: str, plan: Plan, start: MergeRecipe, lab: Lab, as_json: bool
+    name: str, plan: Plan, start: MergeRecipe, lab: Lab, as_json: bool, engine: Engine | None
 ) -> Iterator[CellDone]:
     total, family = cells_of(plan), lab.family
     with tqdm(total=total, unit="cell", desc=name, disable=as_json or None, leave=False) as bar:
-        for event in perform(name, family, start, lab=lab, plan=plan):
+        for event in perform(name, family, start, lab=lab, plan=plan, engine=engine):
             if isinstance(event, CellDone):
                 bar.update()
                 if as_json:

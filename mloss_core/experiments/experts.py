@@ -10,7 +10,7 @@ import dataclasses
 import functools
 import itertools
 import shutil
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -78,6 +78,11 @@ class ExpertCell(Cell):
     source: str
     task: str
     settings: Finetune
+
+    @property
+    def together(self) -> Hashable:
+        """The fine-tune: one worker trains it, and measures all that is measured of it."""
+        return self.source, self.task, self.settings
 
     @property
     def of_vectors(self) -> bool:

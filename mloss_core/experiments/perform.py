@@ -14,6 +14,7 @@ from ..families.family import Family
 from ..hardware import device as devices
 from ..recipe import check
 from ..runs.cells import Cell, Lab
+from ..runs.engines import Elsewhere, Engine
 from ..runs.store import RunRecord
 from ..training.events import TrainingEvent
 from ..types import Event, MergeRecipe
@@ -57,6 +58,7 @@ def perform(
     device: str = "auto",
     lab: Lab | None = None,
     plan: Plan | None = None,
+    engine: Engine | None = None,
 ) -> Generator[Event | TrainingEvent | CellDone, None, None]:
     """Measures an experiment's cells in order, passing on their events.
 
@@ -69,9 +71,12 @@ def perform(
             does not vary them.
         lab: of the same family and device, for what it remembers; None starts afresh.
         plan: instead of the experiment's own, such as one of another grid of experts.
+        engine: where cells are measured; None for this process, which alone passes on events
+            within a cell.
 
     Raises:
         InputError: before any work, where the recipe or the files are wrong.
+        WorkerLost: the engine's workers died on a cell, again and again.
     """
     if name not in EXPERIMENTS:
         raise UnknownName("experiment", name, EXPERIMENTS)
@@ -79,11 +84,11 @@ def perform(
     lab = lab or Lab(family, devices.choose(device))
     plan = EXPERIMENTS[name].plan(family, start) if plan is None else plan
     experts = Experts(lab)
-    progress = _Progress(total=cells_of(plan))
+    progress = _Progress(total=cells_of(plan), workers=engine.workers if engine else 1)
     for step in plan:
-        records = yield from _measured(step.cells, experts, progress)
+        records = yield from _measured(step.cells, experts, progress, engine)
         if step.then is not None:
-            yield from _measured(step.then(records), experts, progress)
+            yield from _measured(step.then(records), experts, progress, engine)
 
 
 def count(name: str, family: Family, start: MergeRecipe) -> int:
@@ -100,10 +105,9 @@ def experts_on_disk(start: MergeRecipe, lab: Lab) -> list[CellDone]:
     """The cells of the family's experts that were measured before; nothing is measured now."""
     experts, kept = Experts(lab), []
     for cell in experts.cells(start):
-        place = experts.kept(cell)
-        record = place.cached_run(cell) if place else None
-        arrays = place.cached_arrays(cell) if place and cell.of_vectors else {}
-        if record is not None and arrays is not None:
+        outcome = _on_disk(cell, experts)
+        if outcome is not None:
+            record, arrays = outcome
             kept.append(
                 CellDone(
                     cell=cell, record=record, cached=True, done=len(kept) + 1,
@@ -118,31 +122,34 @@ class _Progress:
     """How far an experiment is: cells so far and in all, and seconds of those measured now."""
 
     total: int
+    workers: int
     done: int = 0
     seconds: list[float] = field(default_factory=list)
 
     @property
     def left(self) -> float | None:
         """Seconds that the rest will take, about; None before one was measured."""
-        return float(np.mean(self.seconds)) * (self.total - self.done) if self.seconds else None
+        if not self.seconds:
+            return None
+        return float(np.mean(self.seconds)) * (self.total - self.done) / self.workers
 
 
 def _measured(
-    cells: Sequence[Cell], experts: Experts, progress: _Progress
+    cells: Sequence[Cell], experts: Experts, progress: _Progress, engine: Engine | None
 ) -> Generator[Event | TrainingEvent | CellDone, None, list[RunRecord]]:
-    """Measures cells in turn, or reads them from disk; returns their records."""
-    records = []
+    """Measures cells in turn, here or elsewhere, or reads them from disk; returns their records."""
+    records, elsewhere = [], None
+    if engine:
+        elsewhere = Elsewhere(engine, experts.lab, cells, in_turn, lambda c: _on_disk(c, experts))
     for cell in cells:
-        begun, lab = time.perf_counter(), experts.lab
-        if isinstance(cell, ExpertCell):
-            lab = yield from experts.trained(cell)
-        record = lab.cached_run(cell)
-        cached = record is not None
-        if record is None:
-            record = yield from lab.compute(cell)
-        of_vectors = isinstance(cell, ExpertCell) and cell.of_vectors
-        arrays = vectors(lab, cell) if of_vectors else {}
-        seconds = time.perf_counter() - begun
+        begun = time.perf_counter()
+        seconds = elsewhere.seconds(cell) if elsewhere else None
+        outcome = _on_disk(cell, experts)
+        cached = outcome is not None and seconds is None
+        if outcome is None:
+            outcome = yield from _computed(cell, experts)
+        record, arrays = outcome
+        seconds = time.perf_counter() - begun if seconds is None else seconds
         progress.done += 1
         progress.seconds += [] if cached else [seconds]
         yield CellDone(
@@ -151,3 +158,38 @@ def _measured(
         )  # fmt: skip
         records.append(record)
     return records
+
+
+Outcome = tuple[RunRecord, dict[str, np.ndarray]]  # a cell's run, and an expert's `vectors`
+
+
+def _on_disk(cell: Cell, experts: Experts) -> Outcome | None:
+    """What was measured of a cell before; None where any of it is missing."""
+    lab = experts.kept(cell) if isinstance(cell, ExpertCell) else experts.lab
+    record = lab.cached_run(cell) if lab else None
+    of_vectors = isinstance(cell, ExpertCell) and cell.of_vectors
+    arrays = lab.cached_arrays(cell) if lab and of_vectors else {}
+    return None if record is None or arrays is None else (record, arrays)
+
+
+def _computed(cell: Cell, experts: Experts) -> Generator[Event | TrainingEvent, None, Outcome]:
+    """Measures a cell in this process, what of it is missing; trains its expert before."""
+    lab = experts.lab
+    if isinstance(cell, ExpertCell):
+        lab = yield from experts.trained(cell)
+    record = lab.cached_run(cell)
+    if record is None:
+        record = yield from lab.compute(cell)
+    of_vectors = isinstance(cell, ExpertCell) and cell.of_vectors
+    return record, vectors(lab, cell) if of_vectors else {}
+
+
+def in_turn(lab: Lab, cells: Sequence[Cell]) -> list[float]:
+    """Measures a worker's cells; returns the seconds of each."""
+    experts, seconds = Experts(lab), []
+    for cell in cells:
+        begun = time.perf_counter()
+        for _ in _computed(cell, experts):
+            pass  # a worker has nobody to show its events to
+        seconds.append(time.perf_counter() - begun)
+    return seconds

@@ -216,7 +216,7 @@ def load(name: str) -> Family:
         UnknownName: no family is called so.
         BadFile: its parts or its architecture cannot be told.
     """
-    return _read(find(name))
+    return at(find(name))
 
 
 def find(name: str) -> Path:
@@ -231,7 +231,8 @@ def find(name: str) -> Path:
     raise UnknownName("family", name, families())
 
 
-def _read(folder: Path) -> Family:
+def at(folder: Path) -> Family:
+    """The family in that folder; raises BadFile as `load` does."""
     parts = layout(folder)
     tasks, sources = task_names(folder, parts), set(parts.sources)
     for name in parts.about.get("part", {}):

@@ -6,7 +6,7 @@ import functools
 import hashlib
 import json
 import zipfile
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Hashable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import uuid4
@@ -47,6 +47,11 @@ class Cell:
     tasks: tuple[str, ...]
     split: str = "test"
     beside: tuple[str, ...] = ()
+
+    @property
+    def together(self) -> Hashable | None:
+        """What the cells that one worker must measure share; None where it can be any worker."""
+        return None
 
 
 class Lab:

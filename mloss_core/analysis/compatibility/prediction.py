@@ -24,6 +24,7 @@ from ...evaluation.rank_correlation import Correlation, correlated, difference
 from ...families.family import Family
 from ...mloss import MEASURES, SetLosses
 from ...runs.cells import Cell, Lab
+from ...runs.engines import Elsewhere, Engine
 from ...types import Event, MergeRecipe
 from ..task_vectors import Geometry
 from .sets import Members, alphas_of, losses_of_sets, pairs
@@ -67,13 +68,16 @@ def sets_of(sources: int, triples: int, seed: int) -> list[Members]:
     return pairs(sources) + [every[i] for i in sorted(chosen)]
 
 
-def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[StudyEvent]:
+def study(
+    recipe: MergeRecipe, evaluator: Evaluator, triples: int, engine: Engine | None = None
+) -> Iterator[StudyEvent]:
     """Runs the study: measures the predictors, then merges and evaluates every set in turn.
 
     Args:
         recipe: how sets are merged, in equal parts; its sources are what sets are drawn from,
             its samples, tokens and seed what M-Loss is measured on.
         triples: how many, drawn with the recipe's seed.
+        engine: where sets are merged and evaluated; None for this process.
 
     Raises:
         BadValue: fewer than three sources, or one without test images of its own task.
@@ -87,8 +91,13 @@ def study(recipe: MergeRecipe, evaluator: Evaluator, triples: int) -> Iterator[S
     alphas = alphas_of(sets, equal.alpha)
     yield from losses_of_sets(images, family, alphas, device=device)
     yield from count_signs(equal, family, device=device)
-    for members in sets:
-        yield from _drop(equal, lab, members)
+    cells = {members: _cell(equal, lab, members) for members in sets}
+    elsewhere = None
+    if engine:
+        elsewhere = Elsewhere(engine, lab, list(cells.values()), in_turn, lab.cached_run)
+    for members, cell in cells.items():
+        took = elsewhere.seconds(cell) if elsewhere else None
+        yield from _drop(lab, members, cell, took)
 
 
 def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
@@ -104,20 +113,34 @@ def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
         raise BadValue("triples", triples, "is below 0", "give 0 or more")
 
 
-def _drop(recipe: MergeRecipe, lab: Lab, members: Members) -> Iterator[StudyEvent]:
-    """Measures one set's drop, or reads it from disk where it was measured before."""
-    start = time.perf_counter()
+def _cell(recipe: MergeRecipe, lab: Lab, members: Members) -> Cell:
+    """The merge of a set, evaluated beside its own sources on their tasks."""
     names = tuple(recipe.sources[i] for i in members)
     ours = dataclasses.replace(recipe, sources=names)
     tasks = lab.family.own_tasks(names)
-    cell = Cell(label=", ".join(names), recipe=ours, tasks=tasks, beside=("own",))
+    return Cell(label=", ".join(names), recipe=ours, tasks=tasks, beside=("own",))
+
+
+def in_turn(lab: Lab, cells: Sequence[Cell]) -> list[float]:
+    """Measures a worker's sets; returns the seconds of each."""
+    drops = [event for cell in cells for event in _drop(lab, (), cell, None)]
+    return [event.seconds for event in drops if isinstance(event, DropMeasured)]
+
+
+def _drop(lab: Lab, members: Members, cell: Cell, took: float | None) -> Iterator[StudyEvent]:
+    """Measures one set's drop, or reads it from disk where it was measured before.
+
+    Args:
+        took: seconds that a worker needed for it just now.
+    """
+    start = time.perf_counter()
     record = lab.cached_run(cell)
-    cached = record is not None
+    cached = record is not None and took is None
     if record is None:
         record = yield from lab.compute(cell)
     comparison = compare(record.hits["own"], record.hits["merged"])
     drop = (comparison.difference / 100, comparison.low / 100, comparison.high / 100)
-    seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start if took is None else took
     yield DropMeasured(members=members, drop=drop, cached=cached, seconds=seconds)
 
 

@@ -1,0 +1,85 @@
+"""The engine of many machines: batches as tasks of Ray Core (`pip install mloss[ray]`).
+
+All nodes see one folder of families and one of runs. Ray places tasks on free cores or cards, and
+gives a task whose worker or node died to another.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+from typing import Any
+
+from ..errors import BadValue
+from .engines import TRIES, Batch, Died, Outcome, outcome_of
+
+
+class Ray:
+    """Tasks on a Ray cluster: one batch each, no more at a time than the cluster has room for."""
+
+    def __init__(self, address: str, workers: int | None, threads: int, cards: int):
+        """Args:
+        address: of the cluster's head; "local" starts one on this machine.
+        workers: most tasks at a time; None for as many as there is room for.
+        threads: cores of a task.
+        cards: GPUs of a task: 0 or 1.
+
+        Raises:
+            BadValue: Ray is not installed, or nothing answers at the address, or has no room.
+        """
+        try:
+            self._ray: Any = importlib.import_module("ray")
+        except ModuleNotFoundError as error:
+            remedy = "pip install 'mloss[ray]', or use --engine pool"
+            raise BadValue("engine", "ray", "is not installed", remedy) from error
+        try:
+            self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            problem, remedy = f"cannot be joined ({error})", "start it with ray start --head"
+            raise BadValue("address", address, problem, remedy) from error
+        room = self._room(threads, cards)
+        if room < 1:
+            self._ray.shutdown()
+            needs = f"{threads} cores" if not cards else f"{threads} cores and a GPU"
+            problem = f"has no room for one task of {needs}"
+            raise BadValue("address", address, problem, "add nodes")
+        self.workers, self.threads = min(workers or room, room), threads
+        # A task measures only what is not on disk, so another try of it loses nothing.
+        options = {"num_cpus": threads, "num_gpus": cards, "max_retries": TRIES - 1}
+        self._measured = self._ray.remote(**options)(outcome_of)
+        self._running: dict[Any, int] = {}
+
+    def _room(self, threads: int, cards: int) -> int:
+        """Tasks that fit on the cluster at a time."""
+        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
+        fits = (
+            min(
+                int(node.get("CPU", 0)) // threads,
+                int(node.get("GPU", 0)) // cards if cards else int(node.get("CPU", 0)),
+            )
+            for node in nodes
+        )
+        return sum(fits)
+
+    def submit(self, worker: int, batch: Batch) -> None:
+        """Makes a batch a task."""
+        self._running[self._measured.remote(batch, self.threads)] = worker
+
+    def arrived(self, seconds: float) -> list[tuple[int, Outcome]]:
+        """The tasks that have ended since."""
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        return [(self._running.pop(task), self._outcome(task)) for task in ready]
+
+    def _outcome(self, task: Any) -> Outcome:
+        try:
+            return self._ray.get(task)
+        except self._ray.exceptions.RayError as error:
+            return Died(str(error))
+
+    def close(self) -> None:
+        """Cancels what is running, and leaves the cluster."""
+        for task in self._running:
+            with contextlib.suppress(self._ray.exceptions.RayError):
+                self._ray.cancel(task, force=True)
+        self._running.clear()
+        self._ray.shutdown()
