@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import stdtrit
 
 from .errors import BadValue
 
@@ -28,7 +27,7 @@ def with_interval(values: Float[np.ndarray, "*rows n"]) -> Float[np.ndarray, "3 
     mean, count = values.mean(-1), values.shape[-1]
     if count < 2:
         return np.stack([mean, np.full_like(mean, math.nan), np.full_like(mean, math.nan)])
-    half = stdtrit(count - 1, UPPER) * values.std(-1, ddof=1) / math.sqrt(count)
+    half = _student(float(count - 1)) * values.std(-1, ddof=1) / math.sqrt(count)
     return np.stack([mean, mean - half, mean + half])
 
 
@@ -47,8 +46,15 @@ def mean_of_means(groups: Sequence[Float[np.ndarray, " _"]]) -> tuple[float, flo
         return mean, mean, mean
     sizes = [len(group) - 1 for group in groups]
     shares = math.fsum((v / total) ** 2 / n for v, n in zip(variances, sizes, strict=True))
-    half = float(stdtrit(1 / shares, UPPER)) * math.sqrt(total) / len(groups)
+    half = _student(1 / shares) * math.sqrt(total) / len(groups)
     return mean, mean - half, mean + half
+
+
+def _student(freedom: float) -> float:
+    """The quantile of Student's distribution at an interval's upper end."""
+    from scipy.special import stdtrit  # half a second, which a merge without intervals has not
+
+    return float(stdtrit(freedom, UPPER))
 
 
 @functools.lru_cache(maxsize=4096)

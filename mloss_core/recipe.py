@@ -134,6 +134,7 @@ def provenance(
     drawn: bool = True,
 ) -> dict[str, object]:
     """What a merged file says of itself: recipe, hashes and version; no time, path or host."""
+    family.read_through(recipe.sources)
     method, fields = METHODS[recipe.method], recipe_fields(recipe)
     if calibration is None or not drawn:
         fields.pop("samples", None)

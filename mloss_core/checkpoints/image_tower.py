@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from torch import Tensor
 from ..architecture import ViTConfig
 from ..atomic_files import written
 from ..errors import BadFile, BadTensor, LostLink
+from ..parallel import thread_map
 from ..places import lost_link, snapshot
 from ..version import __version__
 from . import read as formats
@@ -231,6 +233,26 @@ def _conversion(path: Path) -> str:
     return f"use what python -m mloss_core convert {path} NEW.safetensors --dtype fp32 writes"
 
 
+def read_through(checkpoints: Iterable[Checkpoint]) -> None:
+    """Hashes files and looks for NaN in them, several at a time and each while it is in memory, so
+    that `sha256` and `check_finite` need not; what is wrong is left to these."""
+    steps = dict.fromkeys(
+        step
+        for checkpoint in checkpoints
+        for step in (
+            *((_sha256, at) for at in checkpoint.files),
+            (_first_not_finite, checkpoint.files),
+        )
+    )
+
+    def take(step: tuple[Callable[[Any], object], Any]) -> None:
+        with contextlib.suppress(*formats.DAMAGE):
+            step[0](step[1])
+
+    for _ in thread_map(take, steps, torch.device("cpu")):
+        pass
+
+
 @functools.lru_cache(maxsize=256)
 def _sha256(at: formats.FileId) -> str:
     with at.path.open("rb") as file:
@@ -241,10 +263,10 @@ def _sha256(at: formats.FileId) -> str:
 @functools.lru_cache(maxsize=256)
 def _first_not_finite(files: tuple[formats.FileId, ...]) -> str | None:
     tensors = formats.contents(files).tensors
-    return next((name for name, t in tensors.items() if not _finite(t.fetch())), None)
+    return next((name for name, t in tensors.items() if not is_finite(t.fetch())), None)
 
 
-def _finite(tensor: Tensor) -> bool:
+def is_finite(tensor: Tensor) -> bool:
     """Whether a floating-point tensor holds neither NaN nor infinity."""
     return not tensor.numel() or all(math.isfinite(x) for x in tensor.aminmax())
 

@@ -52,6 +52,7 @@ from .torch_archive import ZIP_MAGIC, Archive, check_unpacked, read_legacy, read
 __all__ = [
     "ADAPTER",
     "ADAPTER_WEIGHTS",
+    "DAMAGE",
     "ENDINGS",
     "HEAD_WIDTH",
     "KEY",

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from ..atomic_files import check_output
 from ..checkpoints import image_tower
-from ..checkpoints.image_tower import Checkpoint, save
+from ..checkpoints.image_tower import Checkpoint, is_finite, save
 from ..data.calibration import load_batch
 from ..errors import BadValue, UnknownName
 from ..evaluation.attempts import Attempts
@@ -29,6 +29,7 @@ from ..hardware.available import free
 from ..memory_estimate import too_much
 from ..methods import METHODS
 from ..methods.keep_rates import UNMEASURED_RANKS
+from ..parallel import thread_map
 from ..places import given
 from ..recipe import check
 from ..run import FULL, Merge, evaluable_tasks, run
@@ -314,6 +315,7 @@ def _events(call: Call) -> Iterator[Event]:
 def _warn(recipe: MergeRecipe, family: Family, name: str) -> None:
     """Warns on stderr of probable mistakes and of merges that may not fit into memory."""
     check(recipe, family)
+    family.read_through(recipe.sources)  # before anybody asks for the base alone
     place = devices.choose(name)
     large = too_much(recipe, family, place, free(place))
     _say((*doubts(family, recipe.sources), *([f"this {large}"] if large else [])))
@@ -336,12 +338,15 @@ def _cast(tensors: Mapping[str, Tensor], word: str) -> dict[str, Tensor]:
     """
     dtype = parse_dtype(word)
     cast = {name: tensor.to(dtype) for name, tensor in tensors.items()}
+    finite = thread_map(is_finite, cast.values(), torch.device("cpu"))
     lost: dict[str, int] = {}
-    for name, tensor in cast.items():
-        if large := int((~torch.isfinite(tensor)).sum()):
+    for (name, tensor), fits in zip(cast.items(), finite, strict=True):
+        if not fits:
+            large = int((~torch.isfinite(tensor)).sum())
             problem = f"cannot hold {large} values of {name}, up to {tensors[name].abs().max():.3g}"
             raise BadValue("dtype", word, problem, "use fp32 or bf16")
-        lost[name] = int(tensors[name].count_nonzero() - tensor.count_nonzero())
+        if tensor is not tensors[name]:
+            lost[name] = int(tensors[name].count_nonzero() - tensor.count_nonzero())
     if total := sum(lost.values()):
         worst = max(lost, key=lambda name: lost[name])
         values = sum(tensor.numel() for tensor in cast.values())

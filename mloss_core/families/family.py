@@ -6,6 +6,7 @@ docs/format.md says or as other tools leave it (`layouts`).
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
@@ -18,13 +19,13 @@ from torch import Tensor
 
 from ..architecture import ViTConfig
 from ..checkpoints import read as formats
-from ..checkpoints.image_tower import Checkpoint
+from ..checkpoints.image_tower import Checkpoint, read_through
 from ..checkpoints.preprocessing import MEAN, STD
 from ..data.benchmarks import benchmarks
 from ..data.names import is_hidden, visible
 from ..data.prompts import Prompts
 from ..data.tasks import Task
-from ..errors import BadFile, BadTensor, BadValue, UnknownName
+from ..errors import BadFile, BadTensor, BadValue, InputError, UnknownName
 from ..places import assets, given
 from ..text import normal
 from . import download, heads, schema
@@ -116,8 +117,7 @@ class Family:
     def base(self) -> Checkpoint:
         """The base model's image tower, opened and audited once."""
         if None not in self.opened:
-            base = _base(self.folder, self.parts)
-            base.audit(self.model.shapes())
+            base = self._audited_base()
             base.check_finite()
             self.opened[None] = base
         return self.opened[None]
@@ -133,14 +133,31 @@ class Family:
         if name not in self.sources:
             raise UnknownName("sources", name, self.sources)
         if name not in self.opened:
-            base = self.base()
-            part = self.parts.part(name)
-            source = Checkpoint.open(self.parts.sources[name], f"source {name}", base, part)
-            source.check_config(base, self.model)
-            source.audit(self.model.shapes(), base)
+            source = self._audited(name, self.base())
             source.check_finite()
             self.opened[name] = source
         return self.opened[name]
+
+    def _audited(self, name: str, base: Checkpoint) -> Checkpoint:
+        """A source, opened and audited against the base but for its values."""
+        part = self.parts.part(name)
+        source = Checkpoint.open(self.parts.sources[name], f"source {name}", base, part)
+        source.check_config(base, self.model)
+        source.audit(self.model.shapes(), base)
+        return source
+
+    def _audited_base(self) -> Checkpoint:
+        base = _base(self.folder, self.parts)
+        base.audit(self.model.shapes())
+        return base
+
+    def read_through(self, names: Iterable[str]) -> None:
+        """Hashes the base and these sources and looks for NaN in them, several files at a time and
+        each read once; what is wrong with one is left to whoever asks for it."""
+        with contextlib.suppress(InputError):
+            base = self.opened.get(None) or self._audited_base()
+            sources = [self.opened.get(n) or self._audited(n, base) for n in map(normal, names)]
+            read_through([base, *sources])
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
         """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""

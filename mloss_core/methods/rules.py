@@ -53,9 +53,10 @@ def ties(
 
     def step(t: Tensor, rows: slice) -> Tensor:
         counts = None if kept is None else kept[rows]
-        return trim.elect_and_merge_(trim.trim_(t, limits[:, rows], counts), alpha)
+        merged = trim.elect_and_merge_(trim.trim_(t, limits[:, rows], counts), alpha)
+        return merged.mul_(recipe.scaling)
 
-    return recipe.scaling * vectors.merged(step)
+    return vectors.merged(step)
 
 
 def elect(vectors: TaskVectors, alpha: Alpha, recipe: MergeRecipe, name: str, rates=None) -> Merged:
