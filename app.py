@@ -68,24 +68,32 @@ async def download(request: Request) -> Response:
 
 async def card(request: Request) -> Response:
     """The model card of a run."""
+    from mloss_core import MlossError
     from mloss_core.runs.card import model_card
 
     run = run_of(request)
     if run is None:
         return missing(request, "run")
     name = {"Content-Disposition": f'attachment; filename="{run.id}.md"'}
-    return PlainTextResponse(model_card(run), media_type="text/markdown", headers=name)
+    try:
+        return PlainTextResponse(model_card(run), media_type="text/markdown", headers=name)
+    except MlossError as error:
+        return unreadable(error)
 
 
 async def bundle(request: Request) -> Response:
     """All files of a run and its card as a zip, written while it is sent."""
+    from mloss_core import MlossError
     from mloss_core.runs.bundle import zipped
 
     run = run_of(request)
     if run is None:
         return missing(request, "run")
     name = {"Content-Disposition": f'attachment; filename="{run.id}.zip"'}
-    return StreamingResponse(zipped(run), media_type="application/zip", headers=name)
+    try:
+        return StreamingResponse(zipped(run), media_type="application/zip", headers=name)
+    except MlossError as error:
+        return unreadable(error)
 
 
 async def live(request: Request) -> Response:
@@ -119,6 +127,11 @@ def run_of(request: Request) -> RunRecord | None:
         return load_run(request.path_params["run"])
     except MlossError:
         return None
+
+
+def unreadable(error: Exception) -> Response:
+    """Says what is wrong with a run's files."""
+    return PlainTextResponse(f"{error}\n", status_code=422)
 
 
 def missing(request: Request, what: str) -> Response:

@@ -54,7 +54,7 @@ class ViTConfig:
                 mean=tuple(float(m) for m in config["mean"]),
                 std=tuple(float(s) for s in config["std"]),
             )
-        except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        except (KeyError, TypeError, ValueError, ArithmeticError) as error:
             raise BadFile(
                 "family.json of", name, f"is not a model config ({error!r})", "see docs/format.md"
             ) from error

@@ -23,6 +23,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+LONGEST = 2000  # characters of a message
+
 
 class MlossError(Exception):
     """Base of all errors raised on purpose; its text is fit to be shown as it is."""
@@ -58,13 +60,11 @@ class InputError(MlossError):
 
     def named(self, name: str) -> str:
         """The message with another name for the field, such as an option of the command line."""
-        # One line whatever the value holds: a file name may contain a newline.
-        text = f"{name} {shown(self.value)}: {self.problem}; {self.remedy}"
-        return " ".join(text.split())
+        return _line(f"{name} {shown(self.value)}: {self.problem}; {self.remedy}")
 
     def labelled(self, label: str) -> str:
         """The message as a sentence under the label of a widget."""
-        return " ".join(f"{label}: {shown(self.value)} {self.problem}; {self.remedy}".split())
+        return _line(f"{label}: {shown(self.value)} {self.problem}; {self.remedy}")
 
 
 class UnknownName(InputError):
@@ -125,6 +125,12 @@ class OutOfMemory(MlossError):
         super().__init__(
             f"device {device}: out of memory; use fewer calibration images or sources, or the cpu"
         )
+
+
+def _line(text: str) -> str:
+    """One line of bounded length: what a file or a link holds may have newlines and no end."""
+    text = " ".join(text.split())
+    return text if len(text) <= LONGEST else f"{text[: LONGEST - 500]} ... {text[-495:]}"
 
 
 def shown(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from .errors import BadValue, UnknownName
+from .errors import BadValue, UnknownName, shown
 from .text import normal
 
 MOST_BLOCKS = 1000  # in any model: a range of blocks must not fill the memory
@@ -203,7 +203,7 @@ def parse_blocks(text: str, count: int = MOST_BLOCKS) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 19:
-            raise BadValue("blocks", text, f"has a part {part!r}", "write all, none or 0,8-10")
+            raise BadValue("blocks", text, f"has a part {shown(part)!r}", "write all, none or 0,8-10")
         low, high = int(first), int(last if dash else first)
         if high < low:
             raise BadValue("blocks", text, f"has the reversed range {part}", "put the lower first")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shlex
+import stat
 from pathlib import Path
 
 ROOTS = "MLOSS_ROOTS"
@@ -62,10 +64,18 @@ def snapshot(path: Path) -> Path:
         return path
     there = {folder.name: folder for folder in place.iterdir() if folder.is_dir()}
     with contextlib.suppress(OSError, UnicodeDecodeError):
+        check_plain(path / "refs" / "main")
         name = (path / "refs" / "main").read_text(encoding="ascii").strip()
         if name in there:
             return there[name]
     return max(there.values(), key=lambda folder: folder.stat().st_mtime, default=path)
+
+
+def check_plain(path: Path) -> None:
+    """Raises OSError for a pipe, a device or a socket: reading one may wait or go on for ever."""
+    mode = path.stat().st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it is a pipe, a device or a socket, and no file")
 
 
 def lost_link(path: Path) -> Path | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from .errors import BadFile
+from .places import check_plain
 
 WESTERN = "latin-1"
 # One-byte encodings of languages in Latin letters: a byte is told where all of them agree.
@@ -64,6 +65,7 @@ def read_text(path: Path, parse: Callable[[str], Any]) -> Any:
         BadFile: it cannot be read, or in more than one way.
     """
     try:
+        check_plain(path)
         if (size := path.stat().st_size) > MOST_BYTES:
             raise BadFile(path.name, path, f"has {size} bytes, far too many for text", MEND)
         value = _parsed(path, decoded(path.read_bytes()), parse)

@@ -14,6 +14,7 @@ from jaxtyping import Int64, UInt8
 from PIL import Image
 
 from ..errors import BadFile, LostLink
+from ..places import check_plain
 from ..text import normal
 from .names import files_below, listed
 from .shades import RangeError, as_rgb
@@ -142,6 +143,7 @@ def _is_picture(path: Path) -> bool:
     if ending in OTHERS:
         return False
     try:
+        check_plain(path)
         with Image.open(path, formats=MARKED):
             return True
     except Image.DecompressionBombError:  # said when it is decoded
@@ -160,6 +162,7 @@ def decoded(paths: Sequence[Path], size: int) -> UInt8[np.ndarray, "n h w 3"]:
 
 def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     try:
+        check_plain(path)
         with Image.open(path, formats=KINDS) as picture:
             return prepared(picture, size)
     except RangeError as error:

@@ -38,7 +38,8 @@ def files_below(folder: Path) -> list[Path]:
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not is_hidden(name)]
         files += [Path(place, name) for name in names if not is_hidden(name)]
-    return sorted(path for path in files if path.is_file() or path.is_symlink())
+    # Not by Path, which raises where a link leads to what this user may not look at.
+    return sorted(path for path in files if os.path.isfile(path) or os.path.islink(path))
 
 
 def entry(folder: Path, name: str | Path) -> Path:

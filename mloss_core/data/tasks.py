@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from ..errors import BadFile, MlossError
+from ..places import check_plain
 from ..plain_text import Misread, decoded
 from ..text import normal
 from .images import Pictures, Resized, picture_files
@@ -147,6 +148,7 @@ def read_npz(
     """The arrays of those keys, and the optional ones that are there; raises BadFile when missing,
     pickled, truncated or no .npz."""
     try:
+        check_plain(path)
         with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             missing = [key for key in keys if key not in file.files]
             if missing:

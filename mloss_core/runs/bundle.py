@@ -35,9 +35,13 @@ def zipped(run: RunRecord) -> Iterator[bytes]:
     """The bytes of the zip; tensors do not shrink, so nothing is compressed.
 
     Raises:
-        BadFile: the run's hits cannot be read for the card.
+        BadFile: at once, where the run's card cannot be written.
     """
-    text, pipe = model_card(run), _Pipe()
+    return _pieces(run, model_card(run))
+
+
+def _pieces(run: RunRecord, text: str) -> Iterator[bytes]:
+    pipe = _Pipe()
     with zipfile.ZipFile(pipe, "w") as archive:
         archive.writestr(f"{run.id}/README.md", text)
         for path in sorted(run.folder.iterdir()):

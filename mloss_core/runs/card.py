@@ -14,6 +14,7 @@ from ..fields import FIELDS
 from ..methods import METHODS
 from ..text import markdown_table
 from ..types import Accuracy
+from .layout import as_bad_file
 from .record import RunRecord
 
 APART = ("family", "method", "sources", "weights")
@@ -45,15 +46,19 @@ def model_card(run: RunRecord, *, transformers: bool = False) -> str:
 
     Args:
         transformers: whether it stands in a folder that transformers loads.
+
+    Raises:
+        BadFile: the run's hits cannot be read, or its recipe is none.
     """
-    return card(
-        run.metadata,
-        accuracies=run.accuracies,
-        versions=run.versions,
-        provenance=f"Merged on {run.created[:10]} on {run.device}" if run.device else "",
-        title=run.title,
-        transformers=transformers,
-    )
+    with as_bad_file(run.id):  # metadata may hold values of any kind where a recipe has its own
+        return card(
+            run.metadata,
+            accuracies=run.accuracies,
+            versions=run.versions,
+            provenance=f"Merged on {run.created[:10]} on {run.device}" if run.device else "",
+            title=run.title,
+            transformers=transformers,
+        )
 
 
 def card(

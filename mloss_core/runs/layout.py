@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Iterator
@@ -10,11 +11,13 @@ from pathlib import Path
 from uuid import uuid4
 
 from ..errors import BadFile
-from ..places import given
+from ..places import check_plain, given
 
 PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part")  # a folder that is still written, or was
 PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+MOST_BYTES = 1 << 28  # of a text in a run's folder
 RECIPE, STATE, EVENTS, RECORD = "recipe.json", "state.json", "events.jsonl", "record.json"
+CELL = "cell-"  # what the ids of cells begin with, and no others
 HITS, SCORES, MODEL, TITLE = "hits.npz", "scores.safetensors", "model.safetensors", "title.txt"
 
 
@@ -33,6 +36,14 @@ def as_bad_file(name: str) -> Iterator[None]:
     except Exception as error:
         problem = f"cannot be read ({error})"
         raise BadFile("run", name, problem, "choose another, or delete its folder") from error
+
+
+def text_of(path: Path) -> str:
+    """What a run's text file holds; raises OSError where it is no file, or larger than any."""
+    check_plain(path)
+    if (size := path.stat().st_size) > MOST_BYTES:
+        raise OSError(errno.EFBIG, f"{path.name} has {size} bytes, far too many for text")
+    return path.read_text(encoding="utf-8")
 
 
 def folders() -> Iterator[tuple[str, Path]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,25 @@ from typing import Any
 import numpy as np
 import psutil
 from jaxtyping import Float
+from numpy.lib.npyio import NpzFile
 from safetensors.numpy import load_file
 
 from ..errors import BadFile, MlossError
+from ..places import check_plain
 from ..types import Accuracy, MergeRecipe
 from .events import Hits
-from .layout import EVENTS, HITS, MODEL, RECIPE, RECORD, SCORES, STATE, TITLE, as_bad_file
+from .layout import (
+    EVENTS,
+    HITS,
+    MODEL,
+    RECIPE,
+    RECORD,
+    SCORES,
+    STATE,
+    TITLE,
+    as_bad_file,
+    text_of,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +82,7 @@ class RunRecord:
         hits: Hits = {}
         if self.state == "finished":
             path = self.folder / HITS
-            with (
-                as_bad_file(self.id),
-                path.open("rb") as raw,
-                np.load(raw, allow_pickle=False) as file,
-            ):
+            with as_bad_file(self.id), _arrays(path) as file:
                 for key in file.files:
                     model, task = key.split("/", 1)
                     hits.setdefault(model, {})[task] = file[key]
@@ -101,7 +110,7 @@ class RunRecord:
     def kept(self) -> dict[int, float]:
         """Mean keep rate of each merged block's c_fc.weight, as its events say."""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-            lines = (self.folder / EVENTS).read_text(encoding="utf-8").splitlines()
+            lines = text_of(self.folder / EVENTS).splitlines()
             merged = (e for line in lines if (e := _line(line)).get("event") == "BlockMerged")
             return {int(event["block"]): float(event["kept"]) for event in merged}
         return {}
@@ -115,7 +124,7 @@ class RunRecord:
         values = self.metadata["recipe"]
         if (self.folder / STATE).is_file():  # before the end, all fields were written down
             with as_bad_file(self.id):
-                values = json.loads((self.folder / RECIPE).read_text(encoding="utf-8"))
+                values = _json(self.folder / RECIPE)
         # Old runs keep only what their method reads: a default e may be above their k.
         values = {"variation": 0.0, **values}
         strange = sorted(values.keys() - {field.name for field in fields(MergeRecipe)})
@@ -127,6 +136,14 @@ class RunRecord:
                 k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
             }
             return MergeRecipe(**plain)
+
+
+@contextlib.contextmanager
+def _arrays(path: Path) -> Iterator[NpzFile]:
+    """The arrays of an .npz, without unpickling."""
+    check_plain(path)
+    with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+        yield file
 
 
 def counts(hits: Hits) -> dict[str, dict[str, Accuracy]]:
@@ -207,15 +224,16 @@ def _state(state: Mapping[str, Any]) -> str:
 
 def _title(folder: Path) -> str | None:
     try:
-        return (folder / TITLE).read_text(encoding="utf-8").strip() or None
+        return text_of(folder / TITLE).strip() or None
     except FileNotFoundError:
         return None
 
 
 def _json(path: Path) -> dict[str, Any]:
-    value = json.loads(path.read_text(encoding="utf-8"))
+    value = json.loads(text_of(path))
     if not isinstance(value, dict):
         raise ValueError(f"{path.name} is no JSON object")
+    json.dumps(value, ensure_ascii=False).encode()  # halves of characters can be shown nowhere
     return value
 
 

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from ..data.names import is_hidden, visible
 from ..errors import BadFile
+from ..places import check_plain
 
 MOST_FILES = 20_000
 MOST_BYTES = 1 << 31  # unpacked, all together
@@ -29,6 +30,7 @@ def unpacked(path: Path) -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory(prefix="mloss-") as place:
         try:
+            check_plain(path)
             with zipfile.ZipFile(path) as archive:
                 _unpack(archive, path, Path(place))
         except DAMAGE as error:

@@ -115,7 +115,8 @@ def of_link(query: Mapping[str, str]) -> tuple[dict[str, str], list[str]]:
             of_family[key].parse(query[key])
         except InputError as error:
             problem = error.labelled(of_family[key].label)
-            wrong.append(f"{problem}. In the link, {key}={query[key][:60]} was not used.")
+            text = " ".join(query[key].split())[:60]
+            wrong.append(f"{problem}. In the link, {key}={text} was not used.")
             continue
         chosen[key] = query[key]
         if key == "tour":  # the link holds what differs from the step's own settings
