@@ -12,14 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mloss_core import MlossError, load, load_batch
-
-
-def damage(content: bytes, cut: float, flips: list[tuple[float, int]]) -> bytes:
-    """Truncated to a share of its length, with bits flipped at shares of what is left."""
-    left = bytearray(content[: max(1, int(len(content) * cut))])
-    for share, bit in flips:
-        left[int(share * (len(left) - 1))] ^= 1 << bit
-    return bytes(left)
+from scripts.torture.mutate import damage
 
 
 def damages(head: float):
