@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import BadFile
+from ..places import check_plain
 from ..plain_text import read_text
 from .foreign import foreign_folder
 from .lazy_tensor import FormatError
@@ -35,6 +36,7 @@ def weight_files(path: Path) -> tuple[Path, ...]:
         FileNotFoundError: the path does not exist.
     """
     if not path.is_dir():
+        check_plain(path)
         beside = path.with_name(ADAPTER)
         return (path, beside) if path.name in ADAPTER_WEIGHTS and beside.is_file() else (path,)
     for name in WEIGHTS:
