@@ -13,7 +13,8 @@ from .data.calibration import draw_batch, load_batch
 from .errors import InputError, MlossError
 from .evaluation.evaluator import Evaluator, mean_accuracy
 from .evaluation.paired_test import Comparison, compare, verdict
-from .families.family import Family, families, load
+from .families.family import Family, load
+from .families.folders import families
 from .methods import METHODS, Method
 from .mloss import keep_rates, layer_mloss, node_mloss, node_sums, score_block, token_gap
 from .run import Evaluate, Merge, cell, launch, live, run

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from .checkpoints.files import FileId
 from .checkpoints.image_tower import FLOATS, Checkpoint
-from .checkpoints.lazy_tensor import FileId
 from .hardware.available import free
 from .trim import SortedMagnitudes, TaskVectors
 

@@ -7,8 +7,6 @@ import math
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-from tabulate import tabulate
-
 PLAIN = (1e-3, 1e3)  # magnitudes between these are written without a power of ten
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
@@ -46,9 +44,15 @@ def _power(value: float) -> str:
 
 def plain_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in columns, two spaces apart."""
-    return tabulate(rows, heads, tablefmt="plain", disable_numparse=True)
+    return _table(heads, rows, "plain")
 
 
 def markdown_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A table in Markdown; special characters in cells are the caller's to escape."""
-    return tabulate(rows, heads, tablefmt="github", disable_numparse=True)
+    return _table(heads, rows, "github")
+
+
+def _table(heads: Sequence[str], rows: Iterable[Sequence[str]], style: str) -> str:
+    from tabulate import tabulate  # a tenth of a second, and few commands print a table
+
+    return tabulate(rows, heads, tablefmt=style, disable_numparse=True)

@@ -29,6 +29,7 @@ import torch.nn.functional as F
 import mloss_core as core
 from mloss_core.architecture import c_fc
 from mloss_core.data.calibration import batch_of, preprocess
+from mloss_core.families.folders import roots
 from mloss_core.hardware.peak import anonymous, watched
 
 SOURCES = 16
@@ -46,7 +47,7 @@ def report(name: str, plot: Path | None = None) -> None:
         raise SystemExit(f"error: {name} is not known; choose synthetic-b32 or synthetic-l14")
     images, dtype = SIZES[tower]
     if name not in core.families():
-        folder = core.zoo.roots()[-1] / name
+        folder = roots()[-1] / name
         print(f"making {folder}", flush=True)
         synthetic.write(tower, folder, SOURCES, dtype)
     family = core.load(name)

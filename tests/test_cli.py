@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from mloss_core import BlockScored, Finished, MergeRecipe, NodeScores, __version__, run
 from mloss_core.cli.merging import _score_rows
 from mloss_core.data.calibration import batch_of, draw_batch
-from mloss_core.families import family as zoo
+from mloss_core.families import folders
 from mloss_core.vit import Tower
 
 pytestmark = pytest.mark.usefixtures("family")
@@ -55,7 +55,7 @@ def test_families_are_listed_with_what_they_hold(cli):
 
 def test_a_folder_without_families_lists_none(cli, tmp_path, monkeypatch):
     monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "nothing"))
-    monkeypatch.setattr(zoo, "ZOO", tmp_path)
+    monkeypatch.setattr(folders, "ZOO", tmp_path)
     assert cli("families", "--json").status == 0
 
 

@@ -121,8 +121,8 @@ def test_the_list_of_commands_says_what_their_docstrings_say():
 
 
 def test_functions_named_like_a_module_stay_functions():
-    code = "import mloss_core as m, mloss_core.run; from mloss_core.families import family; "
-    code += "assert m.run.__module__ == 'mloss_core.run' and m.families is family.families"
+    code = "import mloss_core as m, mloss_core.run; from mloss_core.families import folders; "
+    code += "assert m.run.__module__ == 'mloss_core.run' and m.families is folders.families"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 

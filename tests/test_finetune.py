@@ -34,6 +34,7 @@ from mloss_core.data.images import Pictures
 from mloss_core.errors import BadFile, BadValue, UnknownName
 from mloss_core.evaluation.paired_test import compare
 from mloss_core.families import family as zoo
+from mloss_core.families import folders
 from mloss_core.run import Evaluate, Merge
 from mloss_core.training import archives, keeping
 from mloss_core.training import lesson as lesson_module
@@ -87,7 +88,7 @@ def lab_models(tmp_path_factory) -> Path:
 @pytest.fixture
 def tiny(lab_models, tmp_path, monkeypatch):
     """That family; one's own families go into an empty folder."""
-    monkeypatch.setattr(zoo, "ZOO", lab_models)
+    monkeypatch.setattr(folders, "ZOO", lab_models)
     monkeypatch.setenv("MLOSS_MODELS", str(tmp_path / "mine"))
     return zoo.load("tiny")
 
@@ -416,7 +417,7 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(
     stored = load_file(keeping.checkpoint(tmp_path / "f", 4))
     assert all(torch.equal(stored[name], tensor) for name, tensor in tuned.weights.items())
     monkeypatch.undo()
-    monkeypatch.setattr(zoo, "ZOO", tiny.folder.parent)
+    monkeypatch.setattr(folders, "ZOO", tiny.folder.parent)
     again = done(SHORT, tiny, lesson, tmp_path / "f")
     assert isinstance(again[-2], Diverged) and again[-2].step == 7, "it is known"
     assert bytes_of(again[-1]) == bytes_of(tuned)

@@ -17,6 +17,7 @@ import oracle
 from mloss_core import BlockScored, Family, Finished, MergeRecipe, draw_batch, run
 from mloss_core.architecture import c_fc
 from mloss_core.families import family as zoo
+from mloss_core.families.folders import ZOO
 from mloss_core.methods import emr
 from mloss_core.methods.keep_rates import node_rates
 from tiny import write_family
@@ -51,12 +52,12 @@ def drawn(request, tmp_path_factory) -> Family:
 @pytest.fixture(scope="module", params=[3, pytest.param(12, marks=pytest.mark.slow)])
 def demo(request, tmp_path_factory) -> Family:
     """The embedded family, its first blocks or all of it."""
-    if not (zoo.ZOO / "demo" / "family.json").is_file():
+    if not (ZOO / "demo" / "family.json").is_file():
         pytest.skip("assets/zoo/demo is not there")
     if request.param == zoo.load("demo").model.blocks:
         return zoo.load("demo")
     folder = tmp_path_factory.mktemp("models") / "first"
-    shutil.copytree(zoo.ZOO / "demo", folder)
+    shutil.copytree(ZOO / "demo", folder)
     for path in (folder / "base.safetensors", *(folder / "sources").iterdir()):
         save_file({n: t for n, t in load_file(path).items() if _block(n) < request.param}, path)
     about = json.loads((folder / "family.json").read_text())

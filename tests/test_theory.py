@@ -25,6 +25,7 @@ from mloss_core import (
 from mloss_core.analysis.second_order import agreement
 from mloss_core.analysis.theory import estimate, explained
 from mloss_core.families import family as zoo
+from mloss_core.families.folders import ZOO
 from tiny import TASKS
 
 ALPHA = (0.5, 0.3, 0.2)
@@ -135,7 +136,7 @@ def test_theory_sees_the_very_inputs_that_mloss_is_measured_on(family, changes):
 
 def test_theory_of_the_demo_family_on_record():
     """What docs/theory.md says of it."""
-    if not (zoo.ZOO / "demo" / "family.json").is_file():
+    if not (ZOO / "demo" / "family.json").is_file():
         pytest.skip("assets/zoo/demo is not there")
     family = zoo.load("demo")
     best = family.recommended("m-ties")

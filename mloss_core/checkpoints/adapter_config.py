@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lazy_tensor import FormatError
+from .files import FormatError
 
 MERGE_FIRST = "merge it into its base with peft's merge_and_unload first"
 # Under these A and B mean something else than a sum onto the layer's own weights.

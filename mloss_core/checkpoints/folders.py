@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import BadFile
 from ..places import check_plain
 from ..plain_text import read_text
+from .files import FormatError
 from .foreign import foreign_folder
-from .lazy_tensor import FormatError
 
 WEIGHTS = (
     "model.safetensors",

@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from .lazy_tensor import FileId, FormatError
+from .files import FileId, FormatError
 
 HEAD = 4096  # bytes that tell
 ENDINGS = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".pth.tar", ".pt.tar")  # of checkpoints

@@ -23,6 +23,7 @@ from ..errors import BadFile, BadTensor, LostLink
 from ..parallel import thread_map
 from ..places import lost_link, snapshot
 from ..version import __version__
+from . import hashes
 from . import read as formats
 from .infer import blocks, differences
 from .read import KEY, FormatError, as_bad_file, tower_shapes
@@ -222,10 +223,10 @@ class Checkpoint:
         The name of a part that was asked for belongs to it.
         """
         with as_bad_file(self.name, self.path):
-            hashes = [_sha256(at) for at in self.files]
-        return (
-            hashes[0] if len(hashes) == 1 else hashlib.sha256("".join(hashes).encode()).hexdigest()
-        )
+            digests = [hashes.sha256(at) for at in self.files]
+        if len(digests) == 1:
+            return digests[0]
+        return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 
 def _conversion(path: Path) -> str:
@@ -240,7 +241,7 @@ def read_through(checkpoints: Iterable[Checkpoint]) -> None:
         step
         for checkpoint in checkpoints
         for step in (
-            *((_sha256, at) for at in checkpoint.files),
+            *((hashes.sha256, at) for at in checkpoint.files),
             (_first_not_finite, checkpoint.files),
         )
     )
@@ -251,13 +252,6 @@ def read_through(checkpoints: Iterable[Checkpoint]) -> None:
 
     for _ in thread_map(take, steps, torch.device("cpu")):
         pass
-
-
-@functools.lru_cache(maxsize=256)
-def _sha256(at: formats.FileId) -> str:
-    with at.path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return hashlib.sha256(f"{digest}{at.part}".encode()).hexdigest() if at.part else digest
 
 
 @functools.lru_cache(maxsize=256)

@@ -7,12 +7,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from safetensors import safe_open
 from torch import Tensor
+
+from .files import FileId, FormatError, check_unchanged
 
 # Storage types of pickled tensors: safetensors' word for the dtype, and the dtype.
 STORAGES = {
@@ -35,14 +35,6 @@ ODD_STORAGES = {
 }  # fmt: skip
 
 
-class FormatError(Exception):
-    """A file's format problem and its remedy, without the file's name, which the caller adds."""
-
-    def __init__(self, problem: str, remedy: str = "fetch or write it again"):
-        super().__init__(problem)
-        self.problem, self.remedy = problem, remedy
-
-
 def itemsize(word: str) -> int:
     """Bytes of an element of that dtype or kind of storage; raises FormatError if unknown."""
     if word in DTYPES:
@@ -50,20 +42,6 @@ def itemsize(word: str) -> int:
     if word not in ODD_STORAGES:
         raise FormatError(f"holds values of dtype {word or 'unknown'}")
     return ODD_STORAGES[word]
-
-
-class FileId(NamedTuple):
-    """A file as it was, and what is read of it.
-
-    Args:
-        changed: time of its last change, in nanoseconds.
-        part: the model in it that is meant, by a name or a word of it; empty: nothing is said.
-    """
-
-    path: Path
-    size: int
-    changed: int
-    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,18 +62,6 @@ class Stored:
         """Bytes of its values; of a dtype that is not read, as many as there are values."""
         width = DTYPES[self.dtype].itemsize if self.dtype in DTYPES else 1
         return math.prod(self.shape) * width
-
-
-def file_id(path: Path, part: str = "") -> FileId:
-    """The identity of a file as it is now; raises OSError."""
-    stat = path.stat()
-    return FileId(path, stat.st_size, stat.st_mtime_ns, part)
-
-
-def check_unchanged(at: FileId) -> None:
-    """Raises FormatError where a file is no longer what it was when it was opened."""
-    if file_id(at.path, at.part) != at:
-        raise FormatError("has changed since it was opened", "try again")
 
 
 @functools.lru_cache(maxsize=64)

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .adapter_config import MERGE_FIRST, AdapterConfig
+from .files import FormatError
 from .hugging_face import IMAGE, place
-from .lazy_tensor import FormatError, Stored
+from .lazy_tensor import Stored
 from .naming import LEFT_OUT, TEXT_TOWER, WRAPPERS
 
 LORA = "lora"  # the dialect

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from .adapter_config import MERGE_FIRST
+from .files import FormatError
 from .folders import ADAPTER, ADAPTER_WEIGHTS
 from .hugging_face import IMAGE, TEXT, renamed
-from .lazy_tensor import FormatError, Stored, transposed
+from .lazy_tensor import Stored, transposed
 
 # What wrappers put before names: DataParallel, torch.compile, Ilharco's ImageEncoder.
 WRAPPERS = {"module", "model", "clip", "clip_model", "_orig_mod"}

@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from .lazy_tensor import FormatError, Stored
+from .files import FormatError
+from .lazy_tensor import Stored
 from .state_dict import HOLDERS, StateDict, dotted
 
 # Names that only an image tower has, after what wrappers put before them.

@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import IO, Any, cast
 
-from .lazy_tensor import STORAGES, FormatError
+from .files import FormatError
+from .lazy_tensor import STORAGES
 
 MOST_STEPS = 5_000_000  # a whole ViT-L/14 takes fewer than a hundred thousand
 DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, struct.error)

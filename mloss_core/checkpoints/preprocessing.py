@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from .files import FormatError
 from .folders import OPEN_CLIP_CONFIG, json_beside
-from .lazy_tensor import FormatError
 
 # What OpenAI's CLIP and its descendants expect of pixels; a family that differs says so.
 MEAN = (0.48145466, 0.4578275, 0.40821073)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from .lazy_tensor import FormatError, Stored
+from .files import FormatError
+from .lazy_tensor import Stored
 
 FULL = "take the full-precision model that it was made from"
 UNPACK = f"{FULL}, or load it with transformers, call dequantize() on it, and then save_pretrained"

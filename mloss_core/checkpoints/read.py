@@ -19,6 +19,7 @@ from torch import Tensor
 
 from ..errors import BadFile, BadTensor
 from .adapter_config import adapter_config
+from .files import FileId, FormatError, check_unchanged, file_id
 from .folders import (
     ADAPTER,
     ADAPTER_WEIGHTS,
@@ -31,16 +32,7 @@ from .folders import (
 )
 from .foreign import ENDINGS, check_is_checkpoint
 from .infer import HEAD_WIDTH, NO_PROJECTION, Architecture, architecture, tower_shapes
-from .lazy_tensor import (
-    FileId,
-    FormatError,
-    Stored,
-    as_single,
-    check_unchanged,
-    file_id,
-    from_safetensors,
-    safetensors,
-)
+from .lazy_tensor import Stored, as_single, from_safetensors, safetensors
 from .lora import LORA, expanded
 from .naming import PLAIN, is_head, is_left_out, left_out, text_tower, to_open_clip_names
 from .parts import chosen, parts

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .lazy_tensor import FormatError, Stored
+from .files import FormatError
+from .lazy_tensor import Stored
 from .pickle_reader import OpaqueObject, Strided
 
 # Training scripts keep the weights under one of these, beside optimizer, epoch and so on.

@@ -9,8 +9,9 @@ import zipfile
 from dataclasses import dataclass
 from typing import IO, Any
 
+from .files import FileId, FormatError
 from .foreign import foreign_zip
-from .lazy_tensor import DTYPES, FileId, FormatError, Stored, from_bytes, itemsize
+from .lazy_tensor import DTYPES, Stored, from_bytes, itemsize
 from .pickle_reader import Storage, Strided, plain
 
 ZIP_MAGIC = b"PK\x03\x04"

@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ..errors import MlossError
-from ..families.family import families as all_families
 from ..families.family import load
+from ..families.folders import families as all_families
 from ..families.layouts import TOML
 from ..families.scaffold import scaffold
 from .options import PLACE, command

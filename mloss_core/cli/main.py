@@ -64,6 +64,7 @@ COMMANDS = {
         "Measures the M-Loss of every node along an M-TIES merge.",
     ),
 }
+HASHING = ("merge", "score")  # commands that read every file of their models
 
 
 class Commands(click.Group):
@@ -74,6 +75,8 @@ class Commands(click.Group):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """The command that is called, imported."""
         name, listed, rest = super().resolve_command(ctx, args)
+        if name in HASHING:
+            importlib.import_module(".ahead", __package__).hash_ahead(rest)
         return name, imported(name) if name and listed else None, rest
 
 

@@ -16,7 +16,8 @@ from ..data.datasets import datasets_root
 from ..errors import BadFile, UnknownName
 from ..families import download
 from ..families.download import can_fetch, fetch_base, fetch_dataset
-from ..families.family import find, load, task_names
+from ..families.family import load, task_names
+from ..families.folders import find
 from ..families.heads import FILE, make_heads
 from ..families.layouts import TOML, layout
 from ..families.pool import FILE as POOL

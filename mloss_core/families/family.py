@@ -1,4 +1,4 @@
-"""Model families on disk: listing, loading, and access to their parts.
+"""Model families on disk: loading, and access to their parts.
 
 A family is a folder under assets/zoo or $MLOSS_MODELS (default ./models), laid out as
 docs/format.md says or as other tools leave it (`layouts`).
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,17 +21,15 @@ from ..checkpoints import read as formats
 from ..checkpoints.image_tower import Checkpoint, read_through
 from ..checkpoints.preprocessing import MEAN, STD
 from ..data.benchmarks import benchmarks
-from ..data.names import is_hidden, visible
 from ..data.prompts import Prompts
 from ..data.tasks import Task
-from ..errors import BadFile, BadTensor, BadValue, InputError, UnknownName
-from ..places import assets, given
+from ..errors import BadFile, BadTensor, InputError, UnknownName
 from ..text import normal
 from . import download, heads, schema
-from .layouts import OWN, TOML, Layout, is_family, layout, unbroken
+from .folders import find
+from .layouts import OWN, TOML, Layout, layout, unbroken
 from .tasks import read_prompts, read_task
 
-ZOO = assets() / "zoo"
 LOGIT_SCALE = 100.0  # of all CLIPs that OpenAI trained
 
 
@@ -214,17 +211,6 @@ class Family:
 _LOADED: dict[Path, Family] = {}  # the latest of each folder, for the checkpoints it has opened
 
 
-def roots() -> tuple[Path, ...]:
-    """Folders that hold families: the embedded zoo, and $MLOSS_MODELS."""
-    return ZOO, given(os.environ.get("MLOSS_MODELS", "models"))
-
-
-def families() -> tuple[str, ...]:
-    """Names of all families found."""
-    folders = (path for root in roots() for path in visible(root))
-    return tuple(dict.fromkeys(normal(folder.name) for folder in folders if is_family(folder)))
-
-
 def load(name: str) -> Family:
     """The family of that name.
 
@@ -234,18 +220,6 @@ def load(name: str) -> Family:
         BadFile: its parts or its architecture cannot be told.
     """
     return at(find(name))
-
-
-def find(name: str) -> Path:
-    """The folder of the family of that name; raises BadValue, UnknownName."""
-    if not name.strip() or is_hidden(name) or set(name) & set("/\\\0"):
-        remedy = f"choose from {', '.join(families())}"
-        raise BadValue("family", name, "is not a plain name but a path or empty", remedy)
-    for root in roots():
-        for folder in visible(root):
-            if normal(folder.name) == normal(name) and is_family(folder):
-                return folder
-    raise UnknownName("family", name, families())
 
 
 def at(folder: Path) -> Family:

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..checkpoints.read import ADAPTER, ADAPTER_WEIGHTS, ENDINGS, WEIGHTS
+from ..checkpoints.folders import ADAPTER, ADAPTER_WEIGHTS, WEIGHTS
+from ..checkpoints.foreign import ENDINGS
 from ..data.names import entry, visible
 from ..errors import BadFile, LostLink
 from ..places import REPOSITORY, allowing, given, links_in, lost_link, roots, snapshot, within

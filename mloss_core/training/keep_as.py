@@ -22,7 +22,8 @@ from ..data.tasks import Task
 from ..errors import BadFile, BadValue, UnknownName
 from ..families import heads as head_files
 from ..families import pool
-from ..families.family import Family, load, roots
+from ..families.family import Family, load
+from ..families.folders import roots
 from ..families.layouts import OWN
 from ..text import normal
 from .lesson import Lesson

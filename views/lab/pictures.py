@@ -14,7 +14,7 @@ from mloss_core import Family, InputError
 from mloss_core.data.names import visible
 from mloss_core.data.tasks import comparable
 from mloss_core.errors import BadValue
-from mloss_core.families.family import roots
+from mloss_core.families.folders import roots
 from mloss_core.families.layouts import is_family
 from mloss_core.training.lesson import LEAST, Lesson, of_pictures, of_task, renamed
 from views.lab import pad
