@@ -25,7 +25,7 @@ from ..run import cell as cell_stages
 from ..run import run
 from ..types import Event, MergeRecipe
 from . import store
-from .layout import root, writing
+from .layout import CELL, root, writing
 from .store import RunRecord
 
 SPLITS = ("test", "val")
@@ -81,7 +81,7 @@ class Lab:
         images = [self._images(task, cell.split) for task in cell.tasks]
         parts = [recipe_fields(recipe), models, drawn, images, cell.split, cell.beside]
         parts.append(version_of(recipe.method))
-        return f"cell-{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
+        return f"{CELL}{hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:24]}"
 
     def cached_run(self, cell: Cell) -> RunRecord | None:
         """The cell's finished run on disk; None where there is none."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ..errors import BadFile
 from .events import Hits, event_json, final_hits, score_tensors
-from .layout import PLAIN, TITLE, folders, put, root, writing
+from .layout import CELL, PLAIN, TITLE, folders, put, root, writing
 from .record import RunRecord, read, readable
 from .write import KINDS, new_id, recorded
 
@@ -44,6 +44,8 @@ def load_run(name: str) -> RunRecord:
 
 def _folder(name: str) -> Path:
     """The folder of a run, finished or not; raises BadFile."""
+    if PLAIN.fullmatch(name) and (root() / name).is_dir():  # without a look at all the others
+        return root() / name
     for run_id, folder in folders():
         if run_id == name:
             return folder
@@ -54,6 +56,8 @@ def list_runs(kinds: Sequence[str] = ("merge", "score")) -> list[RunRecord]:
     """All readable runs of these kinds, newest first; what is not a run is passed over."""
     runs: dict[str, RunRecord] = {}
     for name, folder in folders():
+        if name.startswith(CELL) and "cell" not in kinds:
+            continue  # grids leave thousands
         run = readable(name, folder) if name not in runs else None
         if run is not None and run.kind in kinds:
             runs[name] = run
