@@ -337,6 +337,12 @@ def nodes(tmp_path_factory):
     pytest.importorskip("ray", reason="the optional engine, see requirements-dev.txt")
     from ray.cluster_utils import Cluster
 
+    with pytest.MonkeyPatch.context() as patch:  # what its workers import
+        patch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))
+        yield from _cluster(Cluster)
+
+
+def _cluster(Cluster):
     small = {"num_cpus": 1, "object_store_memory": 80 * 2**20, "include_dashboard": False}
     cluster = Cluster(initialize_head=True, head_node_args=small)
     second = cluster.add_node(**{k: v for k, v in small.items() if k != "include_dashboard"})

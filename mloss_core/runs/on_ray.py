@@ -1,7 +1,7 @@
 """The engine of many machines: batches as tasks of Ray Core (`pip install mloss[ray]`).
 
-All nodes see one folder of families and one of runs. Ray places tasks on free cores or cards, and
-gives a task whose worker or node died to another.
+All nodes see one folder of families and one of runs. Ray places a task where cores or cards are
+free, and says when its worker or its node has died.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import importlib
 from typing import Any
 
 from ..errors import BadValue
-from .engines import TRIES, Batch, Died, Outcome, outcome_of
+from .engines import Batch, Died, Outcome, outcome_of
 
 
 class Ray:
@@ -44,10 +44,11 @@ class Ray:
             problem = f"has no room for one task of {needs}"
             raise BadValue("address", address, problem, "add nodes")
         self.workers, self.threads = min(workers or room, room), threads
-        # A task measures only what is not on disk, so another try of it loses nothing.
-        options = {"num_cpus": threads, "num_gpus": cards, "max_retries": TRIES - 1}
+        # Without retries of Ray's own: whoever submits gives out again what a worker dropped.
+        options = {"num_cpus": threads, "num_gpus": cards, "max_retries": 0}
         self._measured = self._ray.remote(**options)(outcome_of)
         self._running: dict[Any, int] = {}
+        self._address = address
 
     def _room(self, threads: int, cards: int) -> int:
         """Tasks that fit on the cluster at a time."""
@@ -73,6 +74,8 @@ class Ray:
     def _outcome(self, task: Any) -> Outcome:
         try:
             return self._ray.get(task)
+        except self._ray.exceptions.RayTaskError as error:  # such as a node that lacks mloss
+            return RuntimeError(f"a node of {self._address} failed\n{error}")
         except self._ray.exceptions.RayError as error:
             return Died(str(error))
 
