@@ -1,16 +1,26 @@
-"""Atomic writing of output files: whole or not at all."""
+"""Atomic writing of output files and folders: whole or not at all.
+
+They are written in a hidden folder beside their place, and renamed. A killed writer leaves that
+folder; whoever writes to the same place later removes it.
+"""
 
 from __future__ import annotations
 
 import os
+import re
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from uuid import uuid4
 
 from safetensors import SafetensorError
 
 from .errors import BadFile
+
+UNIQUE = "[0-9a-f]{32}"
+DEAD = 3600.0  # seconds without a change after which what lies aside has no writer any more
 
 
 def check_output(path: Path, argument: str = "out", remedy: str = "name another file") -> None:
@@ -35,23 +45,48 @@ def check_output(path: Path, argument: str = "out", remedy: str = "name another 
 
 @contextmanager
 def written(path: Path, argument: str = "out") -> Iterator[Path]:
-    """A temporary path that is renamed to `path` on success and deleted on failure.
+    """A path in a hidden folder; what is there is renamed to `path` on success, deleted on failure.
 
     Raises:
         BadFile: the path exists, its folder doesn't, or the disk is full.
     """
     check_output(path, argument)
-    aside = path.with_name(f".{path.stem[:80]}.{uuid4().hex}.part{path.suffix}")
+    folder = aside(path)
     try:
-        yield aside
-        aside.chmod(0o644)  # safetensors leaves files that only their owner can read
-        _give(aside, path, argument)
+        folder.mkdir()
+        # safetensors writes beside the path that it is given, under a name of its own.
+        yield folder / path.name
+        (folder / path.name).chmod(0o644)  # which only its owner can read
+        _give(folder / path.name, path, argument)
     except (OSError, SafetensorError) as error:
         raise BadFile(
             argument, path, f"cannot be written ({error})", "free space or go elsewhere"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def aside(path: Path) -> Path:
+    """A new hidden path beside another; what killed writers left beside it is removed."""
+    sweep(path.parent, re.compile(rf"\.{re.escape(path.stem[:80])}\.{UNIQUE}\.part"))
+    return path.with_name(f".{path.stem[:80]}.{uuid4().hex}.part")
+
+
+def sweep(folder: Path, names: re.Pattern[str], but: str = "") -> None:
+    """Removes what lies aside under such names, unless somebody may still write it.
+
+    Args:
+        but: a file; folders that hold it stay.
+    """
+    with suppress(OSError):
+        for left in [path for path in folder.iterdir() if names.fullmatch(path.name)]:
+            if time.time() - _changed(left) > DEAD and not (but and (left / but).exists()):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def _changed(folder: Path) -> float:
+    """When anything in a folder was changed last."""
+    return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
 
 
 def _give(aside: Path, path: Path, argument: str) -> None:

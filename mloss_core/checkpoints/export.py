@@ -7,13 +7,13 @@ import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from ..architecture import ViTConfig
+from ..atomic_files import aside as beside
 from ..atomic_files import check_output
 from ..errors import BadFile
 from .hugging_face import IMAGE, their_tensors
@@ -43,7 +43,7 @@ def write_folder(
         BadFile: the folder exists, its parent doesn't, or the disk is full.
     """
     check_output(folder)
-    aside = folder.with_name(f".{folder.name[:80]}.{uuid4().hex}.part")
+    aside = beside(folder)
     try:
         aside.mkdir()
         for name, value in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,10 +12,13 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+from ..atomic_files import UNIQUE, sweep
 from ..checkpoints.read import OPEN_CLIP_CONFIG, WEIGHTS
 from ..data.benchmarks import benchmarks
 from ..data.datasets import GONE, by_hand, opened
 from ..errors import BadFile, BadValue, MlossError
+
+DOWNLOADS = re.compile(rf"\.{UNIQUE}\.part")  # the hidden folders that they are written into
 
 
 def fetch_base(folder: Path, name: str) -> bool:
@@ -74,6 +78,7 @@ def fetch_dataset(root: Path, dataset: str) -> bool:
 @contextmanager
 def _aside(root: Path, what: str, remedy: str) -> Iterator[Path]:
     """A temporary folder for a download, removed afterwards; errors become BadFile."""
+    sweep(root, DOWNLOADS)
     aside = root / f".{uuid4().hex}.part"
     try:
         aside.mkdir(parents=True)

@@ -13,6 +13,7 @@ import datetime
 import importlib.metadata
 import json
 import platform
+import re
 import shutil
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
@@ -23,6 +24,7 @@ import numpy as np
 import psutil
 import torch
 
+from ..atomic_files import sweep
 from ..checkpoints.image_tower import save
 from ..errors import BadFile, BadValue, MlossError
 from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEvaluated
@@ -44,6 +46,8 @@ from .layout import (
 )
 from .record import counts, readable
 
+# What a killed process was making or removing; a part is a run that was interrupted.
+HALF = re.compile(r"\..+\.[0-9a-f]{8}\.(new|gone)")
 KINDS = ("merge", "score", "cell")
 # Read once, at the start: threads that look while another one changes sys.path may find nothing.
 OPEN_CLIP = importlib.metadata.version("open_clip_torch")
@@ -183,6 +187,7 @@ class _Log:
 
 def _make_room(name: str) -> None:
     """Removes unfinished folders of an id that no process writes; raises BadFile if finished."""
+    sweep(root(), HALF, but=RECORD)
     for _, folder in [entry for entry in folders() if entry[0] == name]:
         run = readable(name, folder)
         if run is not None and run.state == "finished":
@@ -199,6 +204,7 @@ def _discard(name: str, folder: Path) -> None:
         folder.rename(gone)
         if _finished(name, gone):
             gone.rename(folder)
+            return
     shutil.rmtree(gone, ignore_errors=True)
 
 
