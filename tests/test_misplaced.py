@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import stat
+import zipfile
 from random import Random
 
 import pytest
 
 from mloss_core import Checkpoint, MergeRecipe, MlossError, load, load_batch, recorded, run
+from mloss_core.data import images
 from mloss_core.data.images import decoded, picture_files
 from mloss_core.errors import LONGEST, BadValue
 from mloss_core.runs import layout, store
@@ -130,3 +132,26 @@ def test_a_card_of_a_strange_recipe_is_refused_before_anything_is_sent(value, fi
     path.write_text(json.dumps(record))
     with pytest.raises(MlossError, match=f"run {finished}: cannot be read"):
         zipped(store.load_run(finished))
+
+
+def test_a_picture_that_asks_for_gigabytes_is_refused(tmp_path, monkeypatch):
+    def ask(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(images.Image, "open", ask)
+    (tmp_path / "a.jp2").touch()
+    with pytest.raises(MlossError, match=r"a\.jp2: cannot be decoded \(MemoryError\)"):
+        decoded([tmp_path / "a.jp2"], 16)
+
+
+def test_a_member_without_a_name_is_refused(tmp_path):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x", b"1")
+    content = path.read_bytes()
+    name = content.rindex(b"x", 0, len(content) - 22)  # the directory's, at its end
+    entry = bytearray(content)
+    entry[name] = 0  # what follows a null is cut off
+    path.write_bytes(entry)
+    with pytest.raises(MlossError, match=r"is no \.zip that can be read"), unpacked(path):
+        pass

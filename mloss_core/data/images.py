@@ -148,7 +148,7 @@ def _is_picture(path: Path) -> bool:
             return True
     except Image.DecompressionBombError:  # said when it is decoded
         return True
-    except (OSError, ValueError, SyntaxError):
+    except Exception:  # whatever a decoder makes of it, it is no picture
         return False
 
 
@@ -168,7 +168,7 @@ def _decoded(path: Path, size: int) -> UInt8[np.ndarray, "size size 3"]:
     except RangeError as error:
         remedy = "save it with 8 bits, or scaled to that range"
         raise BadFile("picture", path, str(error), remedy) from error
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except Exception as error:  # decoders of damaged pictures raise a dozen kinds
         problem = f"cannot be decoded ({type(error).__name__})"
         remedy = "remove it, or name it under skip in family.toml"
         raise BadFile("picture", path, problem, remedy) from error

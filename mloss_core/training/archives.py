@@ -18,7 +18,11 @@ MOST_FILES = 20_000
 MOST_BYTES = 1 << 31  # unpacked, all together
 CHUNK = 1 << 20
 REMEDY = "unpack it yourself, and give the folder"
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError)
+# An IndexError is of a member without a name.
+DAMAGE = (
+    zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError,
+    IndexError,
+)  # fmt: skip
 
 
 @contextmanager
