@@ -20,12 +20,13 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # tiny tensors: a second thread only waits
 
-from scripts.torture import fuzz  # noqa: E402
+from scripts.torture import fuzz, kill  # noqa: E402
 from scripts.torture.report import HEADS, Row, line  # noqa: E402
 
 # Each part: the function that yields its rows, and its counts with what they count.
 PARTS: dict[str, tuple[Callable[..., Iterator[Row]], dict[str, tuple[int, str]]]] = {
     "fuzz": (fuzz.rows, {"cases": (100_000, "damaged and hostile inputs")}),
+    "kill": (kill.rows, {"kills": (200, "processes killed")}),
 }
 
 
