@@ -31,9 +31,9 @@ TRIED: dict[str, Mapping[str, Sequence[Any]]] = {
     "fisher": {"scaling": (1.0, 1.5, 2.0, 2.5)},
     "esm": {"scaling": (0.05, 0.1, 0.2, 0.4, 0.7, 1.0)},
     "fit": {
-        "scaling": (0.85, 1.0),
+        "scaling": (0.85, 1.0, 1.5),  # of the start
         "start": ("iso-c", "tsv-m", "wudi-closed"),
-        "ridge": (3.0, 10.0, 30.0),
+        "ridge": (10.0, 30.0),
     },
     "adamerging": {"steps": (50, None), "vectors": ("plain", "trimmed")},
     "samerging": {"steps": (100, 200), "rate": (1e-2,)},
