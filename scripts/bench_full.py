@@ -20,6 +20,7 @@ from pathlib import Path
 from timing import CPU, timed  # first: it finds mloss_core, which must come before torch
 
 # isort: split
+import naive
 import numpy as np
 import plotly.graph_objects as go
 import synthetic
@@ -85,10 +86,10 @@ def times(family: core.Family, images: int) -> None:
     """Naive TIES, TIES, the floor, M-TIES and its cheaper scores, in turn."""
     for source in family.sources[:TIMED]:
         _ = family.source(source).sha256  # files in the page cache, hashes known
-    naive = timed(lambda: naive_ties(family))
+    first = timed(lambda: naive_ties(family))
     ties = timed(lambda: merge(family, recipe_of(family, "ties", TIMED), images))
     print(
-        f"naive TIES {naive:.1f} s, TIES {ties:.1f} s: {naive / ties:.1f} times faster", flush=True
+        f"naive TIES {first:.1f} s, TIES {ties:.1f} s: {first / ties:.1f} times faster", flush=True
     )
     floor = timed(lambda: products(family, images)) + ties
     recipe = recipe_of(family, "m-ties", TIMED)
@@ -113,22 +114,11 @@ def rank_correlation(ours: np.ndarray, reference: np.ndarray) -> float:
     return float(np.corrcoef(ours.argsort().argsort(), reference.argsort().argsort())[0, 1])
 
 
-def naive_ties(family: core.Family, keep: float = 0.2) -> dict[str, torch.Tensor]:
+def naive_ties(family: core.Family) -> dict[str, torch.Tensor]:
     """TIES as one would write it first."""
-    base = family.base().load(CPU)
-    merged = {}
-    for name, ours in base.items():
-        vectors = []
-        for source in family.sources[:TIMED]:
-            t = family.source(source).read([name])[name].float() - ours
-            flat = t.abs().flatten()
-            limit = flat.kthvalue(flat.numel() - max(1, int(keep * flat.numel())) + 1).values
-            vectors.append(torch.where(t.abs() >= limit, t, 0.0))
-        stacked = torch.stack(vectors)
-        sign = torch.where(stacked.sum(0) >= 0, 1.0, -1.0)
-        agree = stacked * sign > 0
-        merged[name] = ours + (stacked * agree).sum(0) / agree.sum(0).clamp(min=1)
-    return merged
+    sources = [family.source(name) for name in family.sources[:TIMED]]
+    readers = [lambda name, of=source: of.read([name])[name] for source in sources]
+    return naive.ties(family.base().load(CPU), readers)
 
 
 def products(family: core.Family, images: int) -> None:
