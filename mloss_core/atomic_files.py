@@ -1,7 +1,7 @@
 """Atomic writing of output files and folders: whole or not at all.
 
 They are written in a hidden folder beside their place, and renamed. A killed writer leaves that
-folder; whoever writes to the same place later removes it.
+folder; whoever writes beside it later removes it.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from .errors import BadFile
 
 UNIQUE = "[0-9a-f]{32}"
+ASIDE = re.compile(rf"\..+\.{UNIQUE}\.part")
 DEAD = 3600.0  # seconds without a change after which what lies aside has no writer any more
 
 
@@ -67,8 +68,8 @@ def written(path: Path, argument: str = "out") -> Iterator[Path]:
 
 
 def aside(path: Path) -> Path:
-    """A new hidden path beside another; what killed writers left beside it is removed."""
-    sweep(path.parent, re.compile(rf"\.{re.escape(path.stem[:80])}\.{UNIQUE}\.part"))
+    """A new hidden path beside another; what killed writers left there is removed."""
+    sweep(path.parent, ASIDE)
     return path.with_name(f".{path.stem[:80]}.{uuid4().hex}.part")
 
 
@@ -81,12 +82,20 @@ def sweep(folder: Path, names: re.Pattern[str], but: str = "") -> None:
     with suppress(OSError):
         for left in [path for path in folder.iterdir() if names.fullmatch(path.name)]:
             if time.time() - _changed(left) > DEAD and not (but and (left / but).exists()):
-                shutil.rmtree(left, ignore_errors=True)
+                _remove(left)
 
 
-def _changed(folder: Path) -> float:
-    """When anything in a folder was changed last."""
-    return max(os.lstat(path).st_mtime for path in (folder, *folder.rglob("*")))
+def _remove(path: Path) -> None:
+    """Removes a file or a folder, if it can be."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _changed(path: Path) -> float:
+    """When a file, or anything in a folder, was changed last."""
+    return max(os.lstat(each).st_mtime for each in (path, *path.rglob("*")))
 
 
 def _give(aside: Path, path: Path, argument: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
 
+from ..atomic_files import sweep
 from ..errors import BadFile
 from ..places import check_plain, given
 
@@ -75,7 +76,8 @@ def _unwritable(error: Exception) -> BadFile:
 
 
 def put(path: Path, text: str) -> None:
-    """Writes a small file whole or not at all."""
+    """Writes a small file whole or not at all; what killed writers left of it is removed."""
+    sweep(path.parent, re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}"))
     aside = path.with_name(f".{path.name}.{uuid4().hex[:8]}")
     try:
         with aside.open("w", encoding="utf-8") as file:
