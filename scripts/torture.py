@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,13 +21,19 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(_name, "1")  # tiny tensors: a second thread only waits
 
-from scripts.torture import fuzz, kill  # noqa: E402
+from scripts.torture import crowd, disk, fuzz, kill, merges  # noqa: E402
 from scripts.torture.report import HEADS, Row, line  # noqa: E402
 
 # Each part: the function that yields its rows, and its counts with what they count.
 PARTS: dict[str, tuple[Callable[..., Iterator[Row]], dict[str, tuple[int, str]]]] = {
     "fuzz": (fuzz.rows, {"cases": (100_000, "damaged and hostile inputs")}),
     "kill": (kill.rows, {"kills": (200, "processes killed")}),
+    "disk": (disk.rows, {"tries": (200, "operations on disks that fail")}),
+    "crowd": (
+        crowd.rows,
+        {"sessions": (20, "visitors of one server"), "minutes": (5, "that they stay")},
+    ),
+    "merges": (merges.rows, {"merges": (2000, "merges in one server")}),
 }
 
 
@@ -34,6 +41,8 @@ def main() -> int:
     """Does the part that the command line names, prints its rows as they come, and says if all
     held."""
     arguments = parsed()
+    # Whoever stops it stops what it has started, too: worlds, workers and servers.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     chosen = PARTS if arguments.part == "all" else [arguments.part]
     print(line(HEADS), line("---" for _ in HEADS), sep="\n", flush=True)
     held = True

@@ -7,6 +7,7 @@ that the moments between two of them are met as well, however short.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
+from mloss_core.atomic_files import written
 from scripts.torture import operations
 from scripts.torture.operations import HELD, OPERATIONS, World
 from scripts.torture.report import Row
@@ -26,6 +28,7 @@ from scripts.torture.report import Row
 CHANGES = frozenset(
     ("open", "os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.utime", "os.chmod")
 )
+DIE_WITH_PARENT = 1  # of Linux's prctl
 WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 LATE = 7200  # seconds: what lies aside for so long has no writer any more
 LONG = 120.0  # seconds that an operation may take
@@ -39,6 +42,8 @@ def forked(work: Callable[[], None], errors: Path | None = None) -> int:
         return child
     status = 1
     try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        ctypes.CDLL(None).prctl(DIE_WITH_PARENT, signal.SIGKILL)
         work()
         status = 0
     except BaseException:
@@ -132,6 +137,16 @@ def age(world: World) -> None:
             os.utime(path, (then, then), follow_symlinks=False)
 
 
+def _again(name: str, world: World) -> None:
+    """Does it once more, where it is not done yet, and then whatever else writes to the same place:
+    what was left aside must go with that."""
+    world.enter()
+    OPERATIONS[name](world)
+    with written(world.out / "next") as aside:
+        aside.touch()
+    (world.out / "next").unlink()
+
+
 def faults(
     name: str, world: World, before: dict[str, str], whole: dict[str, str]
 ) -> Iterator[tuple[str, str]]:
@@ -146,7 +161,7 @@ def faults(
     yield from (("lost", f"run {run} is nowhere") for run, is_gone in gone.items() if is_gone)
     age(world)
     errors = world.root / "errors"
-    if ended(forked(lambda: (world.enter(), OPERATIONS[name](world)), errors)) != 0:
+    if ended(forked(lambda: _again(name, world), errors)) != 0:
         yield "stuck", f"again: {errors.read_text()[-300:] if errors.exists() else 'did not end'}"
         return
     after = operations.left(world)

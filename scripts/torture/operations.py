@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -51,14 +52,18 @@ class World:
         os.environ["MLOSS_MODELS"] = str(self.root / "models")
         os.environ.pop("MLOSS_DATASETS", None)
 
-    def copied(self, to: Path) -> World:
-        """The same in another place; the families are the same files."""
+    def copied(self, to: Path, link: bool = True) -> World:
+        """The same in another place.
+
+        Args:
+            link: whether the families are the same files.
+        """
+        copy = os.link if link else shutil.copyfile
         for name in ("runs", "out", "mirror"):
             shutil.copytree(self.root / name, to / name)
         for name in ("tiny", "mine"):
-            shutil.copytree(
-                self.root / "models" / name, to / "models" / name, copy_function=os.link
-            )
+            there = to / "models" / name
+            shutil.copytree(self.root / "models" / name, there, copy_function=copy)
         return World(to)
 
 
@@ -92,16 +97,18 @@ def _merged(name: str, method: str = "m-ties") -> Iterator[object]:
     return recorded(work, recipe, kind="merge", id=name)
 
 
+class Refused(Exception):
+    """A command that ended with another status than 0; its text is what the command said."""
+
+
 def command(*arguments: object) -> None:
-    """Runs a command in this process; raises RuntimeError where it fails."""
-    with (
-        open(os.devnull, "w") as nothing,
-        contextlib.redirect_stdout(nothing),
-        contextlib.redirect_stderr(nothing),
-    ):
+    """Runs a command in this process; raises Refused where it fails."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
         status = main([str(argument) for argument in (*arguments, "--json")])
     if status:
-        raise RuntimeError(f"status {status}")
+        lines = [text for text in said.getvalue().splitlines() if text.startswith("error: ")]
+        raise Refused(lines[0] if len(lines) == 1 else said.getvalue())
 
 
 # --- operations -----------------------------------------------------------------------------------
