@@ -152,9 +152,16 @@ class Family:
         """Hashes the base and these sources and looks for NaN in them, several files at a time and
         each read once; what is wrong with one is left to whoever asks for it."""
         with contextlib.suppress(InputError):
-            base = self.opened.get(None) or self._audited_base()
-            sources = [self.opened.get(n) or self._audited(n, base) for n in map(normal, names)]
-            read_through([base, *sources])
+            audited, chosen = dict(self.opened), [n for n in map(normal, names) if n in self.sources]
+            if None not in audited:
+                audited[None] = self._audited_base()
+            for name in chosen:
+                if name not in audited:
+                    audited[name] = self._audited(name, audited[None])
+            read_through(audited[name] for name in (None, *chosen))
+            for name in [name for name in audited if name not in self.opened]:  # the base first
+                audited[name].check_finite()
+                self.opened[name] = audited[name]
 
     def heads(self, device: torch.device) -> dict[str, Tensor]:
         """Zero-shot head of each task: classes x embedding, from head_*.pt or heads.safetensors."""
