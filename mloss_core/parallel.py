@@ -16,6 +16,7 @@ import torch
 
 Piece = TypeVar("Piece")
 Result = TypeVar("Result")
+_here = threading.local()  # whether this thread does pieces
 
 
 def thread_map(
@@ -23,12 +24,13 @@ def thread_map(
 ) -> Iterator[Result]:
     """Results of `step` on every piece, in order, in parallel on a CPU.
 
+    What calls it within a piece goes on in that piece's thread.
+
     Args:
-        step: never calls `thread_map` itself.
         device: where the pieces' tensors are.
     """
     todo = list(pieces)
-    if device.type != "cpu" or len(todo) < 2:
+    if device.type != "cpu" or len(todo) < 2 or getattr(_here, "is_piece", False):
         return map(step, todo)
     return _threads().map(step, todo)
 
@@ -42,6 +44,7 @@ def _threads() -> ThreadPoolExecutor:
     def alone() -> None:
         torch.get_num_threads()  # a thread's first call sets its number, the next may change it
         torch.set_num_threads(1)
+        _here.is_piece = True
 
     threads = ThreadPoolExecutor(count, "piece", alone)
     list(threads.map(lambda _: all_here.wait(), range(count)))

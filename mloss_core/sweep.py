@@ -17,9 +17,11 @@ from .methods import METHODS, as_read
 from .methods.keep_rates import measured_blocks, node_rates, node_wise_blocks
 from .methods.matrices import after_svc
 from .methods.method import Models, OwnImages, Prepared, Weights
+from .methods.rules import ENTRYWISE
 from .methods.whole import norms
 from .mloss import Layer, score_block, some_tokens
-from .trim import global_threshold
+from .parallel import thread_map
+from .trim import SMALL, global_threshold
 from .types import PRECISIONS, BlockInputs, BlockMerged, BlockScored, Event, MergeRecipe, NodeScores
 from .vit import Tower
 
@@ -165,14 +167,29 @@ class _Merge:
             rates: keep rates of their rows; None where they have none of their own.
             kept: to which entries kept are added, by row.
         """
-        merged, base = {}, self.models.base
-        for name, tensors in stored.items():
-            vectors = self.models.cache.vectors(name, base[name], tensors, self.thresholds, kept)
-            if self.factors is not None:
-                vectors = dataclasses.replace(vectors, factors=self.factors, ordered=None)
-            task_vector = self.rule(vectors, self.alpha, self.recipe, name, rates)
-            merged[name] = task_vector.add_(base[name])
-        return merged
+        device = self.models.device
+        one = lambda name: self._tensor(name, stored[name], rates, kept)  # noqa: E731
+        small = [name for name, tensors in stored.items() if self._is_small(tensors)]
+        merged = dict(zip(small, thread_map(one, small, device), strict=True))
+        return merged | {name: one(name) for name in stored if name not in merged}
+
+    def _tensor(
+        self,
+        name: str,
+        tensors: Sequence[Tensor],
+        rates: Float[np.ndarray, " rows"] | None,
+        kept: Int[Tensor, " rows"] | None,
+    ) -> Tensor:
+        """One of them."""
+        base = self.models.base[name]
+        vectors = self.models.cache.vectors(name, base, tensors, self.thresholds, kept)
+        if self.factors is not None:
+            vectors = dataclasses.replace(vectors, factors=self.factors, ordered=None)
+        return self.rule(vectors, self.alpha, self.recipe, name, rates).add_(base)
+
+    def _is_small(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether a tensor is done in one thread: to share it would cost more than it takes."""
+        return self.rule in ENTRYWISE and len(tensors) * tensors[0].numel() <= SMALL
 
 
 def _factors(models: Models, recipe: MergeRecipe) -> list[float] | None:
