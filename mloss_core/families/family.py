@@ -152,7 +152,10 @@ class Family:
         """Hashes the base and these sources and looks for NaN in them, several files at a time and
         each read once; what is wrong with one is left to whoever asks for it."""
         with contextlib.suppress(InputError):
-            audited, chosen = dict(self.opened), [n for n in map(normal, names) if n in self.sources]
+            audited, chosen = (
+                dict(self.opened),
+                [n for n in map(normal, names) if n in self.sources],
+            )
             if None not in audited:
                 audited[None] = self._audited_base()
             for name in chosen:
