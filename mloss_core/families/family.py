@@ -152,10 +152,8 @@ class Family:
         """Hashes the base and these sources and looks for NaN in them, several files at a time and
         each read once; what is wrong with one is left to whoever asks for it."""
         with contextlib.suppress(InputError):
-            audited, chosen = (
-                dict(self.opened),
-                [n for n in map(normal, names) if n in self.sources],
-            )
+            audited = dict(self.opened)
+            chosen = [name for name in map(normal, names) if name in self.sources]
             if None not in audited:
                 audited[None] = self._audited_base()
             for name in chosen:
