@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -38,6 +39,7 @@ from mloss_core.checkpoints.image_tower import save
 from mloss_core.errors import BadFile, BadValue
 from mloss_core.runs import store
 from mloss_core.runs import write as recording
+from mloss_core.runs.writer import BOOT
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -241,8 +243,24 @@ def test_another_process_of_the_same_number_is_another_process(events, runs):
     log = begun(events)
     (part,) = runs.iterdir()
     state = state_of(part)
-    (part / "state.json").write_text(json.dumps(state | {"started": state["started"] - 100}))
+    for other in ("started", "since_boot"):
+        changed = state | {other: state[other] - 100}
+        old = {key: value for key, value in changed.items() if "boot" not in key}
+        (part / "state.json").write_text(json.dumps(old if other == "started" else changed))
+        assert [record.state for record in list_runs()] == ["interrupted"]
+    (part / "state.json").write_text(json.dumps(state | {"boot": "another"}))
     assert [record.state for record in list_runs()] == ["interrupted"]
+    log.close()
+
+
+@pytest.mark.skipif(not BOOT.exists(), reason="needs Linux's name of a boot")
+@pytest.mark.parametrize("hours", [-30, 30])
+def test_a_clock_that_is_set_interrupts_no_run(hours, events, monkeypatch):
+    log = begun(events)
+    booted = psutil.boot_time() + 3600 * hours
+    for place in (psutil, psutil._psplatform):
+        monkeypatch.setattr(place, "boot_time", lambda: booted)
+    assert [record.state for record in list_runs()] == ["running"]
     log.close()
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 from jaxtyping import Float
 from numpy.lib.npyio import NpzFile
 from safetensors.numpy import load_file
@@ -32,6 +31,7 @@ from .layout import (
     as_bad_file,
     text_of,
 )
+from .writer import lives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -214,12 +214,7 @@ def _state(state: Mapping[str, Any]) -> str:
     """The state of an unfinished run: its end, or whether its writing process still lives."""
     if state.get("end"):
         return str(state["end"])
-    try:
-        started = psutil.Process(int(state["pid"])).create_time()
-    except (psutil.Error, OverflowError, ValueError):
-        return "interrupted"
-    # The same number may have gone to another process; clocks are set by up to a second.
-    return "running" if abs(started - state["started"]) < 2 else "interrupted"
+    return "running" if lives(state) else "interrupted"
 
 
 def _title(folder: Path) -> str | None:

@@ -21,7 +21,6 @@ from typing import Any
 from uuid import uuid4
 
 import numpy as np
-import psutil
 import torch
 
 from ..atomic_files import sweep
@@ -45,6 +44,7 @@ from .layout import (
     writing,
 )
 from .record import counts, readable
+from .writer import writer
 
 # What a killed process was making or removing; a part is a run that was interrupted.
 HALF = re.compile(r"\..+\.[0-9a-f]{8}\.(new|gone)")
@@ -118,10 +118,9 @@ class _Log:
         self.scores: list[NodeScores] = []
         self.hits: Hits = {}
         self.over = False
-        process = psutil.Process()
         self.created = _now().isoformat(timespec="milliseconds")
         self.state: dict[str, Any] = {"kind": kind, "created": self.created}
-        self.state |= {"pid": process.pid, "started": process.create_time()}
+        self.state |= writer()
         self.state |= {"versions": versions(), "facts": dict(facts)}
         texts = {RECIPE: dataclasses.asdict(recipe), STATE: self.state}
         new = _hidden(name, "new")  # not seen before it says what it is
