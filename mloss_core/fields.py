@@ -203,7 +203,8 @@ def parse_blocks(text: str, count: int = MOST_BLOCKS) -> tuple[int, ...] | None:
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()) or len(part) > 19:
-            raise BadValue("blocks", text, f"has a part {shown(part)!r}", "write all, none or 0,8-10")
+            problem = f"has a part {shown(part)!r}"
+            raise BadValue("blocks", text, problem, "write all, none or 0,8-10")
         low, high = int(first), int(last if dash else first)
         if high < low:
             raise BadValue("blocks", text, f"has the reversed range {part}", "put the lower first")
