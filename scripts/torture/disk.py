@@ -162,7 +162,8 @@ def _disk(folder: Path, condition: str) -> Iterator[Path | None]:
     try:
         yield place
     finally:
-        subprocess.run(["umount", str(place)], check=True)
+        # A child that was stopped may still hold a file there.
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 def _tried(name: str, world: World, condition: str, draw: Random) -> str:
