@@ -114,6 +114,8 @@ class Number(Field):
             problem = f"is below {self.low:g}" if number < self.low else "is too large"
         elif math.isfinite(self.high):
             problem = f"is outside {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+        elif math.isfinite(number):
+            problem = f"is not above {self.low:g}" if self.above else f"is below {self.low:g}"
         else:
             problem = "is not a finite number"
         raise BadValue(self.name, value, problem, f"give {self.allowed}")

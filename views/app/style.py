@@ -32,6 +32,9 @@ CSS = """<style>
 /* What is drawn anew is not greyed meanwhile. */
 [data-stale="true"] {opacity: 1 !important; transition: none !important}
 .st-key-explore-top {min-height: 2.6rem}
+/* Panels side by side need a width at which their titles do not overlap: a phone scrolls them. */
+[class*="st-key-figure-experts"] {overflow-x: auto}
+[class*="st-key-figure-experts"] > div {min-width: 44rem}
 @media (max-width: 640px) {
   .st-key-strip {padding: 0 1rem}
   h1 {font-size: 2rem !important}
