@@ -1,6 +1,9 @@
 """Times and weighs one experiment by each engine, a whole process each, cells measured anew.
 
-    python scripts/bench_engines.py [--engines process,pool,ray] [--workers 2] [--repeat 2]
+    python scripts/bench_engines.py [--engines process,one-thread,pool,ray] [--workers 2]
+
+One process computes on all cores, too; `one-thread` is that process on one of them, as a worker of
+the pool has on as many cores as workers.
 
 Start-up is the time until the first cell is there, less the cell itself. Memory is the peak of the
 unique memory (USS) of the command and its workers together, looked at four times a second; Ray's
@@ -41,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--engines", default="process,pool,ray")
+    parser.add_argument("--engines", default="process,one-thread,pool,ray")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeat", type=int, default=2)
     args = parser.parse_args()
@@ -64,13 +67,15 @@ def main() -> None:
 
 def measured(engine: str, workers: int) -> Timing:
     """One command on an empty folder of runs; raises RuntimeError if it fails."""
-    options = [f"--engine={engine}", "--device=cpu"]
-    options += [] if engine == "process" else [f"--workers={workers}"]
+    here = engine in ("process", "one-thread")
+    options = [f"--engine={'process' if here else engine}", "--device=cpu"]
+    options += [] if here else [f"--workers={workers}"]
+    threads = {"OMP_NUM_THREADS": "1"} if engine == "one-thread" else {}
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
         process = subprocess.Popen(
             [*COMMAND, *options],
-            env=os.environ | {"MLOSS_RUNS": folder},
+            env=os.environ | threads | {"MLOSS_RUNS": folder},
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         peak = [0.0]
