@@ -8,10 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import socket
 from typing import Any
 
 from ..errors import BadValue
 from .engines import Batch, Died, Outcome, outcome_of
+
+
+SECONDS = 5  # that a cluster's head has to answer
+
+
+def _reach(address: str) -> None:
+    """Raises OSError where nothing answers at HOST:PORT: Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if colon and "/" not in host:
+        socket.create_connection((host, int(port)), SECONDS).close()
 
 
 class Ray:
@@ -33,8 +44,9 @@ class Ray:
             remedy = "pip install 'mloss[ray]', or use --engine pool"
             raise BadValue("engine", "ray", "is not installed", remedy) from error
         try:
+            _reach(address)
             self._ray.init(address=address, log_to_driver=False, logging_level="ERROR")
-        except (ConnectionError, RuntimeError, ValueError) as error:
+        except (OSError, RuntimeError, ValueError) as error:
             problem, remedy = f"cannot be joined ({error})", "start it with ray start --head"
             raise BadValue("address", address, problem, remedy) from error
         room = self._room(threads, cards)
