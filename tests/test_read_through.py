@@ -19,6 +19,7 @@ CONV = "visual.conv1.weight"
 @pytest.fixture
 def fresh():
     """No file was hashed or looked through yet."""
+    hashes._begun.clear()  # of commands that other tests ended early
     for cached in (hashes.sha256, image_tower._first_not_finite):
         cached.cache_clear()
 
