@@ -14,7 +14,6 @@ from typing import Any
 from ..errors import BadValue
 from .engines import Batch, Died, Outcome, outcome_of
 
-
 SECONDS = 5  # that a cluster's head has to answer
 
 
