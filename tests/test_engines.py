@@ -44,6 +44,12 @@ def few(monkeypatch):
     monkeypatch.setattr(plans, "GRID_VARIATION", (0.0, 0.1))
 
 
+@pytest.fixture
+def cell(family, start, few):
+    """The first of that grid."""
+    return plans.keep_and_variation(family, start)[0].cells[0]
+
+
 def measured(family, start, engine=None) -> list[CellDone]:
     """The cells of a grid of k and e, then of one of experts."""
     grid = experts.experts(family, start, GRID)
@@ -124,13 +130,12 @@ def dies(lab: Lab, cells) -> list[float]:
     os._exit(9)
 
 
-def test_what_kills_every_worker_is_named(family, start, few):
+def test_what_kills_every_worker_is_named(family, cell):
     lab = Lab(family, choose("cpu"))
-    (cell, *_), *_ = (step.cells for step in plans.keep_and_variation(family, start))
     with closing(Pool(TWO)) as pool:
         elsewhere = engines.Elsewhere(pool, lab, [cell], dies, lab.cached_run)
         with pytest.raises(errors.WorkerLost, match="died 3 times measuring k"):
-            elsewhere.seconds(cell)
+            elsewhere.outcome(cell)
 
 
 def test_bad_input_is_the_same_error_as_in_one_process(own_family, few):
@@ -211,13 +216,12 @@ def test_a_cell_that_two_tables_name_is_measured_once(engine, family, start, few
     assert len(list_runs(kinds=("cell",))) == 1
 
 
-def test_a_folder_that_workers_do_not_share_is_named(family, start, few, tmp_path, monkeypatch):
+def test_a_folder_that_workers_do_not_share_is_named(family, cell, tmp_path, monkeypatch):
     lab = Lab(family, choose("cpu"))
-    (cell, *_), *_ = (step.cells for step in plans.keep_and_variation(family, start))
     with closing(Pool(TWO)) as pool:
         elsewhere = engines.Elsewhere(pool, lab, [cell], nothing, lab.cached_run)
         with pytest.raises(errors.BadFile, match="lacks what a worker measured; give all workers"):
-            elsewhere.seconds(cell)
+            elsewhere.outcome(cell)
 
 
 def nothing(lab: Lab, cells) -> list[float]:
@@ -375,18 +379,17 @@ def dies_once(lab: Lab, cells) -> list[float]:
 
 
 @pytest.mark.ray
-def test_ray_tries_again_where_a_worker_died(nodes, family, start, few, runs):
+def test_ray_tries_again_where_a_worker_died(nodes, family, cell, runs):
     from mloss_core.runs.on_ray import Ray
 
     lab = Lab(family, choose("cpu"))
-    (cell, *_), *_ = (step.cells for step in plans.keep_and_variation(family, start))
     with closing(Ray(nodes[0].address, 1, 1, 0)) as engine:
         elsewhere = engines.Elsewhere(engine, lab, [cell], dies_once, lab.cached_run)
-        assert elsewhere.seconds(cell) > 0
+        assert elsewhere.outcome(cell)[1] > 0
         assert (runs / "died").exists()
         other = engines.Elsewhere(engine, lab, [_another(cell)], dies, lab.cached_run)
         with pytest.raises(errors.WorkerLost):
-            other.seconds(_another(cell))
+            other.outcome(_another(cell))
 
 
 def _another(cell):

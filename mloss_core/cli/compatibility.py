@@ -35,7 +35,7 @@ from ..methods import METHODS
 from ..recipe import check
 from ..runs.engines import Engine
 from ..types import MergeRecipe
-from .engines import engine_options, opened_engine
+from .engines import Opener, engine_options
 from .options import (
     command,
     device_option,
@@ -66,9 +66,7 @@ def compatibility(
     family: str,
     method: str,
     triples: int,
-    engine: str | None,
-    workers: int | None,
-    address: str | None,
+    engine: Opener,
     device: str,
     out: Path | None,
     as_json: bool,
@@ -85,7 +83,7 @@ def compatibility(
         raise BadValue("method", method, problem, remedy)
     evaluator = Evaluator(models, devices.choose(device))
     m_ties = _recipe(models, "m-ties", settings)
-    with opened_engine(engine, workers, address, evaluator.device) as where:
+    with engine(evaluator.device) as where:
         text, rows = judged(recipe, m_ties, evaluator, triples, as_json, where)
     if out:
         with written(out) as aside:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any
 
 import click
 import torch
@@ -11,31 +14,40 @@ import torch
 from ..errors import BadValue, UnknownName
 from ..runs.engines import MOST, Engine, Pool, Share
 from ..runs.on_ray import Ray
-from .options import Function
 
+# Opens the engine for a device, and closes it at the end; None stands for this process.
+Opener = Callable[[torch.device], AbstractContextManager[Engine | None]]
 ENGINES = ("process", "pool", "ray")
 
 
-def engine_options(function: Function) -> Function:
-    """The options of where cells are measured."""
-    function = click.option(
+def engine_options(function: Callable[..., None]) -> Callable[..., None]:
+    """The options of where cells are measured, given to the function as one: `engine`, which opens
+    what they ask for on a device."""
+
+    @functools.wraps(function)
+    def with_engine(
+        *, engine: str | None, workers: int | None, address: str | None, **options: Any
+    ) -> None:
+        function(engine=functools.partial(_opened, engine, workers, address), **options)
+
+    with_engine = click.option(
         "--address", metavar="ADDRESS",
         help="Of --engine ray: the cluster's head.  [default: one on this machine]",
-    )(function)  # fmt: skip
-    function = click.option(
+    )(with_engine)  # fmt: skip
+    with_engine = click.option(
         "--workers", type=int, metavar="NUMBER",
         help="How many at a time, each on its share of the cores.  [default: one a core, at most "
         f"{MOST}; with CUDA one a card]",
-    )(function)  # fmt: skip
+    )(with_engine)  # fmt: skip
     return click.option(
         "--engine", metavar="NAME",
         help=f"Where cells are measured. One of {', '.join(ENGINES)}: this process, worker "
         "processes, or a Ray cluster.  [default: pool where it has more than one worker]",
-    )(function)  # fmt: skip
+    )(with_engine)  # fmt: skip
 
 
 @contextlib.contextmanager
-def opened_engine(
+def _opened(
     name: str | None, workers: int | None, address: str | None, device: torch.device
 ) -> Iterator[Engine | None]:
     """The engine that the options ask for, closed at the end; None stands for this process.

@@ -28,7 +28,7 @@ from ..text import normal
 from ..training.settings import SETTINGS
 from ..types import MergeRecipe
 from .compatibility import judged
-from .engines import engine_options, opened_engine
+from .engines import Opener, engine_options
 from .options import (
     Function,
     command,
@@ -70,9 +70,7 @@ def _grid(function: Function) -> Function:
 def experiment(
     name: str,
     family: str,
-    engine: str | None,
-    workers: int | None,
-    address: str | None,
+    engine: Opener,
     device: str,
     out: Path | None,
     as_json: bool,
@@ -89,7 +87,7 @@ def experiment(
     lab = Lab(models, devices.choose(device))
     names = list(EXPERIMENTS) if name == "all" else [name]
     outcomes, of_sets = {}, ""
-    with opened_engine(engine, workers, address, lab.device) as where:
+    with engine(lab.device) as where:
         for n in names:
             plan = experts(models, start, grid) if grid else EXPERIMENTS[n].plan(models, start)
             outcomes[n] = list(_measured(n, plan, start, lab, as_json, where))

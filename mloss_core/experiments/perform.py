@@ -143,8 +143,7 @@ def _measured(
         elsewhere = Elsewhere(engine, experts.lab, cells, in_turn, lambda c: _on_disk(c, experts))
     for cell in cells:
         begun = time.perf_counter()
-        seconds = elsewhere.seconds(cell) if elsewhere else None
-        outcome = _on_disk(cell, experts)
+        outcome, seconds = elsewhere.outcome(cell) if elsewhere else (_on_disk(cell, experts), None)
         cached = outcome is not None and seconds is None
         if outcome is None:
             outcome = yield from _computed(cell, experts)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
 
@@ -29,6 +29,7 @@ from ..hardware.device import choose
 from .cells import Cell, Lab
 from .layout import root
 
+T = TypeVar("T")  # what was measured of a cell
 Measure = Callable[[Lab, Sequence[Cell]], list[float]]
 TRIES = 3  # of a batch whose worker dies each time
 MOST = 4  # workers unless more are wanted: each holds a family's test images and torch
@@ -95,7 +96,7 @@ def _lab(folder: Path, device: str) -> Lab:
     return Lab(at(folder), choose(device))
 
 
-class Elsewhere:
+class Elsewhere(Generic[T]):
     """Cells that an engine measures: those that are not on disk, and each once, however often
     tables name it."""
 
@@ -105,7 +106,7 @@ class Elsewhere:
         lab: Lab,
         cells: Sequence[Cell],
         measure: Measure,
-        on_disk: Callable[[Cell], object | None],
+        on_disk: Callable[[Cell], T | None],
     ):
         """Args:
         measure: what workers call.
@@ -117,8 +118,9 @@ class Elsewhere:
         self._arriving = _ahead(engine, batches(lab, list(missing.values()), measure))
         self._took: dict[Cell, float] = {}
 
-    def seconds(self, cell: Cell) -> float | None:
-        """Waits for a cell; returns the seconds that it took, or None where it was on disk.
+    def outcome(self, cell: Cell) -> tuple[T, float | None]:
+        """Waits for a cell; returns what was measured, and the seconds that it took, or None where
+        it was on disk.
 
         Raises:
             WorkerLost: a batch's worker died TRIES times.
@@ -130,11 +132,11 @@ class Elsewhere:
             arrived, seconds = next(self._arriving)
             self._awaited.remove(_unnamed(arrived))
             self._took[_unnamed(arrived)] = seconds
-        took = self._took.pop(wanted, None)
-        if took is not None and self._on_disk(cell) is None:
+        outcome = self._on_disk(cell)
+        if outcome is None:
             problem, remedy = "lacks what a worker measured", "give all workers one shared folder"
             raise BadFile("runs", root(), problem, remedy)
-        return took
+        return outcome, self._took.pop(wanted, None)
 
 
 def _unnamed(cell: Cell) -> Cell:

@@ -25,6 +25,7 @@ from ...families.family import Family
 from ...mloss import MEASURES, SetLosses
 from ...runs.cells import Cell, Lab
 from ...runs.engines import Elsewhere, Engine
+from ...runs.store import RunRecord
 from ...types import Event, MergeRecipe
 from ..task_vectors import Geometry
 from .sets import Members, alphas_of, losses_of_sets, pairs
@@ -96,8 +97,8 @@ def study(
     if engine:
         elsewhere = Elsewhere(engine, lab, list(cells.values()), in_turn, lab.cached_run)
     for members, cell in cells.items():
-        took = elsewhere.seconds(cell) if elsewhere else None
-        yield from _drop(lab, members, cell, took)
+        record, took = elsewhere.outcome(cell) if elsewhere else (lab.cached_run(cell), None)
+        yield from _drop(lab, members, cell, record, took)
 
 
 def check_studied(recipe: MergeRecipe, family: Family, triples: int) -> None:
@@ -123,18 +124,20 @@ def _cell(recipe: MergeRecipe, lab: Lab, members: Members) -> Cell:
 
 def in_turn(lab: Lab, cells: Sequence[Cell]) -> list[float]:
     """Measures a worker's sets; returns the seconds of each."""
-    drops = [event for cell in cells for event in _drop(lab, (), cell, None)]
+    drops = [event for c in cells for event in _drop(lab, (), c, lab.cached_run(c), None)]
     return [event.seconds for event in drops if isinstance(event, DropMeasured)]
 
 
-def _drop(lab: Lab, members: Members, cell: Cell, took: float | None) -> Iterator[StudyEvent]:
-    """Measures one set's drop, or reads it from disk where it was measured before.
+def _drop(
+    lab: Lab, members: Members, cell: Cell, record: RunRecord | None, took: float | None
+) -> Iterator[StudyEvent]:
+    """Measures one set's drop.
 
     Args:
-        took: seconds that a worker needed for it just now.
+        record: its merge where it is on disk.
+        took: seconds that a worker needed for that just now; None where it was there before.
     """
     start = time.perf_counter()
-    record = lab.cached_run(cell)
     cached = record is not None and took is None
     if record is None:
         record = yield from lab.compute(cell)
