@@ -12,6 +12,7 @@ import sys
 import time
 from contextlib import closing, suppress
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import psutil
@@ -214,6 +215,18 @@ def test_a_cell_that_two_tables_name_is_measured_once(engine, family, start, few
         events = list(perform("controls", family, start, device="cpu", plan=plan, engine=engine))
     assert [e.cached for e in events if isinstance(e, CellDone)] == [False, True]
     assert len(list_runs(kinds=("cell",))) == 1
+
+
+def test_a_worker_does_not_run_the_main_script_again(cell, family, runs, tmp_path, monkeypatch):
+    """Such as the page that Streamlit drew last."""
+    page = ModuleType("__main__")
+    page.__file__ = str(tmp_path / "page.py")
+    Path(page.__file__).write_text("raise SystemExit('a page is no script')")
+    monkeypatch.setitem(sys.modules, "__main__", page)
+    lab = Lab(family, choose("cpu"))
+    with closing(Pool(TWO)) as pool:
+        assert len(list(engines._ahead(pool, engines.batches(lab, [cell], nothing)))) == 1
+    assert sys.modules["__main__"] is page
 
 
 def test_a_folder_that_workers_do_not_share_is_named(family, cell, tmp_path, monkeypatch):

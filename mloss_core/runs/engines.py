@@ -13,12 +13,14 @@ import functools
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -236,7 +238,8 @@ class Pool:
             threads, cards = self._share.threads, self._share.cards
             card = cards[worker % len(cards)] if cards else None
             process = self._context.Process(target=_serve, args=(its, threads, card), daemon=True)
-            process.start()
+            with _no_main_script():
+                process.start()
             its.close()
             self._processes[worker] = process, ours
         _, pipe = self._processes[worker]
@@ -268,6 +271,18 @@ class Pool:
             pipe.close()
         self._processes.clear()
         self._busy.clear()
+
+
+@contextlib.contextmanager
+def _no_main_script() -> Iterator[None]:
+    """Keeps a new process from running this one's main script once more: a worker needs nothing of
+    it, and within Streamlit it is whatever page was drawn last."""
+    main = sys.modules["__main__"]
+    sys.modules["__main__"] = ModuleType("__main__")
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = main
 
 
 def _serve(pipe: Connection, threads: int, card: str | None) -> None:
