@@ -39,7 +39,8 @@ from mloss_core.data.tasks import read_npz
 from mloss_core.recipe import calibration_of
 from mloss_core.run import references
 
-RATIO, QUICK, WHOLE = 3.0, 1.5, 8.0  # limits: times the floor, and seconds
+RATIO, QUICK = 2.0, 1.5  # limits: times the floor, and seconds
+WHOLE = {"cold": 30.0, "warm": 8.0}  # seconds
 ENDS = (".weight", ".bias")
 
 
@@ -135,9 +136,14 @@ def library(family: core.Family, repeat: int) -> list[Line]:
     scored = Line(f"M-Loss of all blocks ({note})", RATIO)
     merged = Line(f"M-TIES merge ({note})", RATIO)
     plain = Line("TIES merge")
-    ends = (("readouts on 100 images per task", QUICK), ("full table", WHOLE))
-    pairs = [(start, *end) for start in ("cold", "warm") for end in ends]
-    readouts = [Line(f"merge's end to the {end}, {start} start", s) for start, end, s in pairs]
+    readouts = [
+        Line(f"merge's end to the {end}, {start} start", seconds)
+        for start in WHOLE
+        for end, seconds in (
+            ("readouts on 100 images per task", QUICK),
+            ("full table", WHOLE[start]),
+        )
+    ]
     list(core.run(recipe, family, device="cpu"))  # files into the page cache, hashes known
     floor()
     for _ in range(repeat):

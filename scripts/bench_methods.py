@@ -46,7 +46,8 @@ def main() -> None:
         command = [sys.executable, __file__, args.family, "--methods", method, *options]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
-            print(f"{method:20} failed: {done.stderr.strip().splitlines()[-1]}", flush=True)
+            said = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+            print(f"{method:20} failed: {said[-1]}", flush=True)
             continue
         row = json.loads(done.stdout)
         beside = "".join(f"  {k} {v}" for k, v in row["beside"].items())

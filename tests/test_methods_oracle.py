@@ -232,6 +232,33 @@ def test_wudi_agrees_with_its_published_steps(drawn):
     assert_agrees(recipe_for(drawn, "wudi", steps=None, rate=None), drawn)
 
 
+def diverging(monkeypatch, *types: torch.dtype) -> list[torch.dtype]:
+    """Makes LAPACK fail on matrices of these types; returns the types of those it is given."""
+    asked, really = [], torch.linalg.svd
+
+    def svd(matrix, full_matrices=True):
+        asked.append(matrix.dtype)
+        if matrix.dtype in types:
+            raise torch.linalg.LinAlgError("linalg.svd: The algorithm failed to converge")
+        return really(matrix, full_matrices=full_matrices)
+
+    monkeypatch.setattr(torch.linalg, "svd", svd)
+    return asked
+
+
+@pytest.mark.parametrize("method", ("tsv-m", "iso-cts", "opcm", "esm"))
+def test_an_svd_that_does_not_converge_is_made_in_doubles(method, single, monkeypatch):
+    asked = diverging(monkeypatch, torch.float32)
+    assert_agrees(recipe_for(single, method), single)
+    assert torch.float32 in asked and torch.float64 in asked
+
+
+def test_an_svd_that_never_converges_is_said(single, monkeypatch):
+    diverging(monkeypatch, torch.float32, torch.float64)
+    with pytest.raises(BadValue, match=r"^matrix \d+ x \d+: .* in doubles either; take a method"):
+        finished(recipe_for(single, "iso-c"), single)
+
+
 @pytest.mark.parametrize("matrices, rest", [("all", "base"), ("layers", "mean")])
 @pytest.mark.parametrize("method", MATRIX_RULES)
 def test_rules_of_matrices_agree_whatever_they_treat(method, matrices, rest, single):

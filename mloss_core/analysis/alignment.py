@@ -18,7 +18,7 @@ from ..families.family import Family
 from ..fields import FIELDS
 from ..hardware import device as devices
 from ..hardware.out_of_memory import reported_memory
-from ..methods.matrices import LAYERS, Deltas, svd
+from ..methods.matrices import LAYERS, Deltas, decomposed, svd
 from ..mloss import wide
 from ..recipe import check
 from ..tensor_cache import read
@@ -134,6 +134,10 @@ def align(name: str, deltas: Deltas, merged: Matrix | None = None) -> MatrixAlig
         _overlap([subspace[side] for subspace in subspaces]) for side in (0, 1)
     )
     in_sum, in_merge = _counted(deltas, total, merged, size)
+    singular = None
+    if merged is not None:
+        (values,) = decomposed(lambda m: [torch.linalg.svdvals(m)], merged)
+        singular = values.cpu().numpy()
     return MatrixAlignment(
         name=name,
         left=left,
@@ -143,7 +147,7 @@ def align(name: str, deltas: Deltas, merged: Matrix | None = None) -> MatrixAlig
         in_sum=in_sum,
         in_merge=in_merge,
         kept=None if merged is None else _kept(deltas, merged),
-        singular=None if merged is None else torch.linalg.svdvals(merged).cpu().numpy(),
+        singular=singular,
     )
 
 

@@ -100,9 +100,8 @@ class Essential:
     def add(self, times: float, weight: Matrix, gram: Gram, tokens: int) -> None:
         """See `Gathered`."""
         delta = (weight - self.base).to(wide(weight)) * times
-        moved = delta @ gram.to(delta.dtype) @ delta.T
-        values, vectors = torch.linalg.eigh(moved)
-        noise = len(values) * torch.finfo(torch.float32).eps * values[-1]
+        values, vectors = _moved(delta, gram.to(delta.dtype))
+        noise = len(delta) * torch.finfo(torch.float32).eps * values[-1]
         keep = min(self.rank, int((values > noise.clamp(min=0)).sum()))
         if not keep:
             return
@@ -127,6 +126,19 @@ class Essential:
         left, right = polars(directions, coordinates)
         merged = scale * (left @ right)
         return self.base + merged.to(self.base.dtype)
+
+
+def _moved(delta: Matrix, gram: Gram) -> tuple[Float[Tensor, " n"], Float[Tensor, "out n"]]:
+    """Eigenvalues, ascending, and eigenvectors of delta gram delta^T: the directions in which the
+    outputs move. Of the min(out, in) that need not be zero, where the matrix's other side is the
+    smaller; an eigenvector whose value is zero is none then."""
+    if len(delta) <= len(gram):
+        return torch.linalg.eigh(delta @ gram @ delta.T)
+    values, vectors = torch.linalg.eigh(gram)
+    root = delta @ (vectors * values.clamp(min=0).sqrt())
+    values, vectors = torch.linalg.eigh(root.T @ root)
+    tiny = torch.finfo(values.dtype).tiny
+    return values, root @ vectors / values.clamp(min=tiny).sqrt()
 
 
 def regmean(

@@ -16,8 +16,10 @@ from typing import cast
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.linalg import LinAlgError  # pyright: ignore
 
 from .. import trim
+from ..errors import BadValue
 from ..mloss import wide
 from ..parallel import thread_map
 from ..trim import TaskVectors
@@ -112,9 +114,28 @@ def parts_of(tensor: Tensor, name: str, qkv: str) -> list[slice]:
     return [slice(start, start + third) for start in range(0, len(tensor), third)]
 
 
-def svd(matrix: Matrix) -> tuple[Tensor, Tensor, Tensor]:
-    """The thin SVD U, S, V^T."""
-    return cast(tuple, torch.linalg.svd(matrix, full_matrices=False))
+def svd(matrix: Matrix, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
+    """U, S, V^T, thin unless `full`; see `decomposed`."""
+    return cast(tuple, decomposed(lambda m: torch.linalg.svd(m, full_matrices=full), matrix))
+
+
+def decomposed(how: Callable[[Matrix], Sequence[Tensor]], matrix: Matrix) -> tuple[Tensor, ...]:
+    """A matrix's parts; made in doubles where LAPACK does not converge in its own precision, as on
+    some whose rank is far from full.
+
+    Raises:
+        BadValue: it does not converge in doubles either.
+    """
+    try:
+        return tuple(how(matrix))
+    except LinAlgError:
+        pass
+    try:
+        return tuple(part.to(matrix.dtype) for part in how(matrix.to(wide(matrix))))
+    except LinAlgError as error:
+        shape, remedy = " x ".join(map(str, matrix.shape)), "take a method without SVDs, as ties"
+        problem = "of task vectors: LAPACK finds no singular values, in doubles either"
+        raise BadValue("matrix", shape, problem, remedy) from error
 
 
 def polar(matrix: Matrix) -> Matrix:

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..mloss import wide
 from ..trim import TaskVectors, kept_counts, thresholds_
 from ..types import Event, MergeRecipe
-from .matrices import Deltas, parts_of, treated
+from .matrices import Deltas, parts_of, svd, treated
 from .method import Models, OwnImages, Prepared, Weights
 from .rules import Alpha, Merged, counts, simple_average
 
@@ -170,7 +170,7 @@ def _one_by_one(deltas: Deltas) -> Tensor:
             merged = delta.clone()
             continue
         # Square U and V: what is new may lie outside the old spaces.
-        u, s, v = torch.linalg.svd(merged, full_matrices=True)
+        u, s, v = svd(merged, full=True)
         share = s.cumsum(0) / s.sum().clamp(min=torch.finfo(s.dtype).tiny)
         rank = int((share <= SPECTRUM).sum())  # the first, from 0, above it
         projected = u.T @ delta @ v.T
