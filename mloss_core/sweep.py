@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .architecture import c_fc
+from .hardware.peak import give_back
 from .methods import METHODS, as_read
 from .methods.keep_rates import measured_blocks, node_rates, node_wise_blocks
 from .methods.matrices import after_svc
@@ -24,6 +25,10 @@ from .parallel import thread_map
 from .trim import SMALL, global_threshold
 from .types import PRECISIONS, BlockInputs, BlockMerged, BlockScored, Event, MergeRecipe, NodeScores
 from .vit import Tower
+
+# Entries of a block's c_fc from which on freed memory goes back after each block: the more sources
+# have passed, the more of it would stay. Of smaller towers it is little, and takes longer.
+LARGE = 1 << 20
 
 
 def sweep(
@@ -113,6 +118,8 @@ def _by_rule(
         seconds = time.perf_counter() - start
         yield BlockMerged(block=block, kept=share, kept_by_node=by_node, seconds=seconds)
         start = time.perf_counter()
+        if merged[weight].numel() >= LARGE:
+            give_back()
 
 
 def _walk(

@@ -1,4 +1,4 @@
-"""Measurement of peak memory while code runs."""
+"""Peak memory while code runs: measured, and kept low."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def watched(device: torch.device) -> Iterator[list[int]]:
         yield peak
         peak.append(torch.cuda.max_memory_allocated(device) - before)
         return
-    _give_back()
+    give_back()
     before, highest, done = anonymous(), [0], threading.Event()
 
     def look() -> None:
@@ -56,7 +56,8 @@ def watched(device: torch.device) -> Iterator[list[int]]:
         peak.append(max(0, highest[0] - before))
 
 
-def _give_back() -> None:
-    """Returns freed memory to the system, or using it again would not show (glibc only)."""
+def give_back() -> None:
+    """Returns freed memory to the system (glibc only): else what fits nothing that comes later is
+    kept, and using it again would not show."""
     if STATUS.exists() and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
