@@ -458,11 +458,14 @@ def gram(x: Array, off_diagonal: float = 1.0) -> Array:
 
 
 def regression(matrices: Sequence[Array], grams: Sequence[Array], shares: Sequence[float]) -> Array:
-    """RegMean's solution: (sum w_i W_i G_i)(sum w_i G_i)^-1."""
+    """RegMean's solution: (sum w_i W_i G_i)(sum w_i G_i)^-1; the mean where no input points."""
     weights = counts(shares)
-    numerator = sum(w * _f64(m) @ g for w, m, g in zip(weights, matrices, grams, strict=True))
-    total = sum(w * g for w, g in zip(weights, grams, strict=True))
-    return numerator @ np.linalg.inv(total)
+    mean = sum(w * _f64(m) for w, m in zip(weights, matrices, strict=True)) / sum(weights)
+    left = sum(w * (_f64(m) - mean) @ g for w, m, g in zip(weights, matrices, grams, strict=True))
+    values, axes = np.linalg.eigh(sum(w * g for w, g in zip(weights, grams, strict=True)))
+    pointed = values > 1e-12 * values[-1]
+    values, axes = values[pointed], axes[:, pointed]
+    return mean + (left @ axes / values) @ axes.T
 
 
 def regmean(

@@ -339,11 +339,16 @@ def test_methods_that_look_at_images_agree(method, weights, drawn):
     assert_agrees(recipe_for(drawn, method, weights=weights, **scaling), drawn)
 
 
+@pytest.mark.parametrize(
+    "method, off_diagonal",
+    [(m, d) for m in LOOKING for d in (0.5, 1.0) if d < 1 or m.startswith("regmean")],
+)
 @pytest.mark.parametrize("samples", [16, 7])
-@pytest.mark.parametrize("method", LOOKING)
-def test_they_agree_on_few_images(method, samples, uneven):
+def test_they_agree_on_few_images(method, off_diagonal, samples, uneven):
     """Fewer tokens than a layer has inputs, and not as many of each source."""
-    assert_agrees(recipe_for(uneven, method, samples=samples, off_diagonal=0.5), uneven)
+    recipe = recipe_for(uneven, method, samples=samples, off_diagonal=off_diagonal)
+    # Plain Gram matrices of so few tokens are ill-conditioned: they enlarge activations' rounding.
+    assert_agrees(recipe, uneven, 1e-3 if off_diagonal == 1 else 1e-4)
 
 
 @pytest.mark.parametrize("method", ("esm", "fit"))

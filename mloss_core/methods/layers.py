@@ -279,7 +279,7 @@ class _Walk:
             x = tower.norm(stream[:, 0], "visual.ln_post")
             weight = self.outer[PROJECTION][i].to(base)
             if self.times[i] > 0:
-                projection.add(self.times[i], weight.T, x.T @ x, len(x))
+                projection.add(self.times[i], weight.T, _gram(x), len(x))
         self.merged[PROJECTION] = projection.merged().T.to(base).contiguous()
 
     def _through(self, stored: Mapping[str, Sequence[Tensor]], source: int) -> Weights:
@@ -342,7 +342,12 @@ def _grams(tower: Tower, block: int, stream: Tensor) -> tuple[dict[str, Gram], T
 
     for chunk in chunks(stream, tower.family.tokens):
         for name, x in through(chunk):
-            x = x.flatten(0, 1)
-            gram = x.T @ x
-            grams[name] = grams[name].add_(gram) if name in grams else gram.to(wide(gram))
+            gram = _gram(x.flatten(0, 1))
+            grams[name] = grams[name].add_(gram) if name in grams else gram
     return grams, torch.cat(moved), stream.shape[0] * stream.shape[1]
+
+
+def _gram(x: Float[Tensor, "tokens in"]) -> Gram:
+    """The sum of x x^T in doubles: in fp32, directions that no token has would get rounding errors."""
+    double = x.to(wide(x))
+    return double.T @ double
