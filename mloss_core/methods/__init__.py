@@ -225,6 +225,7 @@ METHODS: dict[str, Method] = {
         formula=r"W = \Bigl(\sum_i W_i G_i\Bigr) \Bigl(\sum_i G_i\Bigr)^{-1},"
         r"\quad G_i = \overline{x_i x_i^T}",
         layers=layers.regmean,
+        revision=1,  # Gram matrices in doubles
         own_images=True,
         defaults={"samples": 512},
     ),
@@ -237,6 +238,7 @@ METHODS: dict[str, Method] = {
         formula=r"W = \Bigl(\sum_i W_i G_i\Bigr) \Bigl(\sum_i G_i\Bigr)^{-1},"
         r"\quad G_i = \overline{x_i x_i^T} \text{ along the merge}",
         layers=layers.regmean_plus_plus,
+        revision=1,  # Gram matrices in doubles
         own_images=True,
         defaults={"samples": 512},
     ),
@@ -263,6 +265,7 @@ METHODS: dict[str, Method] = {
         formula=r"\theta + 2 \lambda \, \bar\sigma_P \, \mathrm{polar}([P_1 \dots P_q]) \,"
         r"\bar\sigma_A \, \mathrm{polar}([A_1; \dots; A_q])",
         layers=layers.esm,
+        revision=1,  # Gram matrices in doubles, and eigenvectors by the smaller side
         own_images=True,
         whole=True,
         defaults={"samples": 256},

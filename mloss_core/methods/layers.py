@@ -348,6 +348,6 @@ def _grams(tower: Tower, block: int, stream: Tensor) -> tuple[dict[str, Gram], T
 
 
 def _gram(x: Float[Tensor, "tokens in"]) -> Gram:
-    """The sum of x x^T in doubles: in fp32, directions that no token has would get rounding errors."""
+    """The sum of x x^T in doubles: in fp32, rounding would point where no token does."""
     double = x.to(wide(x))
     return double.T @ double
