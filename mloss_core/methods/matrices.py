@@ -120,8 +120,8 @@ def svd(matrix: Matrix, full: bool = False) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def decomposed(how: Callable[[Matrix], Sequence[Tensor]], matrix: Matrix) -> tuple[Tensor, ...]:
-    """A matrix's parts; made in doubles where LAPACK does not converge in its own precision, as on
-    some whose rank is far from full.
+    """A matrix's parts; made in doubles where LAPACK does not converge in its own precision, as
+    happens now and then on an ordinary matrix.
 
     Raises:
         BadValue: it does not converge in doubles either.
