@@ -528,9 +528,9 @@ FIELDS: dict[str, Field] = {
             flag="--ridge",
             link="ridge",
             symbol="μ",
-            low=0,
-            above=True,
-            allowed="a number above 0, such as 10",
+            low=1e-3,  # below it Gram matrices of fp32 activations are rounded by more
+            high=1e12,
+            allowed="a number from 0.001 to 1e12, such as 10",
         ),
         Number(
             name="off_diagonal",

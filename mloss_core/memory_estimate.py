@@ -5,6 +5,7 @@ from __future__ import annotations
 import bisect
 import dataclasses
 import math
+import sys
 
 import torch
 
@@ -63,7 +64,8 @@ def most_samples(
     def needs(samples: int) -> int:
         return needed(dataclasses.replace(recipe, samples=samples), family, device, tasks)
 
-    return bisect.bisect_right(range(1, recipe.samples + 1), limit, key=needs)
+    asked = min(recipe.samples, sys.maxsize - 1)  # a range has no more
+    return bisect.bisect_right(range(1, asked + 1), limit, key=needs)
 
 
 def too_much(

@@ -12,7 +12,7 @@ import functools
 import hashlib
 import time
 from collections import ChainMap
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .checkpoints.image_tower import is_finite
 from .data.calibration import preprocess
-from .errors import InputError
+from .errors import BadValue, InputError
 from .evaluation.attempts import Attempts
 from .evaluation.evaluator import Evaluator
 from .families.family import Family
@@ -173,7 +174,8 @@ def run(
             again goes on; None keeps none.
 
     Raises:
-        InputError: before any work, where the recipe or the files are wrong.
+        InputError: before any work, where the recipe or the files are wrong; after the merge, where
+            it left what is no number.
         OutOfMemory: the work did not fit; nothing is kept.
     """
     family.refresh()
@@ -254,6 +256,16 @@ def _merge(work: _Run, stage: Merge) -> Iterator[Event]:
             if isinstance(event, BlockScored | BlockMerged | Trained):
                 work.seconds += event.seconds
     work.peak = peak[0] if peak else None
+    _check_finite(work.merged)
+
+
+def _check_finite(merged: Mapping[str, Tensor]) -> None:
+    """Raises BadValue where a merge has left what is no number, before anything is made of it."""
+    for name, tensor in merged.items():
+        if not is_finite(tensor):
+            problem = f"has {int((~tensor.isfinite()).sum())} values that are no finite numbers"
+            remedy = "take a smaller scaling or rate, or a larger keep rate"
+            raise BadValue("merged", name, problem, remedy)
 
 
 def _watched_sweep(work: _Run, models: Models, stage: Merge) -> Iterator[Event]:

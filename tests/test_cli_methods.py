@@ -15,7 +15,7 @@ from mloss_core import METHODS, BlockMerged, MergeRecipe, run
 from mloss_core.data.calibration import batch_of
 from mloss_core.errors import BadFile, BadValue
 from mloss_core.families import family as zoo
-from mloss_core.methods import trained
+from mloss_core.methods import fit, trained
 from mloss_core.recipe import images_of, published
 from mloss_core.run import Merge, steps
 from mloss_core.types import Finished, Planned, Trained
@@ -169,6 +169,78 @@ def test_one_image_a_task_is_enough_for_a_fit(family):
     assert all(torch.isfinite(t).all() for fit in fits for t in fit.weights.values())
     first, second = (fit.weights for fit in fits)
     assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("steps, status", [("1", 2), ("3", 0)])
+def test_coefficients_that_are_no_numbers_end_training_and_that_is_said(
+    steps, status, cli, tmp_path, monkeypatch
+):
+    """In the first step nothing is left to keep; later, the last good ones are."""
+    step, late = trained._Trainer._step, steps == "3"
+
+    def breaks(self, gradient, number):
+        step(self, gradient, number)
+        if number == (2 if late else 1):
+            self.coefficients = self.coefficients * float("inf")
+
+    monkeypatch.setattr(trained._Trainer, "_step", breaks)
+    out = tmp_path / "merged.safetensors"
+    options = ["--method", "adamerging", "--samples", "9", "--steps", steps, "--out", out]
+    outcome = cli("merge", *TINY, *options)
+    assert outcome.status == status and out.exists() == late
+    words = "leads to coefficients that are no numbers at step"
+    assert f"{words} {2 if late else 1}" in outcome.err and "Traceback" not in outcome.err
+    if late:
+        assert "warning: training ended early: the rate leads" in outcome.err
+        monkeypatch.setattr(trained._Trainer, "_step", step)
+        good = tmp_path / "good.safetensors"
+        assert cli("merge", *TINY, *options[:5], "1", "--out", good).status == 0
+        ours, theirs = load_file(out), load_file(good)
+        assert all(torch.equal(ours[name], tensor) for name, tensor in theirs.items())
+
+
+@pytest.mark.parametrize("method, options", [
+    ("ties", ("--scaling", "1e308")), ("wudi", ("--steps", "2", "--rate", "1e300")),
+])  # fmt: skip
+def test_a_merge_that_leaves_no_numbers_is_refused(method, options, cli, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    outcome = cli("merge", *TINY, "--method", method, *options, "--out", out)
+    assert outcome.status == 2 and not out.exists()
+    assert outcome.err.count("\n") == 1, outcome.err
+    assert "that are no finite numbers; take a smaller scaling or rate" in outcome.err
+
+
+@pytest.mark.parametrize("samples", ["1000", "1000000000", "9" * 30])
+def test_more_images_than_there_are_is_said(samples, cli, tmp_path):
+    outcome = cli("merge", *TINY, "--samples", samples, "--out", tmp_path / "merged.safetensors")
+    assert outcome.status == 2
+    assert f"error: --samples {samples}: is more than the" in outcome.err
+
+
+@pytest.mark.parametrize("ridge", ["0.001", "1e12"])
+def test_a_fit_of_any_ridge_is_finite(ridge, cli, tmp_path):
+    out = tmp_path / "merged.safetensors"
+    outcome = cli(
+        "merge", *TINY, "--method", "fit", "--ridge", ridge, "--samples", "3", "--out", out
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    assert all(tensor.isfinite().all() for tensor in load_file(out).values())
+
+
+@pytest.mark.parametrize("ridge", ["0", "0.0009", "1e13", "inf", "nan"])
+def test_a_ridge_out_of_range_is_refused(ridge, cli, tmp_path):
+    outcome = cli("merge", *TINY, "--method", "fit", "--ridge", ridge, "--out", tmp_path / "m")
+    assert outcome.status == 2 and "from 0.001 to 1e12" in outcome.err
+
+
+def test_a_layer_that_nothing_enters_but_its_bias_is_fitted():
+    gram, start = torch.zeros(4, 4, dtype=torch.float64), torch.ones(2, 4)
+    gram[3, 3] = 1.0
+    cross = torch.tensor([[0, 0, 0, 3.0], [0, 0, 0, 5.0]], dtype=torch.float64)
+    nothing = [lambda rows: torch.zeros(2, 4)[rows]]
+    fitted = fit.solve(gram, cross, start, nothing, ridge=10.0)
+    assert torch.allclose(fitted[:, 3], torch.tensor([3.0, 5.0], dtype=torch.float64))
+    assert torch.equal(fitted[:, :3], start[:, :3].double())
 
 
 def test_training_is_resumed_to_the_same_bytes(family, tmp_path, monkeypatch):

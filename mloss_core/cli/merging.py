@@ -36,7 +36,15 @@ from ..run import FULL, Merge, evaluable_tasks, run
 from ..runs import store
 from ..runs.layout import root
 from ..text import plain_table, three_digits_alike
-from ..types import BlockScored, Event, Finished, MergeRecipe, NodeScores, TaskEvaluated
+from ..types import (
+    BlockScored,
+    Event,
+    Finished,
+    MergeRecipe,
+    NodeScores,
+    TaskEvaluated,
+    Trained,
+)
 from ..vit import Tower
 from . import runs as papers
 from .options import (
@@ -309,6 +317,8 @@ def _events(call: Call) -> Iterator[Event]:
     for event in step_bar(events, hidden=call.as_json):
         if call.as_json:
             print(json.dumps(store.event_json(event)), flush=True)
+        elif isinstance(event, Trained) and event.note:
+            _say([f"training ended early: the rate {event.note}"])
         yield event
 
 

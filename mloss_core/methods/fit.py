@@ -19,7 +19,7 @@ from ..types import BlockMerged, MergeRecipe
 from ..vit import Tower, chunks
 from . import matrices, rules
 from .layers import merged_block, source_weights, start_of
-from .matrices import of_matrices
+from .matrices import of_matrices, pseudo_inverse
 from .method import Models, OwnImages, Rule, Weights
 
 Matrix = Float[Tensor, "out in1"]  # the bias is its last column
@@ -231,7 +231,10 @@ def solve(
     penalty = strength * ridge * gram.diagonal()[:-1].mean()
     ridged = gram + penalty * torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     left = cross - towards @ gram
-    return towards + torch.cholesky_solve(left.T, torch.linalg.cholesky(ridged)).T
+    factor, failed = torch.linalg.cholesky_ex(ridged)
+    if int(failed):  # as where nothing enters the layer but its bias
+        return towards + left @ pseudo_inverse(ridged)
+    return towards + torch.cholesky_solve(left.T, factor).T
 
 
 def _combined(
