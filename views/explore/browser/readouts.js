@@ -57,7 +57,10 @@ class Readouts {
     if (!ghost) return " ";
     if (now.kind === "estimate") return `≈ ${signed(100 * (now.average[0] - ghost.average[0]))} points to the setting before (○)`;
     const words = pairedWords(now.change, "the setting before (○)");
-    return words ? words.join("") : " ";
+    if (words) return words.join("");
+    // A picture that came with the family has no answers image by image to be paired with.
+    if (now.kind !== "exact" || !ghost.average) return " ";
+    return `${signed(100 * (now.average[0] - ghost.average[0]))} points to the setting before (○), not paired image by image`;
   }
 
   row(name, now, references, ghost) {
