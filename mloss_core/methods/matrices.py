@@ -126,16 +126,15 @@ def decomposed(how: Callable[[Matrix], Sequence[Tensor]], matrix: Matrix) -> tup
     Raises:
         BadValue: it does not converge in doubles either.
     """
-    try:
-        return tuple(how(matrix))
-    except LinAlgError:
-        pass
-    try:
-        return tuple(part.to(matrix.dtype) for part in how(matrix.to(wide(matrix))))
-    except LinAlgError as error:
-        shape, remedy = " x ".join(map(str, matrix.shape)), "take a method without SVDs, as ties"
-        problem = "of task vectors: LAPACK finds no singular values, in doubles either"
-        raise BadValue("matrix", shape, problem, remedy) from error
+    failed = None
+    for dtype in (matrix.dtype, wide(matrix)):
+        try:
+            return tuple(part.to(matrix.dtype) for part in how(matrix.to(dtype)))
+        except LinAlgError as error:
+            failed = error
+    shape, remedy = " x ".join(map(str, matrix.shape)), "take a method without SVDs, as ties"
+    problem = "of task vectors: LAPACK finds no singular values, in doubles either"
+    raise BadValue("matrix", shape, problem, remedy) from failed
 
 
 def polar(matrix: Matrix) -> Matrix:

@@ -185,10 +185,10 @@ class _Trainer:
             if not (math.isfinite(loss) and gradient.isfinite().all()):
                 problem = f"leads to a loss that is no number at step {step}"
             else:
+                self.good = last
                 self._step(gradient + self.decay * self.coefficients, step)
                 if not self.coefficients.isfinite().all():
                     problem = f"leads to coefficients that are no numbers at step {step}"
-                    self.good = last
             if problem and step == 1:
                 remedy = "check the sources, or lower the rate"
                 raise BadValue("rate", f"{self.rate:g}", problem, remedy)
@@ -196,7 +196,6 @@ class _Trainer:
                 self.coefficients = self.good
                 yield self._trained(step, steps, loss, start, f"{problem}; kept step {step - 1}")
                 return
-            self.good = last
             self.curve.append((loss, time.perf_counter() - start))
             if step % SAVED == 0 or step == steps:
                 self._save()

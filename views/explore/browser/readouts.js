@@ -55,12 +55,12 @@ class Readouts {
 
   changed(now, ghost) {
     if (!ghost) return " ";
-    if (now.kind === "estimate") return `≈ ${signed(100 * (now.average[0] - ghost.average[0]))} points to the setting before (○)`;
+    const apart = () => `${signed(100 * (now.average[0] - ghost.average[0]))} points to the setting before (○)`;
+    if (now.kind === "estimate") return `≈ ${apart()}`;
     const words = pairedWords(now.change, "the setting before (○)");
     if (words) return words.join("");
     // A picture that came with the family has no answers image by image to be paired with.
-    if (now.kind !== "exact" || !ghost.average) return " ";
-    return `${signed(100 * (now.average[0] - ghost.average[0]))} points to the setting before (○), not paired image by image`;
+    return now.kind === "exact" && ghost.average ? `${apart()}, not paired image by image` : " ";
   }
 
   row(name, now, references, ghost) {
