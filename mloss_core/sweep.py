@@ -13,22 +13,15 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .architecture import c_fc
-from .hardware.peak import give_back
 from .methods import METHODS, as_read
 from .methods.keep_rates import measured_blocks, node_rates, node_wise_blocks
 from .methods.matrices import after_svc
 from .methods.method import Models, OwnImages, Prepared, Weights
-from .methods.rules import ENTRYWISE
 from .methods.whole import norms
 from .mloss import Layer, score_block, some_tokens
-from .parallel import thread_map
-from .trim import SMALL, global_threshold
+from .trim import global_threshold
 from .types import PRECISIONS, BlockInputs, BlockMerged, BlockScored, Event, MergeRecipe, NodeScores
 from .vit import Tower
-
-# Entries of a block's c_fc from which on freed memory goes back after each block: the more sources
-# have passed, the more of it would stay. Of smaller towers it is little, and takes longer.
-LARGE = 1 << 20
 
 
 def sweep(
@@ -118,8 +111,6 @@ def _by_rule(
         seconds = time.perf_counter() - start
         yield BlockMerged(block=block, kept=share, kept_by_node=by_node, seconds=seconds)
         start = time.perf_counter()
-        if merged[weight].numel() >= LARGE:
-            give_back()
 
 
 def _walk(
@@ -174,11 +165,7 @@ class _Merge:
             rates: keep rates of their rows; None where they have none of their own.
             kept: to which entries kept are added, by row.
         """
-        device = self.models.device
-        one = lambda name: self._tensor(name, stored[name], rates, kept)  # noqa: E731
-        small = [name for name, tensors in stored.items() if self._is_small(tensors)]
-        merged = dict(zip(small, thread_map(one, small, device), strict=True))
-        return merged | {name: one(name) for name in stored if name not in merged}
+        return {name: self._tensor(name, stored[name], rates, kept) for name in stored}
 
     def _tensor(
         self,
@@ -193,10 +180,6 @@ class _Merge:
         if self.factors is not None:
             vectors = dataclasses.replace(vectors, factors=self.factors, ordered=None)
         return self.rule(vectors, self.alpha, self.recipe, name, rates).add_(base)
-
-    def _is_small(self, tensors: Sequence[Tensor]) -> bool:
-        """Whether a tensor is done in one thread: to share it would cost more than it takes."""
-        return self.rule in ENTRYWISE and len(tensors) * tensors[0].numel() <= SMALL
 
 
 def _factors(models: Models, recipe: MergeRecipe) -> list[float] | None:

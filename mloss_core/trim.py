@@ -6,6 +6,7 @@ One kernel trims rows; a whole tensor is one long row.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,7 +19,7 @@ from .parallel import thread_map
 
 # Entries of a piece, all sources together: few enough for a core's cache, enough to be worth their
 # calls.
-PIECE = 1 << 18
+PIECE = 1 << 19
 # Entries of several sources that are made at once and kept; of larger tensors, no more than pieces.
 SMALL = 1 << 22
 # Relative to a row's length: above the rounding of a rate in [0, 1] and of its product (2^-52),
@@ -26,8 +27,11 @@ SMALL = 1 << 22
 ROUNDING = 2**-50
 # What no byte is: it keeps two names apart that are one after the other.
 END_OF_NAME = 256
-# Entries whose thresholds one thread finds at once.
+# Entries whose thresholds one thread finds at once: several small sources', or one source's.
 GROUP = 1 << 17
+# Entries from which on a threshold is looked for where a sample says that it is, and how many
+# standard deviations of the sample's quantile (at most) are looked through on both sides.
+LONG, DEVIATIONS = 1 << 12, 3
 
 
 @dataclass(frozen=True)
@@ -68,9 +72,11 @@ class TaskVectors:
         small = self.base.numel() * len(self.stored) <= SMALL and self.ordered is None
         return self._vectors(slice(None), slice(None)) if small else None
 
-    def _vectors(self, sources: slice, rows: slice) -> Tensor:
+    def _vectors(self, sources: slice, rows: slice, space: Tensor | None = None) -> Tensor:
         base, tensors = rows_of(self.base)[rows], self.stored[sources]
-        vectors = base.new_empty(len(tensors), *base.shape)
+        if space is None:
+            space = base.new_empty(len(tensors), *base.shape)
+        vectors = space[: len(tensors)]
         for vector, tensor in zip(vectors, tensors, strict=True):
             torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
         if self.factors is not None:
@@ -116,21 +122,37 @@ class TaskVectors:
         if self.ordered is not None:
             (kept,) = kept_counts(np.array([keep]), count * length)
             return self.ordered.of_whole(int(kept))[:, None].expand(-1, count)
-        everything, size = slice(None), max(1, GROUP // (count * length))
+        numbers = range(len(self.stored))
+        share = math.ceil(len(numbers) / torch.get_num_threads())
+        at_once = min(share, max(1, GROUP // (count * length)))
 
-        def of_group(sources: slice) -> Tensor:
-            whole = self._whole
-            t = self._vectors(sources, everything) if whole is None else whole[sources].clone()
-            magnitude, q = t.abs_(), len(t)
-            if rates is None:
-                kept = kept_counts(np.full(q, keep), count * length)
-                return thresholds_(magnitude.flatten(1), kept)[:, None].expand(-1, count)
-            kept = np.tile(kept_counts(rates, length), q)
-            return thresholds_(magnitude.flatten(0, 1), kept).view(q, count)
+        def of_share(sources: range) -> Tensor:
+            # One workspace for all of them: not all that each took anew would be used again, so
+            # that memory would grow with their number.
+            space, limits = self.base.new_empty(at_once, count, length), []
+            for first in sources[::at_once]:
+                some = slice(first, min(first + at_once, sources.stop))
+                magnitude, q = self._magnitudes(some, space), some.stop - first
+                if rates is None:
+                    kept = kept_counts(np.full(q, keep), count * length)
+                    limits.append(
+                        thresholds_(magnitude.flatten(1), kept)[:, None].expand(-1, count)
+                    )
+                else:
+                    kept = np.tile(kept_counts(rates, length), q)
+                    limits.append(thresholds_(magnitude.flatten(0, 1), kept).view(q, count))
+            return torch.cat(limits)
 
-        _ = self._whole
-        groups = (slice(first, first + size) for first in range(0, len(self.stored), size))
-        return torch.cat(list(thread_map(of_group, groups, self.base.device)))
+        _ = self._whole  # made before the threads ask for it
+        shares = (numbers[first : first + share] for first in numbers[::share])
+        return torch.cat(list(thread_map(of_share, shares, self.base.device)))
+
+    def _magnitudes(self, sources: slice, space: Tensor) -> Float[Tensor, "sources rows length"]:
+        """Magnitudes of these sources' task vectors, in that space."""
+        if self._whole is not None:
+            whole = self._whole[sources]
+            return torch.abs(whole, out=space[: len(whole)])
+        return self._vectors(sources, slice(None), space).abs_()
 
 
 def rows_of(tensor: Tensor) -> Tensor:
@@ -178,11 +200,36 @@ def thresholds_(
         return magnitude.sort(dim=1).values.gather(1, index[:, None])[:, 0]
     # NumPy's vectorised partition and sort are many times faster than torch's on the CPU.
     values = magnitude.numpy()
+    if length >= LONG:
+        rows = zip(values, place, strict=True)
+        return torch.from_numpy(np.array([_of_place(row, int(at)) for row, at in rows]))
     if (place == place[0]).all():
         values.partition(place[0], axis=1)
     else:
         values.sort(axis=1)
     return torch.from_numpy(values[np.arange(len(values)), place])
+
+
+def _of_place(values: Float[np.ndarray, " n"], place: int) -> np.float32:
+    """The entry at that place of a row's order; may leave the row in disorder.
+
+    Of a long row, a sorted sample says between which two values it lies: a few in a hundred, among
+    which it is looked for in turn. Where the sample misled, all are partitioned.
+    """
+    if len(values) >= LONG:
+        step = int(len(values) ** (1 / 3)) | 1  # odd: it meets every column of a matrix
+        sample = np.sort(values[::step])
+        middle, spread = place // step, DEVIATIONS * math.sqrt(len(sample)) / 2
+        first, last = math.floor(middle - spread), math.ceil(middle + spread)
+        low = sample[first] if first >= 0 else -np.inf
+        high = sample[last] if last < len(sample) else np.inf
+        below = values < low
+        between = values.compress((values <= high) ^ below)
+        left = place - int(np.count_nonzero(below))
+        if 0 <= left < len(between) < len(values):
+            return _of_place(between, left)
+    values.partition(place)
+    return values[place]
 
 
 def random_masks(

@@ -65,6 +65,36 @@ def test_the_threshold_is_the_magnitude_at_the_count(matrix, data):
     np.testing.assert_array_equal(ours, descending[np.arange(len(matrix)), counts - 1])
 
 
+@given(
+    values=npst.arrays(np.float32, st.integers(1, 300), elements=st.one_of(AWKWARD, PLAIN)),
+    data=st.data(),
+)
+def test_a_sample_finds_the_same_threshold(values, data):
+    """Rows as short as four, so that the sample is small and often misleads."""
+    count = np.array([data.draw(st.integers(1, len(values)))])
+    with mock.patch.object(trim, "LONG", 4):
+        ours = trim.thresholds_(torch.tensor(values).abs()[None], count)
+    assert ours.tolist() == [-np.sort(-np.abs(values))[count[0] - 1]]
+
+
+@pytest.mark.parametrize("kind", ["normal", "halves", "misleading", "constant", "sorted"])
+@pytest.mark.parametrize("share", [0.0, 1e-4, 0.2, 0.5, 0.97, 1.0])
+def test_a_long_rows_threshold_is_exact(kind, share):
+    draw = np.random.default_rng(1)
+    values = np.abs(draw.normal(size=200_000)).astype(np.float32)
+    if kind == "halves":  # as differences of fp16 are: a few thousand values in all
+        values = values.astype(np.float16).astype(np.float32)
+    elif kind == "misleading":  # whatever the sample meets is large
+        values[:: int(len(values) ** (1 / 3)) | 1] += 10
+    elif kind == "constant":
+        values[:] = 0.25
+    elif kind == "sorted":
+        values.sort()
+    count = max(1, int(share * len(values)))
+    ours = trim.thresholds_(torch.from_numpy(values)[None].clone(), np.array([count]))
+    assert ours.tolist() == [-np.sort(-values)[count - 1]]
+
+
 @pytest.mark.parametrize(
     "rate, length, kept",
     [

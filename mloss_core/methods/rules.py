@@ -110,7 +110,3 @@ def consensus(
         return total.mul_(agreeing >= AGREE)
 
     return recipe.scaling * vectors.merged(step)
-
-
-# Entry by entry: the same to the last bit, however many threads share a tensor.
-ENTRYWISE = (simple_average, task_arithmetic, ties, elect, dare, consensus)
