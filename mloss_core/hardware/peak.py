@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import re
+import mmap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,17 +11,19 @@ from pathlib import Path
 
 import torch
 
-STATUS = Path("/proc/self/status")
-EVERY = 0.005  # seconds
+# Pages of this process, those resident, and the shared of these. To look at the longer file that
+# names RssAnon, and more often, cost small merges a tenth of their time.
+STATM = Path("/proc/self/statm")
+EVERY = 0.02  # seconds
 
 
 def anonymous() -> int | None:
     """Bytes of this process's anonymous memory (RssAnon); None where unknown."""
     try:
-        match = re.search(r"RssAnon:\s+(\d+) kB", STATUS.read_text())
+        _, resident, shared, *_ = map(int, STATM.read_text().split())
     except OSError:  # not Linux
         return None
-    return int(match.group(1)) << 10 if match else None
+    return (resident - shared) * mmap.PAGESIZE
 
 
 @contextmanager
@@ -59,5 +61,5 @@ def watched(device: torch.device) -> Iterator[list[int]]:
 def give_back() -> None:
     """Returns freed memory to the system (glibc only): else what fits nothing that comes later is
     kept, and using it again would not show."""
-    if STATUS.exists() and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+    if STATM.exists() and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
         trim(0)
