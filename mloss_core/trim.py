@@ -117,35 +117,39 @@ class TaskVectors:
         count, length = rows_of(self.base).shape
         if self.thresholds is not None:
             return self.base.new_tensor(self.thresholds)[:, None].expand(-1, count)
-        if self.ordered is not None and rates is not None:
-            return self.ordered.of_rows(kept_counts(rates, length))
-        if self.ordered is not None:
-            (kept,) = kept_counts(np.array([keep]), count * length)
-            return self.ordered.of_whole(int(kept))[:, None].expand(-1, count)
-        numbers = range(len(self.stored))
-        share = math.ceil(len(numbers) / torch.get_num_threads())
-        at_once = min(share, max(1, GROUP // (count * length)))
+        if rates is not None:
+            kept = kept_counts(rates, length)
+        else:  # one long row
+            kept = kept_counts(np.array([keep]), count * length)
+        if self.ordered is None:
+            limits = self._limits(kept)
+        elif rates is not None:
+            limits = self.ordered.of_rows(kept)
+        else:
+            limits = self.ordered.of_whole(int(kept[0]))[:, None]
+        return limits.expand(-1, count)
+
+    def _limits(self, kept: Int[np.ndarray, " rows"]) -> Float[Tensor, "sources rows"]:
+        """The least of so many largest magnitudes of each row, found by several threads; the whole
+        tensor may be one row."""
+        rows, numbers = rows_of(self.base), range(len(self.stored))
+        at_once = min(len(numbers), max(1, GROUP // rows.numel()))
+        share = max(at_once, math.ceil(len(numbers) / torch.get_num_threads()))
 
         def of_share(sources: range) -> Tensor:
             # One workspace for all of them: not all that each took anew would be used again, so
             # that memory would grow with their number.
-            space, limits = self.base.new_empty(at_once, count, length), []
+            space, limits = rows.new_empty(at_once, *rows.shape), []
             for first in sources[::at_once]:
                 some = slice(first, min(first + at_once, sources.stop))
-                magnitude, q = self._magnitudes(some, space), some.stop - first
-                if rates is None:
-                    kept = kept_counts(np.full(q, keep), count * length)
-                    limits.append(
-                        thresholds_(magnitude.flatten(1), kept)[:, None].expand(-1, count)
-                    )
-                else:
-                    kept = np.tile(kept_counts(rates, length), q)
-                    limits.append(thresholds_(magnitude.flatten(0, 1), kept).view(q, count))
-            return torch.cat(limits)
+                magnitude = self._magnitudes(some, space)
+                counts = np.tile(kept, len(magnitude))
+                limits.append(thresholds_(magnitude.view(len(counts), -1), counts))
+            return torch.cat(limits).view(-1, len(kept))
 
         _ = self._whole  # made before the threads ask for it
         shares = (numbers[first : first + share] for first in numbers[::share])
-        return torch.cat(list(thread_map(of_share, shares, self.base.device)))
+        return torch.cat(list(thread_map(of_share, shares, rows.device)))
 
     def _magnitudes(self, sources: slice, space: Tensor) -> Float[Tensor, "sources rows length"]:
         """Magnitudes of these sources' task vectors, in that space."""
