@@ -42,7 +42,7 @@ def main() -> None:
             known |= parts
     for passing in ("status", "share"):
         known.pop(passing, None)
-    del known["merged"]["seconds"]  # of this machine, and nobody else's
+    del known["merged"]["seconds"], known["readouts"]["job"]  # of this machine, and nobody else's
     shipped = {
         "frame": frame(family, session.usual(family)),
         "of": identity(family, recipe),

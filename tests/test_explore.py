@@ -124,7 +124,7 @@ def test_readouts_are_the_counts_intervals_and_paired_differences_of_the_library
 
 def test_a_change_is_paired_with_the_setting_before(ask):
     first = ask(keep="0.9", variation="0")
-    second = ask(keep="0.2", variation="0.1", former=last(first, "job"))
+    second = ask(keep="0.2", variation="0.1", former=last(first, "readouts")["job"])
     a, b = (evaluated(recipe_of(keep=k, variation=e)) for k, e in (("0.9", "0"), ("0.2", "0.1")))
     paired = compare(b["merged"], a["merged"])
     told = last(second, "readouts")["change"]

@@ -197,8 +197,6 @@ def _picture(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, 
                 shown |= parts
     for passing in ("status", "share"):
         shown.pop(passing, None)
-    if job is not None:
-        shown["job"] = job.id  # so that the next setting can be paired with it
     settled = all(each is not None and each.state == "finished" for each in jobs)
     return {"picture": shown, "settled": settled}
 

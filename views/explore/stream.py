@@ -86,7 +86,6 @@ async def _parts(query: Mapping[str, str]) -> AsyncIterator[Picture]:
         yield {"note": f"Not live: {why_not}. Launch it.", "end": True}
         return
     job = live.ask(visitor, family, recipe)
-    yield {"job": job.id}
     async for parts in _followed(job, family, former):
         yield parts
     if job.state == "finished":
@@ -176,7 +175,8 @@ def _readouts(
         if newest > sent.readouts:
             sent.readouts = newest
             other = others if others.keys() == set(tasks) else {}
-            yield {"readouts": picture.readouts_of(ours, other, _hits_of(former))}
+            readouts = picture.readouts_of(ours, other, _hits_of(former))
+            yield {"readouts": readouts | {"job": job.id}}  # what the next setting is paired with
 
 
 def _hits_of(job: Job | None) -> Hits:

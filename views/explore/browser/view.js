@@ -61,7 +61,7 @@ class View {
       this.setting = data.setting;
       this.look_ = data.look;
       this.scores = this.left = this.merged = this.after = this.grid = null;
-      this.past = []; this.future = []; this.ghost = this.exact = this.job = null;
+      this.past = []; this.future = []; this.ghost = this.exact = null;
       this.closeCard();
     }
     if (other || !this.asked) this.take(data.picture);
@@ -119,7 +119,6 @@ class View {
       this.exact = parts.readouts;
       this.exact.of = this.asked ?? this.setting;
     }
-    if (parts.job) this.job = parts.job;
     if ("status" in parts) this.status = parts.status;
     if ("share" in parts) this.share = parts.share;
     if ("took" in parts) this.took = parts.took;
@@ -145,7 +144,7 @@ class View {
   }
 
   leave() { // what was measured of this setting is what the next one stands beside
-    if (this.exact && same(this.exact.of, this.setting)) { this.ghost = this.exact; this.former = this.job; }
+    if (this.exact && same(this.exact.of, this.setting)) this.ghost = this.exact;
   }
 
   settle() { // let go of: one step of undo, and the choice is kept in the link
@@ -193,7 +192,7 @@ class View {
     return query;
   }
 
-  ask() { return this.listenTo({ visitor: this.data.visitor, ...(this.former ? { former: this.former } : {}) }); }
+  ask() { return this.listenTo({ visitor: this.data.visitor, ...(this.ghost?.job ? { former: this.ghost.job } : {}) }); }
 
   follow(job) {
     this.followed = job;
