@@ -26,7 +26,7 @@ from .types import NodeScores, check_rates, check_weights
 EPSILON = 1e-4
 # Loss to activation below which a node is measured in doubles: fp32 would err by 1e-5 and more.
 CLOSE = 2**-10
-FEW = 32  # tokens that show whether many nodes are so close
+FEW = 64  # tokens and nodes that show whether many nodes are so close
 # Pre-activations of one piece, and nodes of them at the most: they and their share of the weights
 # stay in a core's cache.
 CHUNK = 1 << 18
@@ -226,18 +226,26 @@ def block_losses(
     nodes, total = len(layers[0][1]), images * tokens
     copies = 1 if len(alphas) == 1 else sum(alphas.shape)
     groups, chunks = _pieces(nodes, tokens, inputs, copies)
-    # gain * (x w + b): the smaller factor is scaled, and weights stay as they are mapped.
-    sample = (inputs.flatten(0, 1)[:: 1 + total // FEW] * sigma.gain).to(product)
-    close = _close(_gap(_c_fc(sample, layers, sigma), alphas, sigma)).double().mean() > 0.25
 
-    def losses(piece: tuple[slice, Tensor]) -> tuple[Tensor, list[Tensor]]:
-        some, chunk = piece
-        x = (chunk.flatten(0, 1) * sigma.gain).to(product)
-        h = _c_fc(x, [(w[some], b[some]) for w, b in layers], sigma)
+    def scaled(part: Tensor) -> Tensor:
+        return (part.to(inputs) * sigma.gain).to(product)
+
+    def some(nodes: slice) -> list[Layer]:
+        # gain * (x w + b): the smaller factors are scaled, and weights stay as they are mapped.
+        return [(w[nodes], scaled(b[nodes])) for w, b in layers]
+
+    sample = scaled(inputs.flatten(0, 1)[:: 1 + total // FEW])
+    few = _c_fc(sample, some(slice(None, None, 1 + nodes // FEW)))
+    close = _close(_gap(few, alphas, sigma)).double().mean() > 0.25
+
+    def losses(piece: tuple[list[Layer], Tensor]) -> tuple[Tensor, list[Tensor]]:
+        group, chunk = piece
+        x = scaled(chunk.flatten(0, 1))
+        h = _c_fc(x, group)
         gap = _gap(h, alphas, sigma, wide(x)) if close else _careful_gap(h, alphas, sigma, x)
         return node_sums(gap), [node_mloss(gap, tokens=total, **BY_NODE[n]) for n in by_node]
 
-    pieces = list(thread_map(losses, itertools.product(groups, chunks), inputs.device))
+    pieces = list(thread_map(losses, itertools.product(map(some, groups), chunks), inputs.device))
     of_group = [pieces[start : start + len(chunks)] for start in range(0, len(pieces), len(chunks))]
     sums = torch.stack([torch.cat([s for s, _ in group], 2) for group in of_group]).sum(0)
     of_nodes = {
@@ -295,15 +303,13 @@ def wide(x: Tensor) -> torch.dtype:
     return torch.float32 if x.device.type == "mps" else torch.float64
 
 
-def _c_fc(
-    x: Float[Tensor, "t width"], layers: Sequence[Layer], sigma: Activation
-) -> PreActivations:
-    """gain * h of a source, from x, which is gain times the block's input."""
+def _c_fc(x: Float[Tensor, "t width"], layers: Sequence[Layer]) -> PreActivations:
+    """A source's pre-activations, or a multiple if x and the biases are multiples."""
 
     def of_source(i: int, nodes: slice | Tensor) -> Tensor:
         # One source's weights at a time in x's precision: the rest stay as they are stored.
-        w, b = (part[nodes].to(x.device, x.dtype) for part in layers[i])
-        return F.linear(x, w, b * sigma.gain)
+        w, b = (part[nodes] for part in layers[i])
+        return F.linear(x, w.to(x), b)
 
     return of_source
 
@@ -322,18 +328,17 @@ def _gap(
     pre-activation hardly moves the loss, whose slope in it is the difference of two nearly equal
     slopes of the activation.
     """
-    members = np.flatnonzero(alphas.any(0))
+    members = np.flatnonzero(alphas.any(0)).tolist()
     if len(alphas) == 1:  # a source at a time: nothing grows with their number
         mean_pre, mean_post = (torch.tensor(0.0, dtype=dtype) for _ in range(2))
-        for i in members:
-            weight = float(alphas[0, i])
-            pre = h(int(i), nodes).to(dtype)
+        for i, weight in zip(members, alphas[0, members].tolist(), strict=True):
+            pre = h(i, nodes).to(dtype)
             mean_pre = mean_pre.add_(pre, alpha=weight) if mean_pre.ndim else pre * weight
             post = sigma.kernel(pre)  # may overwrite pre
             mean_post = mean_post.add_(post, alpha=weight) if mean_post.ndim else post.mul_(weight)
         mean_pre, mean_post = mean_pre[None], mean_post[None]
     else:
-        pre = torch.stack([h(int(i), nodes).to(dtype) for i in members])
+        pre = torch.stack([h(i, nodes).to(dtype) for i in members])
         weights = torch.from_numpy(alphas[:, members]).to(pre)
         mean_pre = torch.tensordot(weights, pre, 1)
         mean_post = torch.tensordot(weights, sigma.kernel(pre), 1)

@@ -28,9 +28,9 @@ ROUNDING = 2**-50
 # What no byte is: it keeps two names apart that are one after the other.
 END_OF_NAME = 256
 # Entries whose thresholds one thread finds at once: several small sources', or one source's.
-GROUP = 1 << 17
+GROUP = 1 << 20
 # Entries from which on a threshold is looked for where a sample says that it is, and how many
-# standard deviations of the sample's quantile (at most) are looked through on both sides.
+# standard deviations beyond that.
 LONG, DEVIATIONS = 1 << 12, 3
 
 
@@ -217,21 +217,26 @@ def thresholds_(
 def _of_place(values: Float[np.ndarray, " n"], place: int) -> np.float32:
     """The entry at that place of a row's order; may leave the row in disorder.
 
-    Of a long row, a sorted sample says between which two values it lies: a few in a hundred, among
-    which it is looked for in turn. Where the sample misled, all are partitioned.
+    Of a long row, the place of one value is counted, and a sorted sample says how far from it the
+    entry lies: one or two in a hundred are between, among which it is looked for in turn. Where
+    the sample misled, all are partitioned.
     """
     if len(values) >= LONG:
         step = int(len(values) ** (1 / 3)) | 1  # odd: it meets every column of a matrix
         sample = np.sort(values[::step])
-        middle, spread = place // step, DEVIATIONS * math.sqrt(len(sample)) / 2
-        first, last = math.floor(middle - spread), math.ceil(middle + spread)
-        low = sample[first] if first >= 0 else -np.inf
-        high = sample[last] if last < len(sample) else np.inf
-        below = values < low
-        between = values.compress((values <= high) ^ below)
-        left = place - int(np.count_nonzero(below))
-        if 0 <= left < len(between) < len(values):
-            return _of_place(between, left)
+        middle = min(place // step, len(sample) - 1)
+        below = values < sample[middle]
+        ahead = place - int(np.count_nonzero(below))
+        spread = DEVIATIONS * math.sqrt(abs(ahead) / step + 1)
+        end = middle + round(ahead / step + math.copysign(spread, ahead))
+        if ahead >= 0:
+            between = (values <= sample[end]) ^ below if end < len(sample) else ~below
+        else:
+            between = (values < sample[end]) ^ below if end >= 0 else below
+        found = values.compress(between)
+        left = ahead if ahead >= 0 else ahead + len(found)
+        if 0 <= left < len(found) < len(values):
+            return _of_place(found, left)
     values.partition(place)
     return values[place]
 
