@@ -29,7 +29,7 @@ CLOSE = 2**-10
 FEW = 64  # tokens and nodes that show whether many nodes are so close
 # Pre-activations of one piece, and nodes of them at the most: they and their share of the weights
 # stay in a core's cache.
-CHUNK = 1 << 18
+CHUNK = 3 << 17
 NODES = 1 << 9
 CHUNK_CUDA = 1 << 25
 
