@@ -38,10 +38,7 @@ def main() -> None:
         job.over.wait()
         assert job.state == "finished", f"{job.title}: {job.state} {job.error}"
     for job in jobs[1:3]:
-        for parts in stream.so_far(job, family):
-            known |= parts
-    for passing in ("status", "share"):
-        known.pop(passing, None)
+        known |= stream.so_far(job, family)
     del known["merged"]["seconds"], known["readouts"]["job"]  # of this machine, and nobody else's
     shipped = {
         "frame": frame(family, session.usual(family)),

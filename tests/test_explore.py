@@ -122,10 +122,13 @@ def test_readouts_are_the_counts_intervals_and_paired_differences_of_the_library
     assert last(lines, "after")["rates"][-1] == told["average"][0], "after the last block: all"
 
 
-def test_a_change_is_paired_with_the_setting_before(ask):
-    first = ask(keep="0.9", variation="0")
-    second = ask(keep="0.2", variation="0.1", former=last(first, "readouts")["job"])
-    a, b = (evaluated(recipe_of(keep=k, variation=e)) for k, e in (("0.9", "0"), ("0.2", "0.1")))
+@pytest.mark.parametrize("launched", [False, True])
+def test_a_change_is_paired_with_the_setting_before(ask, launched):
+    before, after = ({"keep": k, "variation": e} for k, e in (("0.9", "0"), ("0.2", "0.1")))
+    job = kinds.merge(load("tiny"), recipe_of(**before)) if launched else None
+    first = ask(follow=job.id) if job else ask(**before)
+    second = ask(**after, former=last(first, "readouts")["job"])
+    a, b = evaluated(recipe_of(**before)), evaluated(recipe_of(**after))
     paired = compare(b["merged"], a["merged"])
     told = last(second, "readouts")["change"]
     assert told["difference"] == [paired.difference, paired.low, paired.high]

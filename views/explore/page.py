@@ -193,10 +193,7 @@ def _picture(family: Family, recipe: MergeRecipe, job: Job | None) -> dict[str, 
     jobs = (job, session.board().find("details", recipe))
     for each in jobs:
         if each is not None:
-            for parts in stream.so_far(each, family):
-                shown |= parts
-    for passing in ("status", "share"):
-        shown.pop(passing, None)
+            shown |= stream.so_far(each, family)
     settled = all(each is not None and each.state == "finished" for each in jobs)
     return {"picture": shown, "settled": settled}
 

@@ -203,9 +203,12 @@ def status(job: Job, events: Sequence[object], blocks: int) -> str:
     return "measuring all images" if job.active else ""
 
 
-def so_far(job: Job, family: Family) -> Iterator[Picture]:
-    """All that is known of a job by now."""
-    yield from news(job, list(job.events), family, None, _Sent())
+def so_far(job: Job, family: Family) -> Picture:
+    """All that is known of a job by now, but for how far it is."""
+    known: Picture = {}
+    for parts in news(job, list(job.events), family, None, _Sent()):
+        known |= parts
+    return {name: part for name, part in known.items() if name not in ("status", "share")}
 
 
 def grid_of(job: Job) -> dict[str, Any]:
