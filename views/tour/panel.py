@@ -44,10 +44,8 @@ def show() -> None:
     # style.py lays it over a corner of the page, opposite to what it speaks of.
     side = "left" if step.target == "right" else "right"
     with st.container(key=f"tour-{side}"), st.container(border=True, key="tour"):
-        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-            st.markdown(
-                f"Step {number} of {len(tour_steps.STEPS)} · **{step.title}**", width="stretch"
-            )
+        st.markdown(f"Step {number} of {len(tour_steps.STEPS)} · **{step.title}**")
+        with st.container(horizontal=True, gap="small"):
             _ways(number)
         st.markdown(step.words)
         with st.expander(f"For the class: {step.question}", key=f"tour-question-{number}"):
