@@ -22,6 +22,7 @@ from starlette.responses import (
     FileResponse,
     JSONResponse,
     PlainTextResponse,
+    RedirectResponse,
     Response,
     StreamingResponse,
 )
@@ -112,6 +113,11 @@ async def look(request: Request) -> Response:
     return JSONResponse(await answer(dict(request.query_params)))
 
 
+async def first_page(request: Request) -> Response:
+    """Explore, which is at / alone, under its name as well, with the link's settings."""
+    return RedirectResponse(f"./?{request.url.query}")
+
+
 async def too_large(request: Request, error: Exception) -> Response:
     """Says how large a file may be."""
     most = st.get_option("server.maxUploadSize")
@@ -146,6 +152,7 @@ ROUTES = {
     "/export/{run}": bundle,
     "/live": live,
     "/look": look,
+    "/explore": first_page,
 }
 try:
     serving.begin()

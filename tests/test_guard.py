@@ -191,6 +191,12 @@ def test_every_answer_tells_browsers_to_load_and_frame_nothing_foreign(closed):
         assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
+def test_explore_is_found_by_its_name_with_a_links_settings(closed):
+    for query in ("", "keep=0.5&sources=a,b", "view=//evil.example"):
+        status, headers, _ = answer(closed, f"/explore?{query}")
+        assert status == 307 and headers["location"] == f"./?{query}"
+
+
 def test_a_server_for_looking_takes_no_file_and_begins_no_merge(opened):
     for method in ("PUT", "POST", "DELETE", "PATCH"):
         status, _, text = answer(opened, "/_stcore/upload_file/a/b", method, Content_Length="0")
