@@ -20,15 +20,15 @@ from .parallel import thread_map
 # Entries of a piece, all sources together: few enough for a core's cache, enough to be worth their
 # calls.
 PIECE = 1 << 19
-# Entries of several sources that are made at once and kept; of larger tensors, no more than pieces.
-SMALL = 1 << 22
+# Entries of several sources that are made at once and kept, and whose thresholds are found without
+# threads of ours, whose short calls would wait for Python's lock; of larger tensors, no more than
+# pieces are made.
+SMALL = 1 << 21
 # Relative to a row's length: above the rounding of a rate in [0, 1] and of its product (2^-52),
 # below the distance of any decimal rate of six digits from the next whole number, to 1e9 entries.
 ROUNDING = 2**-50
 # What no byte is: it keeps two names apart that are one after the other.
 END_OF_NAME = 256
-# Entries whose thresholds one thread finds at once: several small sources', or one source's.
-GROUP = 1 << 20
 # Entries from which on a threshold is looked for where a sample says that it is, and how many
 # standard deviations beyond that.
 LONG, DEVIATIONS = 1 << 12, 3
@@ -132,31 +132,20 @@ class TaskVectors:
     def _limits(self, kept: Int[np.ndarray, " rows"]) -> Float[Tensor, "sources rows"]:
         """The least of so many largest magnitudes of each row, found by several threads; the whole
         tensor may be one row."""
+        if self._whole is not None:
+            return _thresholds(self._whole.abs(), kept)
         rows, numbers = rows_of(self.base), range(len(self.stored))
-        at_once = min(len(numbers), max(1, GROUP // rows.numel()))
-        share = max(at_once, math.ceil(len(numbers) / torch.get_num_threads()))
+        share = math.ceil(len(numbers) / torch.get_num_threads())
 
         def of_share(sources: range) -> Tensor:
             # One workspace for all of them: not all that each took anew would be used again, so
             # that memory would grow with their number.
-            space, limits = rows.new_empty(at_once, *rows.shape), []
-            for first in sources[::at_once]:
-                some = slice(first, min(first + at_once, sources.stop))
-                magnitude = self._magnitudes(some, space)
-                counts = np.tile(kept, len(magnitude))
-                limits.append(thresholds_(magnitude.view(len(counts), -1), counts))
-            return torch.cat(limits).view(-1, len(kept))
+            space = rows.new_empty(1, *rows.shape)
+            vectors = (self._vectors(slice(i, i + 1), slice(None), space) for i in sources)
+            return torch.cat([_thresholds(vector.abs_(), kept) for vector in vectors])
 
-        _ = self._whole  # made before the threads ask for it
         shares = (numbers[first : first + share] for first in numbers[::share])
         return torch.cat(list(thread_map(of_share, shares, rows.device)))
-
-    def _magnitudes(self, sources: slice, space: Tensor) -> Float[Tensor, "sources rows length"]:
-        """Magnitudes of these sources' task vectors, in that space."""
-        if self._whole is not None:
-            whole = self._whole[sources]
-            return torch.abs(whole, out=space[: len(whole)])
-        return self._vectors(sources, slice(None), space).abs_()
 
 
 def rows_of(tensor: Tensor) -> Tensor:
@@ -191,6 +180,15 @@ def trim_(
     if kept is not None:
         kept += mask.sum(-1).long().sum(0)  # fp32 counts a row's ones exactly, and fast
     return rows.mul_(mask)
+
+
+def _thresholds(
+    magnitude: Float[Tensor, "sources rows length"], kept: Int[np.ndarray, " rows"]
+) -> Float[Tensor, "sources rows"]:
+    """The kept[r]-th largest magnitude of each source's row r, or of all rows as one; leaves the
+    magnitudes in disorder."""
+    counts = np.tile(kept, len(magnitude))
+    return thresholds_(magnitude.view(len(counts), -1), counts).view(-1, len(kept))
 
 
 def thresholds_(
