@@ -129,7 +129,7 @@ class TaskVectors:
             limits = self.ordered.of_whole(int(kept[0]))[:, None]
         return limits.expand(-1, count)
 
-    def _limits(self, kept: Int[np.ndarray, " rows"]) -> Float[Tensor, "sources rows"]:
+    def _limits(self, kept: Int[np.ndarray, " parts"]) -> Float[Tensor, "sources parts"]:
         """The least of so many largest magnitudes of each row, found by several threads; the whole
         tensor may be one row."""
         if self._whole is not None:
@@ -183,10 +183,10 @@ def trim_(
 
 
 def _thresholds(
-    magnitude: Float[Tensor, "sources rows length"], kept: Int[np.ndarray, " rows"]
-) -> Float[Tensor, "sources rows"]:
-    """The kept[r]-th largest magnitude of each source's row r, or of all rows as one; leaves the
-    magnitudes in disorder."""
+    magnitude: Float[Tensor, "sources rows length"], kept: Int[np.ndarray, " parts"]
+) -> Float[Tensor, "sources parts"]:
+    """The kept[p]-th largest magnitude of each source's part p: a row, or all of them as one;
+    leaves the magnitudes in disorder."""
     counts = np.tile(kept, len(magnitude))
     return thresholds_(magnitude.view(len(counts), -1), counts).view(-1, len(kept))
 
