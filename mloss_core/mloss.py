@@ -230,9 +230,9 @@ def block_losses(
     def scaled(part: Tensor) -> Tensor:
         return (part.to(inputs) * sigma.gain).to(product)
 
-    def some(nodes: slice) -> list[Layer]:
+    def some(rows: slice) -> list[Layer]:
         # gain * (x w + b): the smaller factors are scaled, and weights stay as they are mapped.
-        return [(w[nodes], scaled(b[nodes])) for w, b in layers]
+        return [(w[rows], scaled(b[rows])) for w, b in layers]
 
     sample = scaled(inputs.flatten(0, 1)[:: 1 + total // FEW])
     few = _c_fc(sample, some(slice(None, None, 1 + nodes // FEW)))

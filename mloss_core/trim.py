@@ -74,9 +74,7 @@ class TaskVectors:
 
     def _vectors(self, sources: slice, rows: slice, space: Tensor | None = None) -> Tensor:
         base, tensors = rows_of(self.base)[rows], self.stored[sources]
-        if space is None:
-            space = base.new_empty(len(tensors), *base.shape)
-        vectors = space[: len(tensors)]
+        vectors = base.new_empty(len(tensors), *base.shape) if space is None else space
         for vector, tensor in zip(vectors, tensors, strict=True):
             torch.sub(rows_of(tensor)[rows].to(base.device), base, out=vector)
         if self.factors is not None:
@@ -130,8 +128,8 @@ class TaskVectors:
         return limits.expand(-1, count)
 
     def _limits(self, kept: Int[np.ndarray, " parts"]) -> Float[Tensor, "sources parts"]:
-        """The least of so many largest magnitudes of each row, found by several threads; the whole
-        tensor may be one row."""
+        """The least of so many largest magnitudes of each part: a row, or all of them as one. Of a
+        large tensor found by several threads."""
         if self._whole is not None:
             return _thresholds(self._whole.abs(), kept)
         rows, numbers = rows_of(self.base), range(len(self.stored))

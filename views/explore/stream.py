@@ -121,6 +121,7 @@ async def _followed(job: Job, family: Family, former: Job | None) -> AsyncIterat
         events = list(job.events)
         if len(events) != sent.events or not active:
             sent.events = len(events)
+            yield {"status": status(job, events, family.model.blocks), "share": job.share}
             for parts in await asyncio.to_thread(
                 lambda e=events: list(news(job, e, family, former, sent))
             ):
@@ -138,7 +139,6 @@ def news(
 ) -> Iterator[Picture]:
     """What of a job is known and has not been sent."""
     blocks, tasks = family.model.blocks, kinds.own_tasks(family)
-    yield {"status": status(job, events, blocks), "share": job.share}
     scores = [e.scores for e in events if isinstance(e, BlockScored)]
     if len(scores) == blocks and sent.new("scores"):
         yield {"scores": picture.scores_of(scores, live.map_recipe(job.spec))}
@@ -204,11 +204,11 @@ def status(job: Job, events: Sequence[object], blocks: int) -> str:
 
 
 def so_far(job: Job, family: Family) -> Picture:
-    """All that is known of a job by now, but for how far it is."""
+    """All that is known of a job by now."""
     known: Picture = {}
     for parts in news(job, list(job.events), family, None, _Sent()):
         known |= parts
-    return {name: part for name, part in known.items() if name not in ("status", "share")}
+    return known
 
 
 def grid_of(job: Job) -> dict[str, Any]:
