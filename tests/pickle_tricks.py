@@ -136,6 +136,7 @@ RAW = {
     "empty stack": b"\x80\x02R.",
     "no mark": b"\x80\x02t.",
     "nothing": b"",
+    "an unknown escape": b"cos\\|\nsystem\n.",
     "only STOP": b"\x80\x02.",
     "a number": b"\x80\x02K\x03.",
 }

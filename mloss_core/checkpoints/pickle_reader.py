@@ -7,6 +7,7 @@ else becomes a OpaqueObject, which holds what the file says of an object and can
 
 from __future__ import annotations
 
+import io
 import mmap
 import pickletools
 import struct
@@ -18,10 +19,13 @@ from .files import FormatError
 from .lazy_tensor import STORAGES
 
 MOST_STEPS = 5_000_000  # a whole ViT-L/14 takes fewer than a hundred thousand
-DAMAGE = (ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, struct.error)
+DAMAGE = (
+    ValueError, TypeError, LookupError, AttributeError, OverflowError, EOFError, struct.error,
+    DeprecationWarning,  # where warnings are errors: a name with an escape that Python doesn't know
+)  # fmt: skip
 
 
-def plain(file: mmap.mmap, words: dict[str, str] | None = None) -> Any:
+def plain(file: io.BytesIO | mmap.mmap, words: dict[str, str] | None = None) -> Any:
     """Reads a file's next pickle as dicts, lists, numbers, texts, Strided and OpaqueObject.
 
     Args:

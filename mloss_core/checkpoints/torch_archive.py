@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import mmap
 import re
 import struct
@@ -75,9 +76,8 @@ def read_zip(at: FileId) -> Archive:
             start, length = _place(file, size, members[pickles[0]])
             if length > LARGEST_PICKLE:
                 raise FormatError(f"holds a pickle of {length} bytes")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                content.seek(start)
-                value = plain(content)
+            file.seek(start)
+            value = plain(io.BytesIO(file.read(length)))  # none of the bytes that follow it
             data = root + "data/"
             starts = {
                 name.removeprefix(data): _place(file, size, info)

@@ -23,7 +23,7 @@ def measured(page: Page, images: int | None = None) -> None:
 
 
 def settled(page: Page) -> None:
-    """Waits until nothing is asked for any more."""
+    """Waits until the setting is merged and measured on all images; the map may follow later."""
     measured(page)
     expect(page.locator(".explore .status")).to_have_text(
         re.compile("nothing is recorded|kept, see")

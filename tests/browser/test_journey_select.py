@@ -11,7 +11,7 @@ import pytest
 from playwright.sync_api import expect
 
 from browser.driver import idle, link
-from browser.explore import cell, click_cell, launch, linked, settled
+from browser.explore import cell, click_cell, launch, linked, press, settled
 from mloss_core import BlockScored, MergeRecipe, keep_rates, load, run
 
 pytestmark = pytest.mark.browser
@@ -73,6 +73,22 @@ def test_a_cell_opens_its_card_and_keeps_the_choice(open_page, tiny):
     card.get_by_role("button", name="More on the Explain page").click()
     expect(page.get_by_role("heading", level=1)).to_have_text("Explain")
     expect(page.get_by_text(f"M-Loss of node {node}, block 1")).to_be_visible()
+
+
+def test_an_open_card_follows_the_setting(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6&keep=0.6&variation=0")
+    settled(page)
+    click_cell(page, 1, 0.5, BLOCKS)
+    card = page.locator(".explore .card")
+    kept = card.locator(".said p").last
+    expect(kept).to_contain_text("keeps 60.0 % of its row's changes")
+    expect(card.locator(".cause")).to_have_count(3)
+    former = card.locator("svg").get_attribute("aria-label")
+    assert press(page, "Base keep rate k", "ArrowRight", 2) == pytest.approx(0.7)
+    expect(kept).to_contain_text("keeps 70.0 % of its row's changes")
+    expect(card.locator("svg")).not_to_have_attribute("aria-label", former or "")
+    page.locator(".explore .method select").select_option("ties")
+    expect(kept).to_contain_text("TIES keeps 70.0 % of its tensor's changes")
 
 
 def test_a_choice_is_merged_and_found_again(open_page, tiny):
@@ -141,3 +157,14 @@ def test_the_map_is_exported_as_it_is_drawn(open_page, tiny, server, tmp_path, m
         np.testing.assert_allclose(of_block["mloss"], scores[block].node, rtol=1e-4)
         expected = keep_rates(scores[block].node, 0.6, 0.3) if block != 1 else 0.6
         np.testing.assert_allclose(of_block["keep_rate"], expected, atol=1e-6)
+
+
+def test_what_is_not_measured_cannot_be_exported(open_page, tiny):
+    page = open_page(f"/?family={tiny}&samples=6&live=off")
+    csv, png = (page.get_by_role("button", name=kind, exact=True) for kind in ("CSV", "PNG"))
+    expect(csv).to_be_disabled()
+    expect(csv).to_have_attribute("title", "M-Loss is not measured yet")
+    expect(png).to_be_disabled()
+    launch(page)
+    expect(csv).to_be_enabled()
+    expect(png).to_be_enabled()

@@ -7,16 +7,22 @@ class Card {
     root.querySelector(".more").addEventListener("click", more);
   }
 
-  open(title, sentences) {
+  open(title) {
     this.root.hidden = false;
     this.root.querySelector("h3").textContent = title;
-    this.root.querySelector(".said").replaceChildren(...sentences.map(text => {
+  }
+
+  say(sentences) {
+    const said = this.root.querySelector(".said");
+    if (sentences.length === said.children.length && sentences.every((text, i) => said.children[i].textContent === text)) return;
+    said.replaceChildren(...sentences.map(text => {
       const p = document.createElement("p");
       p.textContent = text;
       return p;
     }));
-    this.figure("<p class='wait'>Looking into the block…</p>");
   }
+
+  wait() { this.figure("<p class='wait'>Looking into the block…</p>"); }
 
   figure(html) { this.root.querySelector(".figure").innerHTML = html; }
 
@@ -47,7 +53,7 @@ function gapFigure(node) {
     <polyline points="${curve}" class="curve"/>${dots}
     <line x1="${at}" x2="${at}" y1="${y(node.merged)}" y2="${y(node.ensembled)}" class="gap"/>
     <circle cx="${at}" cy="${y(node.merged)}" r="4.5" class="merged"/><circle cx="${at}" cy="${y(node.ensembled)}" r="4.5" class="ensembled"/></svg>
-    <p class="key"><i class="merged"></i>average, then activate <i class="ensembled"></i>activate, then average <i class="source"></i>sources. At a typical token the gap is ${threeDigits(gap)}.</p>`;
+    <p class="key"><span><i class="merged"></i>average, then activate</span> <span><i class="ensembled"></i>activate, then average</span> <span><i class="source"></i>sources</span><br>At a typical token the gap is ${threeDigits(gap)}.</p>`;
 }
 
 function causes(node) { // by how much the node's M-Loss falls without each source

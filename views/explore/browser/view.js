@@ -106,9 +106,10 @@ class View {
   take(parts) {
     const { blocks, nodes } = this.data;
     if (parts.scores) {
-      const { raw, normalised, means, along } = parts.scores;
+      const { raw, normalised, means, along } = parts.scores, first = !this.scores;
       this.scores = { raw: unpacked(raw, blocks, nodes), normalised: unpacked(normalised, blocks, nodes), means, along };
       this.ranks = this.scores.raw.map(ranksOf);
+      if (first && this.node) this.look(this.node.block, this.map.focus.group); // the highest is known only now
     }
     if (parts.left) this.left = { nodes: unpacked(parts.left, blocks, nodes), along: parts.left_along };
     if (parts.merged) this.merged = { ...parts.merged, nodes: parts.merged.rows && unpacked(parts.merged.rows, blocks, nodes), along: this.asked ?? this.setting };
@@ -150,7 +151,10 @@ class View {
   settle() { // let go of: one step of undo, and the choice is kept in the link
     this.moving = false;
     clearTimeout(this.settled);
-    this.settled = setTimeout(() => this.component.setStateValue("setting", this.setting), SETTLED);
+    this.settled = setTimeout(() => {
+      this.component.setStateValue("setting", this.setting);
+      if (this.node) this.inspect();
+    }, SETTLED);
     this.show();
   }
 
@@ -260,7 +264,16 @@ class View {
     this.map.draw(model);
     this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${finding} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
     this.parts.along.textContent = this.along();
+    if (this.node) this.card.say(this.sentences());
+    this.exportsOf(model);
     this.barOf(now);
+  }
+
+  exportsOf(model) { // what is not measured can't be saved
+    this.root.querySelectorAll(".exports button").forEach(button => {
+      button.disabled = button.dataset.as === "csv" ? !this.scores : !this.groups;
+      button.title = button.disabled ? `${button.dataset.as === "csv" ? "M-Loss" : model.title} is not measured yet` : "";
+    });
   }
 
   barOf(now) {
@@ -396,7 +409,7 @@ class View {
   said(block, i) { // of a row, or of a cell of it
     const mean = this.scores?.means[block], rows = [`block ${block}${mean ? `: mean M-Loss ${threeDigits(mean[0])}${isFinite(mean[1]) ? ` (${threeDigits(mean[1])} to ${threeDigits(mean[2])})` : ""}` : ""}`];
     if (i !== null && i !== undefined) {
-      const { group, nodes } = this.data, first = i * group, last = Math.min(nodes, first + group) - 1;
+      const [first, last] = this.nodesOf(i);
       const by = this.look_.by, value = this.groups?.[block][i];
       rows.push(`nodes ${first} to ${last}${value === undefined ? "" : `: ${BY[by]} ${["keep", "kept"].includes(by) ? percent(value) : threeDigits(value)}`}`);
     }
@@ -405,41 +418,52 @@ class View {
     return rows.join("\n");
   }
 
-  async look(block, group) {
-    const { group: size, nodes } = this.data, first = group * size, last = Math.min(nodes, first + size) - 1;
-    const scores = this.scores?.raw[block];
+  look(block, group) { // at the highest node of a cell
+    const [first, last] = this.nodesOf(group), scores = this.scores?.raw[block];
     let node = first;
     for (let n = first; scores && n <= last; n++) if (scores[n] > scores[node]) node = n;
     this.node = { block, node };
     this.map.tooltip.hidden = true;
     this.map.focus = { block, group };
     this.component.setStateValue("node", `${block}:${node}`);
-    this.card.open(`Block ${block}, node ${node}`, this.sentences(block, node, first, last));
+    this.card.open(`Block ${block}, node ${node}`);
+    this.inspect();
     this.show();
-    const asked = this.node;
+  }
+
+  async inspect() { // the node's gap, at the setting
+    const asked = this.inspected = {}, { block, node } = this.node;
+    this.card.wait();
     try {
       const answer = await (await fetch(new URL("look?" + this.query({ node: `${block}:${node}` }), document.baseURI))).json();
-      if (asked !== this.node) return;
+      if (asked !== this.inspected) return;
       answer.error ? this.card.fail(answer.error) : this.card.show(answer);
     } catch (error) {
-      if (asked === this.node) this.card.fail(`Could not be measured: ${error.message}.`);
+      if (asked === this.inspected) this.card.fail(`Could not be measured: ${error.message}.`);
     }
   }
 
-  sentences(block, node, first, last) {
+  nodesOf(group) {
+    const { group: size, nodes } = this.data;
+    return [group * size, Math.min(nodes, (group + 1) * size) - 1];
+  }
+
+  sentences() { // of the node that is looked at, on the map and at the setting as they are now
     if (!this.scores) return ["M-Loss is not measured yet."];
+    const { block, node } = this.node, [first, last] = this.nodesOf(this.map.focus.group);
     const scores = this.scores.raw[block], mean = this.scores.means[block][0], higher = scores.filter(v => v > scores[node]).length;
     const means = this.scores.means.map(m => m[0]), place = means.filter(m => m > mean).length + 1, rate = this.rate(block, node);
+    const highest = scores.subarray(first, last + 1).every(v => v <= scores[node]);
     const kept = !this.methodRow().reads.includes("keep") ? "This method trims nothing." : rate === null ? "How much of it is kept is drawn at random."
       : `${this.methodRow().title} keeps ${percent(rate)} of its ${this.nodeWise() && this.chosen().includes(block) ? "row" : "tensor"}'s changes${this.nodeWise() && !this.chosen().includes(block) ? ": this block is not chosen" : ""}.`;
     return [
-      `The highest of nodes ${first} to ${last}: M-Loss ${threeDigits(scores[node])}, ${(scores[node] / mean || 0).toFixed(1)} times the block's mean.`,
+      `${highest ? `The highest of nodes ${first} to ${last}` : `Of nodes ${first} to ${last}`}: M-Loss ${threeDigits(scores[node])}, ${(scores[node] / mean || 0).toFixed(1)} times the block's mean.`,
       `It is number ${higher + 1} of ${scores.length} in its block; the block is number ${place} of ${means.length}.`, kept,
     ];
   }
 
   closeCard() {
-    this.node = null; this.map.focus = null;
+    this.node = this.inspected = null; this.map.focus = null;
     this.card.close();
     this.show();
   }
