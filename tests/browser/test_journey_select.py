@@ -89,6 +89,11 @@ def test_an_open_card_follows_the_setting(open_page, tiny):
     expect(card.locator("svg")).not_to_have_attribute("aria-label", former or "")
     page.locator(".explore .method select").select_option("ties")
     expect(kept).to_contain_text("TIES keeps 70.0 % of its tensor's changes")
+    node = int(card.get_by_role("heading").inner_text().split()[-1])
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("slider", name="Nodes per group").press("ArrowLeft")  # of 16
+    first = node // 15 * 15
+    expect(card.locator(".said p").first).to_contain_text(f"of nodes {first} to {first + 14}")
 
 
 def test_a_choice_is_merged_and_found_again(open_page, tiny):

@@ -109,7 +109,7 @@ class View {
       const { raw, normalised, means, along } = parts.scores, first = !this.scores;
       this.scores = { raw: unpacked(raw, blocks, nodes), normalised: unpacked(normalised, blocks, nodes), means, along };
       this.ranks = this.scores.raw.map(ranksOf);
-      if (first && this.node) this.look(this.node.block, this.map.focus.group); // the highest is known only now
+      if (first && this.node) this.look(this.node.block, this.groupOf(this.node.node)); // the highest is known only now
     }
     if (parts.left) this.left = { nodes: unpacked(parts.left, blocks, nodes), along: parts.left_along };
     if (parts.merged) this.merged = { ...parts.merged, nodes: parts.merged.rows && unpacked(parts.merged.rows, blocks, nodes), along: this.asked ?? this.setting };
@@ -261,6 +261,7 @@ class View {
     const finding = this.finding();
     this.parts.finding.textContent = finding;
     const model = this.model();
+    this.map.focus = this.node ? { block: this.node.block, group: this.groupOf(this.node.node) } : null;
     this.map.draw(model);
     this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${finding} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
     this.parts.along.textContent = this.along();
@@ -424,7 +425,6 @@ class View {
     for (let n = first; scores && n <= last; n++) if (scores[n] > scores[node]) node = n;
     this.node = { block, node };
     this.map.tooltip.hidden = true;
-    this.map.focus = { block, group };
     this.component.setStateValue("node", `${block}:${node}`);
     this.card.open(`Block ${block}, node ${node}`);
     this.inspect();
@@ -443,6 +443,8 @@ class View {
     }
   }
 
+  groupOf(node) { return Math.floor(node / this.data.group); }
+
   nodesOf(group) {
     const { group: size, nodes } = this.data;
     return [group * size, Math.min(nodes, (group + 1) * size) - 1];
@@ -450,20 +452,20 @@ class View {
 
   sentences() { // of the node that is looked at, on the map and at the setting as they are now
     if (!this.scores) return ["M-Loss is not measured yet."];
-    const { block, node } = this.node, [first, last] = this.nodesOf(this.map.focus.group);
+    const { block, node } = this.node, [first, last] = this.nodesOf(this.groupOf(node));
     const scores = this.scores.raw[block], mean = this.scores.means[block][0], higher = scores.filter(v => v > scores[node]).length;
     const means = this.scores.means.map(m => m[0]), place = means.filter(m => m > mean).length + 1, rate = this.rate(block, node);
     const highest = scores.subarray(first, last + 1).every(v => v <= scores[node]);
     const kept = !this.methodRow().reads.includes("keep") ? "This method trims nothing." : rate === null ? "How much of it is kept is drawn at random."
       : `${this.methodRow().title} keeps ${percent(rate)} of its ${this.nodeWise() && this.chosen().includes(block) ? "row" : "tensor"}'s changes${this.nodeWise() && !this.chosen().includes(block) ? ": this block is not chosen" : ""}.`;
     return [
-      `${highest ? `The highest of nodes ${first} to ${last}` : `Of nodes ${first} to ${last}`}: M-Loss ${threeDigits(scores[node])}, ${(scores[node] / mean || 0).toFixed(1)} times the block's mean.`,
+      `${highest ? `The highest of nodes ${first} to ${last}` : `One of nodes ${first} to ${last}`}: M-Loss ${threeDigits(scores[node])}, ${(scores[node] / mean || 0).toFixed(1)} times the block's mean.`,
       `It is number ${higher + 1} of ${scores.length} in its block; the block is number ${place} of ${means.length}.`, kept,
     ];
   }
 
   closeCard() {
-    this.node = this.inspected = null; this.map.focus = null;
+    this.node = this.inspected = null;
     this.card.close();
     this.show();
   }
