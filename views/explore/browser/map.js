@@ -8,7 +8,6 @@ class BlockMap {
     this.tooltip = tooltip;
     this.on = on; // look(block, group), choose(blocks), toggle(block)
     this.cursor = null;
-    this.focus = null;
     this.box = null;
     canvas.addEventListener("pointerdown", e => this.down(e));
     canvas.addEventListener("pointermove", e => this.move(e));
@@ -185,7 +184,7 @@ function drawMap(pen, map, model) {
     const x = l.gutter + place.group * l.cell, y = map.top(place.block);
     pen.line([[x, y], [x + l.cell, y], [x + l.cell, y + l.row], [x, y + l.row], [x, y]], colour, width);
   };
-  if (map.focus) { ring(map.focus, "#000000", 4); ring(map.focus, "#ffffff", 2); }
+  if (model.looked) { ring(model.looked, "#000000", 4); ring(model.looked, "#ffffff", 2); }
   if (map.cursor && map.canvas.getRootNode().activeElement === map.canvas) { ring(map.cursor, "#000000", 4); ring(map.cursor, look.accent, 2); }
   if (map.box?.drawn) {
     const { start, end } = map.box;

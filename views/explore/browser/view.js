@@ -261,7 +261,6 @@ class View {
     const finding = this.finding();
     this.parts.finding.textContent = finding;
     const model = this.model();
-    this.map.focus = this.node ? { block: this.node.block, group: this.groupOf(this.node.node) } : null;
     this.map.draw(model);
     this.chart.setAttribute("aria-label", `Map of ${model.title}, ${this.data.blocks} blocks by ${model.groups} groups of nodes. ${finding} Arrow keys move over the cells, Enter looks at one, Space chooses its block.`);
     this.parts.along.textContent = this.along();
@@ -272,8 +271,9 @@ class View {
 
   exportsOf(model) { // what is not measured can't be saved
     this.root.querySelectorAll(".exports button").forEach(button => {
-      button.disabled = button.dataset.as === "csv" ? !this.scores : !this.groups;
-      button.title = button.disabled ? `${button.dataset.as === "csv" ? "M-Loss" : model.title} is not measured yet` : "";
+      const missing = button.dataset.as === "csv" ? !this.scores && "M-Loss" : !this.groups && model.title;
+      button.disabled = Boolean(missing);
+      button.title = missing ? `${missing} is not measured yet` : "";
     });
   }
 
@@ -393,6 +393,7 @@ class View {
     const write = v => rates ? percent(v) : threeDigits(v);
     return {
       blocks, groups: count, size: group, title, nodeWise: row.nodeWise, chosen: row.nodeWise ? this.chosen() : [],
+      looked: this.node ? { block: this.node.block, group: this.groupOf(this.node.node) } : null,
       cell: (block, i) => groups ? colourOf(scale.place(groups[block][i])) : null,
       ticks: groups ? scale.ticks.map((t, i) => (scale.clipped && !i ? "≤ " : "") + write(t)) : [],
       means: this.scores?.means ?? null, kept: this.merged && same(this.merged.along, s) ? this.merged.kept : null,
